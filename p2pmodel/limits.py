@@ -1,0 +1,131 @@
+"""Every cap on what another peer, a manifest or a file can make us do, and every constant of the protocol.
+
+The unit stands last in each name and the reason beside each value. A limit is checked before anything is allocated.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- values: chunks, manifests, statements -----------------------------------------------------------------------
+CHUNK_BYTES = MIB
+"""Where a tensor or a plain file is cut. Measured: hashing and writing are flat from 256 KiB up; 1 MiB keeps
+the first verified byte of a 1 Mbit/s link within the ten seconds that ML clients wait."""
+CHUNK_BYTES_LARGE = 4 * MIB
+"""Used for files above `LARGE_FILE_BYTES`, to keep the number of chunks of a 681 GB model under 200,000."""
+CHUNK_BYTES_MAX = 4 * MIB
+"""The longest chunk that is accepted: one receive buffer."""
+LARGE_FILE_BYTES = 16 * GIB
+SMALL_TENSOR_BYTES = 64 * KIB
+"""Tensors below this are gathered into runs; a chunk for each would cost more in hashes than it saves."""
+CHUNKS_PER_MODEL_MAX = 1 << 21
+"""2 TiB at 1 MiB; keeps a have-map at 256 KiB."""
+OBJECT_BYTES_MAX = 16 * MIB
+"""A manifest or one file's chunk list: 466,033 chunks, 1.8 TiB at 4 MiB a chunk."""
+CHUNKS_PER_FILE_MAX = OBJECT_BYTES_MAX // 36
+MANIFEST_FILES_MAX = 16_384
+MANIFEST_BYTES_MAX = 8 * MIB
+FILE_BYTES_MAX = 1 << 44
+"""16 TiB: ext4's own limit, and far below the 2**53 that JSON numbers carry exactly."""
+PATH_BYTES_MAX = 1024
+PATH_COMPONENT_BYTES_MAX = 255
+PATH_DEPTH_MAX = 32
+STATEMENT_BYTES_MAX = 16 * KIB
+STATEMENTS_PER_MODEL_MAX = 64
+MESSAGE_TEXT_CHARS_MAX = 2_000
+"""The publisher's `--message`."""
+TENSOR_HEADER_BYTES_MAX = 100 * MIB
+"""The safetensors library's own limit; a GGUF header with a large vocabulary stays below 20 MiB."""
+TENSORS_MAX = 1_000_000
+GGUF_DEPTH_MAX = 4
+"""Nested arrays in GGUF metadata; real files have none."""
+
+# --- the peer wire -----------------------------------------------------------------------------------------------
+PROTOCOL_VERSION = 1
+PROTOCOL_VERSION_MIN = 1
+RECORD_BYTES = 256 * KIB
+"""Plaintext of one encrypted record: measured the fastest of 64 KiB to 1 MiB."""
+CONTROL_BYTES_MAX = 512 * KIB
+"""A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB."""
+RECORDS_PER_KEY = 1 << 18
+"""64 GiB of full records, then the key is changed: three orders below the AES-GCM bound of RFC 8446 section 5.5."""
+HANDSHAKE_BYTES_MAX = 16 * KIB
+HANDSHAKE_TIMEOUT_S = 10.0
+"""libtorrent's value; a half-open connection is cut then."""
+CONNECT_TIMEOUT_S = 5.0
+CONNECTIONS_MAX = 512
+CONNECTIONS_PER_HOST_MAX = 64
+"""Peers from one address; loopback is exempt, so that a whole network of peers can run on one machine."""
+HALF_OPEN_MAX = 128
+SEND_QUEUE_BYTES_MAX = 4 * MIB
+"""Control bytes queued to a peer that does not read; past it the connection is closed."""
+REQUESTS_PER_PEER_MAX = 256
+"""Chunk requests that a peer may have waiting with us."""
+MODELS_PER_PEER_MAX = 256
+"""Models that one connection may subscribe to."""
+HAVES_PER_MESSAGE_MAX = 16_384
+RECEIVE_BUFFERS_MAX = 16
+"""Chunk buffers of at most 4 MiB that all connections share; when none is free, reading pauses."""
+IDLE_TIMEOUT_S = 120.0
+KEEPALIVE_S = 45.0
+AGENT_CHARS_MAX = 64
+
+# --- download ----------------------------------------------------------------------------------------------------
+IN_FLIGHT_BYTES_MAX = 32 * MIB
+"""Requested and not yet verified, over all peers: what a `kill -9` can cost."""
+REQUEST_WINDOW_CHUNKS_MIN = 2
+REQUEST_WINDOW_CHUNKS_START = 4
+REQUEST_WINDOW_CHUNKS_MAX = 64
+REQUEST_DEADLINE_MIN_S = 2.0
+REQUEST_DEADLINE_MAX_S = 20.0
+"""libtorrent's piece timeout."""
+QUEUE_TARGET_S = 1.0
+"""How much work is kept queued at a peer, in seconds of its measured rate."""
+RANDOM_FIRST_CHUNKS = 4
+"""The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
+DUPLICATE_REQUESTS_MAX = 2
+"""Peers asked for the same chunk in the end game."""
+PEER_CHUNKS_REJECTED_MAX = 1
+"""A chunk is verified whole and comes from one peer, so one corrupt chunk proves the liar."""
+CLAIM_INTERVAL_S = 2.0
+CLAIM_BYTES = 256 * MIB
+"""Verified bytes become durable claims in batches: an fsync for each 16 KiB would cap at 3 MB/s (iroh)."""
+FETCH_MISS_S = 3.0
+"""A model that nobody holds is reported within this time."""
+FETCH_STALL_S = 30.0
+"""With nobody left who holds what is missing, a fetch gives up after this long; what arrived is kept."""
+
+# --- the overlay -------------------------------------------------------------------------------------------------
+OVERLAY_KEY_BYTES = 20
+"""Kademlia's 160 bits; content is checked by its full hash, so an index key may be short."""
+BUCKET_SIZE = 20
+"""k of the Kademlia paper; Kubo's value too."""
+LOOKUP_PARALLELISM = 3
+"""alpha."""
+REPLY_NODES_MAX = 20
+"""Measured: with 20 % silent peers a cap of 8 gives the exact closest peers in 56 % of runs, 20 in all."""
+DATAGRAM_BYTES_MAX = 1_400
+"""Fits an Ethernet frame over IPv6 with a tunnel's header; longer datagrams are dropped unread."""
+KEYS_PER_ANNOUNCE_MAX = 50
+PROVIDERS_PER_KEY_MAX = 64
+PROVIDERS_PER_REPLY_MAX = 8
+PROVIDER_KEYS_MAX = 1_000_000
+"""Provider records held for others."""
+PROVIDER_KEYS_PER_SOURCE_MAX = 250_000
+OUTSTANDING_RPC_MAX = 4_096
+DATAGRAMS_PER_SOURCE_PER_S = 2_000
+"""A token bucket for each address; an honest sweep stays far below it."""
+LOOKUP_DEADLINE_S = 15.0
+RPC_TIMEOUT_MIN_S = 0.05
+RPC_TIMEOUT_START_S = 0.5
+RPC_TIMEOUT_MAX_S = 1.5
+RPC_FAILURES_MAX = 3
+"""Consecutive unanswered requests after which a node leaves the table."""
+
+# --- control and configuration -----------------------------------------------------------------------------------
+STOP_TIMEOUT_S = 10.0
+API_BODY_BYTES_MAX = MIB
+CONFIG_BYTES_MAX = MIB
+KEY_FILE_BYTES_MAX = 16 * KIB

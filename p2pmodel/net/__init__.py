@@ -1,0 +1,30 @@
+"""HOW do bytes travel? The seam (clock, datagrams, channels) and the real network that fills it."""
+
+from p2pmodel.net.address import Address, split_host_port
+from p2pmodel.net.seam import (
+    BulkSink,
+    BulkSource,
+    Channel,
+    ChannelHandler,
+    Clock,
+    DatagramHandler,
+    Datagrams,
+    Hello,
+    Listener,
+    Network,
+)
+
+__all__ = [
+    "Address",
+    "BulkSink",
+    "BulkSource",
+    "Channel",
+    "ChannelHandler",
+    "Clock",
+    "DatagramHandler",
+    "Datagrams",
+    "Hello",
+    "Listener",
+    "Network",
+    "split_host_port",
+]

@@ -1,0 +1,150 @@
+"""The seam between the peer and the world: clock, datagrams, channels, and work done off the event loop.
+
+`real.py` fills it with UDP, TCP and threads; the simulator with virtual time. A *channel* is an authenticated
+connection to one peer. It carries small messages, and bulk: the bytes of one chunk or object, announced by the id of
+the request that asked for it, so that they can go from the wire into one reused buffer, be checked and written while
+they are hot, and never become a Python `bytes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec, Protocol, TypeVar
+
+from p2pmodel.errors import P2PModelError
+from p2pmodel.model import PublicKey
+from p2pmodel.net.address import Address
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Two times in seconds: one that never jumps, for timers, and Unix time, for signed expiry only."""
+
+    def monotonic(self) -> float: ...
+
+    def wall(self) -> float: ...
+
+
+class Datagrams(Protocol):
+    """A bound datagram socket."""
+
+    @property
+    def address(self) -> Address: ...
+
+    def send(self, data: bytes, to: Address) -> None:
+        """Send or silently lose; never raises for what the network does."""
+
+    def close(self) -> None: ...
+
+
+DatagramHandler = Callable[[bytes, Address], None]
+
+
+class BulkSource(Protocol):
+    """Bytes to be sent: a range of an open file, or an object in memory."""
+
+    @property
+    def length(self) -> int: ...
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill `buffer` from `offset` of this source. Runs off the loop; raises `P2PModelError` where it cannot."""
+
+    def file_range(self) -> tuple[int, int] | None:
+        """File descriptor and offset for `sendfile`, where there is a file."""
+
+    def release(self) -> None:
+        """Called once, when the source is no longer needed."""
+
+
+class BulkSink(Protocol):
+    """Where the bytes that answer one request go."""
+
+    def consume(self, data: memoryview) -> None:
+        """Check and keep the whole of the bytes. Runs off the loop, maybe in a thread; `data` is reused afterwards.
+
+        Raises `CorruptChunkError` where they are not what was asked for, another `P2PModelError` where they cannot
+        be kept.
+        """
+
+
+class ChannelHandler(Protocol):
+    """What a channel tells its owner. Every method is called on the event loop; a `PeerFault` closes the channel."""
+
+    def message_received(self, message: bytes) -> None: ...
+
+    def bulk_begins(self, request_id: int, length: int) -> BulkSink:
+        """The sink for an announced answer of `length` bytes; raises `ProtocolError` where none was asked for."""
+
+    def bulk_finished(self, request_id: int, error: P2PModelError | None) -> None:
+        """The sink has consumed the answer, or failed with `error`."""
+
+    def closed(self, reason: P2PModelError) -> None:
+        """Called exactly once, last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What each side says of itself in the handshake."""
+
+    version: int
+    network_id: bytes
+    encryption: bool
+    port: int
+    """Where this peer listens (UDP and TCP), 0 where it cannot be reached."""
+    agent: str
+
+
+class Channel(Protocol):
+    """A mutually authenticated connection; `peer` is the key that the other side has proved to hold."""
+
+    peer: PublicKey
+    address: Address
+    outgoing: bool
+    hello: Hello
+
+    def start(self, handler: ChannelHandler) -> None:
+        """Begin to read. Nothing is delivered before."""
+
+    def send(self, message: bytes) -> None:
+        """Queue a message of at most `CONTROL_BYTES_MAX`. Never blocks, never raises; a closed channel ignores it."""
+
+    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
+        """Send the bytes of `source` as the answer to a request and release it. Returns when they have left.
+
+        Messages may overtake it. One at a time. Raises `PeerGoneError` where the channel has closed, and what
+        `source.read_into` raised; then the channel is closed, because half an answer cannot be taken back.
+        """
+
+    def close(self, reason: P2PModelError) -> None:
+        """Close at once and tell the handler."""
+
+
+class Listener(Protocol):
+    @property
+    def address(self) -> Address: ...
+
+    def close(self) -> None: ...
+
+
+class Network(Protocol):
+    """All that a peer knows of the outside."""
+
+    @property
+    def clock(self) -> Clock: ...
+
+    async def open_datagrams(self, host: str, port: int, handler: DatagramHandler) -> Datagrams:
+        """Bind; port 0 takes a free one. Raises `NetworkError`."""
+
+    async def listen(self, host: str, port: int, accept: Callable[[Channel], None]) -> Listener:
+        """Accept channels; each comes after its handshake. Port 0 takes a free one. Raises `NetworkError`."""
+
+    async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
+        """Raises `PeerGoneError` where nobody answers, `HandshakeError` where it is somebody else."""
+
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run blocking work without holding up the loop."""
+
+    async def close(self) -> None: ...

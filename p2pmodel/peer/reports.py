@@ -1,0 +1,180 @@
+"""What the peer tells the person: the objects behind `--json` and the control API. Keys are stable (docs/cli.md).
+
+The same objects come from a peer in this process and, decoded from JSON, from a daemon, so a command renders one kind.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an operation is. `phase` is one of: lookup, manifest, transfer, hashing, placing, announcing."""
+
+    phase: str
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate_bytes_per_s: float = 0.0
+    """Over the last seconds, not since the start."""
+    peers: int = 0
+    """Peers that sent something in the last seconds, or are connected in the phases before."""
+    eta_s: float | None = None
+    file: str = ""
+    note: str = ""
+    """One sentence for the person, where there is something to say: "waiting for a peer that holds 3 chunks"."""
+
+
+class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
+    model_id: str
+    path: str
+    files: int
+    bytes_total: int
+    chunks: int
+    signed_by: str
+    """Text form of the publisher's public key."""
+    seconds: float
+    name: str = ""
+    skipped: list[str] = []
+    """What was left out of a directory on purpose (.git, download metadata, partial files)."""
+    announced: bool = False
+    """Whether a running peer told the overlay; False where it was only added to this data directory."""
+
+
+class PeerBytes(msgspec.Struct, frozen=True, kw_only=True):
+    peer_id: str
+    address: str
+    bytes: int
+    rejected: int = 0
+    """Chunks from this peer that were not what was asked for."""
+
+
+class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
+    model_id: str
+    path: str
+    files: int
+    bytes_total: int
+    """Of the files that were asked for."""
+    bytes_fetched: int
+    """Verified bytes that came over the network in this run."""
+    bytes_reused: int
+    """Bytes that were already on this disk."""
+    bytes_wasted: int
+    """Bytes that arrived and were of no use: corrupt, or a second copy in the end game."""
+    seconds: float
+    chunks_rejected: int
+    peers: list[PeerBytes]
+    origin_bytes: int = 0
+    verified: bool = True
+    signed_by: list[str] = []
+    dry_run: bool = False
+
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    size: int
+    blake3: str
+    sha256: str
+    chunks: int
+    bytes_held: int
+
+
+class Signer(msgspec.Struct, frozen=True, kw_only=True):
+    key: str
+    alias: str = ""
+    trusted: bool = False
+    name: str = ""
+    revision: str = ""
+    message: str = ""
+    issued_at: int = 0
+
+
+class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `ls`."""
+
+    model_id: str
+    name: str
+    path: str
+    state: Literal["published", "fetched", "partial", "broken", "remote"]
+    files: int
+    bytes_total: int
+    bytes_held: int
+    chunks: int
+    chunks_held: int
+    pinned: bool = False
+    fault: str = ""
+    """Why it is broken: the file that changed or vanished."""
+
+
+class ModelDetail(msgspec.Struct, frozen=True, kw_only=True):
+    """`show`: the manifest, its files and who signed it."""
+
+    model: ModelSummary
+    chunker: str
+    manifest_bytes: int
+    files: list[ModelFile]
+    signers: list[Signer]
+
+
+class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `peers`: a connection (`kind` "connection") or an entry of the routing table ("overlay")."""
+
+    peer_id: str
+    address: str
+    kind: Literal["connection", "overlay"]
+    direction: str = ""
+    agent: str = ""
+    encrypted: bool = True
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    connected_s: float = 0.0
+
+
+class Transfer(msgspec.Struct, frozen=True, kw_only=True):
+    """A fetch that is running."""
+
+    model_id: str
+    progress: Progress
+
+
+class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    peer_id: str
+    listen: str
+    http: str | None
+    data_dir: str
+    network: str
+    version: str
+    pid: int
+    uptime_s: float
+    neighbours: int
+    """Live entries of the routing table."""
+    connections: int
+    models: int
+    chunks_held: int
+    keys_announced: int
+    records_held: int
+    """Provider records kept for others."""
+    bytes_sent: int
+    bytes_received: int
+    transfers: list[Transfer]
+    warnings: list[str] = []
+
+
+class BadRange(msgspec.Struct, frozen=True, kw_only=True):
+    """`length` bytes from `offset` of `file` are not what the manifest says."""
+
+    file: str
+    offset: int
+    length: int
+    reason: str
+
+
+class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
+    model_id: str
+    path: str
+    files: int
+    bytes_checked: int
+    ok: bool
+    bad: list[BadRange]
+    seconds: float
