@@ -1,0 +1,85 @@
+"""What a person or program asks a peer to do, in this process or through a daemon, and the interface that both fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from p2pmodel.peer.reports import (
+    FetchReport,
+    ModelDetail,
+    ModelSummary,
+    Neighbour,
+    PeerStatus,
+    Progress,
+    PublishReport,
+    VerifyReport,
+)
+
+OnProgress = Callable[[Progress], None]
+
+
+class PublishRequest(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    """Absolute: a daemon does not share the caller's working directory."""
+    name: str = ""
+    """`model` or `model@revision`; the namespace is the publisher's key."""
+    message: str = ""
+    key_pem: str | None = None
+    """The publisher's secret key; None takes this peer's default publisher key, made on first use."""
+    follow_symlinks: bool = False
+
+
+class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ref: str
+    files: list[str] = []
+    include: list[str] = []
+    exclude: list[str] = []
+    to: str | None = None
+    """Absolute; None places the files in the data directory."""
+    bootstrap: list[str] = []
+    peers: list[str] = []
+    """HOST:PORT of peers to ask directly."""
+    signed_by: list[str] = []
+    """Public keys or aliases; every one must have signed."""
+    dry_run: bool = False
+    overwrite: bool = False
+    """Replace files at the destination that p2pmodel did not put there."""
+    timeout_s: float | None = None
+
+
+class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ref: str
+    bootstrap: list[str] = []
+    peers: list[str] = []
+    timeout_s: float | None = None
+
+
+class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
+    target: str
+    """A reference, or an absolute path of something published or fetched here."""
+
+
+class PeerService(Protocol):
+    """All that the command line asks of a peer. Each method raises `P2PModelError` with the command's exit code.
+
+    Cancelling a call stops the work; what a fetch has by then is kept.
+    """
+
+    async def status(self) -> PeerStatus: ...
+
+    async def neighbours(self) -> list[Neighbour]: ...
+
+    async def models(self) -> list[ModelSummary]: ...
+
+    async def show(self, request: ShowRequest) -> ModelDetail: ...
+
+    async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport: ...
+
+    async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport: ...
+
+    async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport: ...
+
+    async def close(self) -> None: ...
