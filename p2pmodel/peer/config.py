@@ -1,0 +1,185 @@
+"""What a peer is told before it starts. Values only: a `PeerConfig` is valid by construction and easy to build in code.
+
+Where the values come from on a command line (flag, environment, file, default) is the matter of `settings.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import aiofiles
+
+from p2pmodel.errors import NotFoundError, RefusedError, UsageError
+from p2pmodel.limits import CONFIG_BYTES_MAX
+from p2pmodel.net.address import split_host_port
+
+DEFAULT_LISTEN = "0.0.0.0:8764"
+DEFAULT_HTTP = "127.0.0.1:8765"
+DEFAULT_NETWORK_NAME = "public"
+
+Profile = Literal["cluster", "internet"]
+Encryption = Literal["required", "off"]
+_NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """Which network this is: peers of different networks refuse each other in the handshake.
+
+    `bootstrap` are entry nodes as HOST:PORT. `profile` sets the overlay's times: a "cluster" forgets dead peers in
+    minutes, the "internet" keeps records for hours.
+    """
+
+    name: str = DEFAULT_NETWORK_NAME
+    bootstrap: tuple[str, ...] = ()
+    profile: Profile = "internet"
+
+    def __post_init__(self) -> None:
+        if not _NETWORK_NAME.fullmatch(self.name):
+            raise UsageError(f"{self.name[:80]!r} is not a network's name: a-z, 0-9, '.', '_', '-', at most 64 of them")
+        if self.profile not in get_args(Profile):
+            raise UsageError(f"a network's profile is 'cluster' or 'internet', not {self.profile!r}")
+        object.__setattr__(self, "bootstrap", check_bootstrap(self.bootstrap))
+
+
+@cache
+def default_network() -> NetworkConfig:
+    """The public network, entered through the peers of `peers.toml` (packaged, or `bootstrap/` in a checkout)."""
+    for path in (Path(__file__).with_name("peers.toml"), Path(__file__).parents[2] / "bootstrap" / "peers.toml"):
+        try:
+            content = path.read_text(encoding="utf-8")
+        except OSError:
+            continue
+        table = parse_toml(content, str(path))
+        return NetworkConfig(bootstrap=tuple(_strings(table.get("peers", []), f"{path}: peers")))
+    return NetworkConfig()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerConfig:
+    """Everything of one peer. `PeerConfig(data_dir=..., listen="127.0.0.1:0", bootstrap=("10.0.0.1:8764",))`.
+
+    Port 0 takes a free one. A default port that is taken gives way to a free one, so that several peers on one machine
+    just work; a port that somebody asked for (`listen_explicit`, `http_explicit`: set by any value but the default)
+    is an error when it is taken. Limits are in bytes per second, None for none.
+    """
+
+    data_dir: Path
+    listen: str = DEFAULT_LISTEN
+    listen_explicit: bool = False
+    http: str | None = DEFAULT_HTTP
+    http_explicit: bool = False
+    bootstrap: tuple[str, ...] = ()
+    network: NetworkConfig = field(default_factory=default_network)
+    encryption: Encryption = "required"
+    upload_limit_bytes_per_s: int | None = None
+    download_limit_bytes_per_s: int | None = None
+    lan: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises `UsageError`."""
+        put = object.__setattr__
+        put(self, "data_dir", absolute(Path(self.data_dir)))
+        split_host_port(self.listen)
+        put(self, "listen_explicit", self.listen_explicit or self.listen != DEFAULT_LISTEN)
+        if self.http is not None:
+            split_host_port(self.http)
+            put(self, "http_explicit", self.http_explicit or self.http != DEFAULT_HTTP)
+        put(self, "bootstrap", check_bootstrap(self.bootstrap))
+        if self.encryption not in get_args(Encryption):
+            raise UsageError(f"encryption is 'required' or 'off', not {self.encryption!r}")
+        for limit in (self.upload_limit_bytes_per_s, self.download_limit_bytes_per_s):
+            if limit is not None and limit < 1:
+                raise UsageError("a limit is a positive number of bytes per second")
+
+    @property
+    def entry_peers(self) -> tuple[str, ...]:
+        """Whom to ask first: the peers given for this run, then those of the network; each once."""
+        return tuple(dict.fromkeys(self.bootstrap + self.network.bootstrap))
+
+
+def absolute(path: Path) -> Path:
+    """`~` resolved, relative to the working directory made absolute, symbolic links left as they are."""
+    return Path(os.path.abspath(path.expanduser()))  # noqa: PTH100  (Path.absolute keeps "..")
+
+
+def check_bootstrap(peers: tuple[str, ...] | list[str]) -> tuple[str, ...]:
+    """HOST:PORT each, host names allowed because only this machine's owner writes them. Raises `UsageError`."""
+    for peer in peers:
+        if split_host_port(peer)[1] == 0:
+            raise UsageError(f"{peer!r}: a bootstrap peer has a port from 1 to 65535")
+    return tuple(peers)
+
+
+def default_data_dir() -> Path:
+    from platformdirs import user_data_path
+
+    return user_data_path("p2pmodel", appauthor=False)
+
+
+def default_config_dir() -> Path:
+    from platformdirs import user_config_path
+
+    return user_config_path("p2pmodel", appauthor=False)
+
+
+async def load_network(path: Path) -> NetworkConfig:
+    """Read a network's TOML: `name`, `bootstrap = ["HOST:PORT", ...]`, `profile`.
+
+    Raises `NotFoundError`, `RefusedError`, `UsageError` naming file and key.
+    """
+    table = parse_toml(await read_text(path, "network file"), str(path))
+    if unknown := sorted(set(table) - {"name", "bootstrap", "profile"}):
+        raise UsageError(f"{path}: unknown key {unknown[0]!r}; a network has name, bootstrap and profile")
+    for key in ("name", "profile"):
+        if key in table and not isinstance(table[key], str):
+            raise UsageError(f"{path}: {key}: expected text")
+    if "name" not in table:
+        raise UsageError(f"{path}: name is missing; peers of networks with different names never meet")
+    try:
+        return NetworkConfig(
+            name=table["name"],
+            bootstrap=tuple(_strings(table.get("bootstrap", []), "bootstrap")),
+            profile=cast("Profile", table.get("profile", "internet")),
+        )
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+async def read_text(path: Path, what: str) -> str:
+    """A small UTF-8 file. Raises `NotFoundError`, `RefusedError` or `UsageError`, each naming the file."""
+    try:
+        async with aiofiles.open(path, "rb") as file:
+            content = await file.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no {what} {path}") from error
+    except PermissionError as error:
+        raise RefusedError(f"no permission to read the {what} {path}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
+    if len(content) > CONFIG_BYTES_MAX:
+        raise UsageError(f"the {what} {path} is longer than {CONFIG_BYTES_MAX} bytes")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the {what} {path} is not UTF-8 text") from error
+
+
+def parse_toml(content: str, where: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(content)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise UsageError(f"{where}: not TOML: {error}") from error
+
+
+def _strings(value: object, where: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise UsageError(f"{where}: expected a list of texts")
+    return value
