@@ -1,0 +1,179 @@
+"""A running daemon as a `PeerService`: the same calls, errors and reports as a peer in this process.
+
+Giving up a call (cancelling it, or ending this process) closes its connection, and that stops the work in the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from p2pmodel import errors
+from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.peer.control_schema import ModelList, PeerList
+from p2pmodel.peer.control_stream import ErrorBody, ErrorInfo
+from p2pmodel.peer.reports import (
+    FetchReport,
+    ModelDetail,
+    ModelSummary,
+    Neighbour,
+    PeerStatus,
+    Progress,
+    PublishReport,
+    VerifyReport,
+)
+from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.runtime import RuntimeRecord, read_runtime
+
+T = TypeVar("T")
+_KNOCK_TIMEOUT_S = 3.0
+_URL = "http://localhost"  # the Unix socket decides who answers; HTTP only wants some name
+
+
+class _Event(msgspec.Struct, frozen=True):
+    event: str
+    progress: Progress | None = None
+    result: msgspec.Raw = msgspec.Raw()
+    error: ErrorInfo | None = None
+
+
+async def find_daemon(data_dir: Path) -> DaemonClient | None:
+    """The daemon that owns this data directory, or None where no daemon answers.
+
+    Raises `NetworkError` where one is there (its socket accepts) and does not answer in time.
+    """
+    record = await read_runtime(data_dir)
+    if record is None:
+        return None
+    client = DaemonClient(record)
+    try:
+        async with asyncio.timeout(_KNOCK_TIMEOUT_S):
+            alive = await client.knock()
+    except TimeoutError:
+        await client.close()
+        raise NetworkError(
+            f"the daemon (process {record.pid}) does not answer on {record.socket}; stop it and start it again"
+        ) from None
+    if not alive:
+        await client.close()
+        return None
+    return client
+
+
+class DaemonClient:
+    """Fills `PeerService`. Each method also raises `NetworkError` where the daemon goes away in the middle."""
+
+    def __init__(self, record: RuntimeRecord) -> None:
+        self.record = record
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.UnixConnector(path=record.socket),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_KNOCK_TIMEOUT_S),
+        )
+
+    async def knock(self) -> bool:
+        """Whether the daemon answers. A refused or missing socket is a plain no."""
+        try:
+            async with self._session.get(f"{_URL}/healthz") as response:
+                return response.status == 200
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    async def status(self) -> PeerStatus:
+        return await self._read("/api/v1/status", PeerStatus)
+
+    async def neighbours(self) -> list[Neighbour]:
+        return (await self._read("/api/v1/peers", PeerList)).peers
+
+    async def models(self) -> list[ModelSummary]:
+        return (await self._read("/api/v1/models", ModelList)).models
+
+    async def show(self, request: ShowRequest) -> ModelDetail:
+        return await self._operate("/api/v1/show", request, ModelDetail, None)
+
+    async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
+        return await self._operate("/api/v1/publish", request, PublishReport, on_progress)
+
+    async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
+        return await self._operate("/api/v1/fetch", request, FetchReport, on_progress)
+
+    async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
+        return await self._operate("/api/v1/verify", request, VerifyReport, on_progress)
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def _read(self, path: str, kind: type[T]) -> T:
+        async with self._daemon_errors(), self._session.get(_URL + path) as response:
+            return _decode(await _checked(response), kind)
+
+    async def _operate(self, path: str, request: msgspec.Struct, kind: type[T], on_progress: OnProgress | None) -> T:
+        body, headers = msgspec.json.encode(request), {"Content-Type": "application/json"}
+        async with (
+            self._daemon_errors(),
+            self._session.post(_URL + path, data=body, headers=headers) as response,
+        ):
+            if response.status != 200:
+                await _checked(response)
+            async for line in _lines(response.content):
+                event = _decode(line, _Event)
+                if event.progress is not None and on_progress is not None:
+                    on_progress(event.progress)
+                elif event.error is not None:
+                    raise rebuild_error(event.error)
+                elif event.event == "done":
+                    return _decode(bytes(event.result), kind)
+        raise self._gone()
+
+    @asynccontextmanager
+    async def _daemon_errors(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._gone() from error
+
+    def _gone(self) -> NetworkError:
+        return NetworkError(f"the daemon (process {self.record.pid}) went away before this was done")
+
+
+async def _checked(response: aiohttp.ClientResponse) -> bytes:
+    body = await response.read()
+    if response.status == 200:
+        return body
+    raise rebuild_error(_decode(body, ErrorBody).error)
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Whole lines of any length: aiohttp's own line reader gives up past 128 KiB, and a large manifest is longer."""
+    pending: list[bytes] = []
+    async for block in content.iter_any():
+        head, newline, rest = block.partition(b"\n")
+        pending.append(head)
+        while newline:
+            yield b"".join(pending)
+            head, newline, rest = rest.partition(b"\n")
+            pending = [head]
+
+
+def rebuild_error(info: ErrorInfo) -> P2PModelError:
+    """The error that the daemon met, as the class of that name here; an unknown name keeps its exit code."""
+    kind = getattr(errors, info.name, None)
+    if isinstance(kind, type) and issubclass(kind, P2PModelError):
+        return kind(info.message)
+    error = P2PModelError(info.message)
+    error.exit_code = info.exit_code
+    return error
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise P2PModelError(
+            f"the daemon's answer is not understood ({error}); is it of another version than this command?"
+        ) from error

@@ -1,0 +1,209 @@
+"""The control API: what the command line and other programs ask of a running daemon, over HTTP.
+
+Served on a Unix socket (mode 0600) and, unless it is off, on a loopback port behind `RequestGuard`. It owns no state
+of the peer: every request becomes one call of a `PeerService`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from aiohttp import web
+
+from p2pmodel.errors import NetworkError, NotFoundError, P2PModelError, RefusedError, UsageError
+from p2pmodel.limits import API_BODY_BYTES_MAX
+from p2pmodel.net.address import Address, split_host_port
+from p2pmodel.peer.control_schema import openapi_document
+from p2pmodel.peer.control_stream import ErrorBody, describe_error, stream_operation
+from p2pmodel.peer.files import storage_errors
+from p2pmodel.peer.guard import Handler, RequestGuard
+from p2pmodel.peer.requests import FetchRequest, PeerService, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.runtime import api_token, choose_socket_path, remove_socket
+
+R = TypeVar("R")
+_HTTP_STATUS = {2: 400, 3: 404, 4: 502, 5: 504, 7: 507, 8: 403}
+"""By exit code; anything else is 500."""
+_ERROR_OF_STATUS: dict[int, type[P2PModelError]] = {401: RefusedError, 404: NotFoundError}
+
+
+class ControlServer:
+    """`http` is HOST:PORT or None for off. After `start`, `http` says where it really listens."""
+
+    def __init__(
+        self,
+        service: PeerService,
+        data_dir: Path,
+        *,
+        http: str | None,
+        http_explicit: bool = False,
+        not_ready: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
+        """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
+        self.http = http
+        self.socket = choose_socket_path(data_dir)
+        self._service = service
+        self._data_dir = data_dir
+        self._http_explicit = http_explicit
+        self._not_ready = not_ready
+        self._runners: list[web.AppRunner] = []
+
+    async def start(self) -> None:
+        """Raises `NetworkError` where an explicit port is taken, `RefusedError` where a file cannot be written."""
+        try:
+            with storage_errors(f"open the control socket {self.socket}"):
+                await self._serve(_open_unix_socket(self.socket), [])
+            if self.http is not None:
+                listening = open_http_socket(self.http, explicit=self._http_explicit)
+                bound = Address(*listening.getsockname()[:2])
+                self.http = str(bound)
+                guard = RequestGuard(bound, await api_token(self._data_dir))
+                await self._serve(listening, [guard.middleware()])
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stop listening and cancel what is running."""
+        runners, self._runners = self._runners, []
+        await asyncio.gather(*(runner.cleanup() for runner in runners))
+        remove_socket(self.socket, self._data_dir)
+
+    async def _serve(
+        self, listening: socket.socket, checks: list[Callable[..., Awaitable[web.StreamResponse]]]
+    ) -> None:
+        app = web.Application(middlewares=[_errors_as_json, *checks], client_max_size=API_BODY_BYTES_MAX)
+        app.add_routes(self._routes())
+        # A client that goes away cancels what it asked for; a stop does not wait for operations to end by themselves.
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
+        self._runners.append(runner)
+        await runner.setup()
+        await web.SockSite(runner, listening).start()
+
+    def _routes(self) -> list[web.RouteDef]:
+        return [
+            web.get("/healthz", self._health),
+            web.get("/readyz", self._ready),
+            web.get("/openapi.json", self._openapi),
+            web.get("/api/v1/status", self._status),
+            web.get("/api/v1/peers", self._peers),
+            web.get("/api/v1/models", self._models),
+            web.post("/api/v1/show", self._show),
+            web.post("/api/v1/publish", self._publish),
+            web.post("/api/v1/fetch", self._fetch),
+            web.post("/api/v1/verify", self._verify),
+        ]
+
+    async def _health(self, request: web.Request) -> web.Response:
+        return _json({"status": "ok", "pid": os.getpid()})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        reason = await self._not_ready() if self._not_ready else ""
+        if reason:
+            return _json({"status": "not ready", "reason": reason}, status=503)
+        return _json({"status": "ready"})
+
+    async def _openapi(self, request: web.Request) -> web.Response:
+        return _json(openapi_document())
+
+    async def _status(self, request: web.Request) -> web.Response:
+        # The peer does not know of this server, so where it listens is added here.
+        return _json(msgspec.structs.replace(await self._service.status(), http=self.http))
+
+    async def _peers(self, request: web.Request) -> web.Response:
+        return _json({"peers": await self._service.neighbours()})
+
+    async def _models(self, request: web.Request) -> web.Response:
+        return _json({"models": await self._service.models()})
+
+    async def _show(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request, ShowRequest)
+        return await stream_operation(request, lambda _: self._service.show(body))
+
+    async def _publish(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request, PublishRequest)
+        return await stream_operation(request, lambda on_progress: self._service.publish(body, on_progress))
+
+    async def _fetch(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request, FetchRequest)
+        return await stream_operation(request, lambda on_progress: self._service.fetch(body, on_progress))
+
+    async def _verify(self, request: web.Request) -> web.StreamResponse:
+        body = await _body(request, VerifyRequest)
+        return await stream_operation(request, lambda on_progress: self._service.verify(body, on_progress))
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except P2PModelError as error:
+        return _json(ErrorBody(error=describe_error(error)), status=_HTTP_STATUS.get(error.exit_code, 500))
+    except web.HTTPException as error:
+        kind = _ERROR_OF_STATUS.get(error.status, UsageError)
+        info = describe_error(kind(f"{request.method} {request.path}: {error.reason}"))
+        return _json(ErrorBody(error=info), status=error.status)
+
+
+async def _body(request: web.Request, kind: type[R]) -> R:
+    """Raises `UsageError` naming the field at fault; aiohttp refuses a longer body than the limit with 413."""
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"not a request: {error}") from error
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
+    )
+
+
+def _open_unix_socket(path: Path) -> socket.socket:
+    """Mode 0600 from its first moment. The caller owns the directory's lock, so an old file there is a leftover."""
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        os.fchmod(listening.fileno(), 0o600)  # Linux gives the file the mode that the socket has when it is bound
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(64)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def open_http_socket(where: str, *, explicit: bool) -> socket.socket:
+    """Listen on HOST:PORT; where a port that nobody insisted on is taken, on a free one. Raises `NetworkError`."""
+    host, port = split_host_port(where)
+    try:
+        family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except OSError as error:
+        raise NetworkError(f"the HTTP address {where} cannot be resolved: {error.strerror or error}") from error
+    listening = socket.socket(family, kind, protocol)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(found)
+        except OSError as error:
+            if explicit or error.errno != errno.EADDRINUSE:
+                raise
+            listening.bind((found[0], 0, *found[2:]))
+        listening.listen(128)
+        listening.setblocking(False)
+    except OSError as error:
+        listening.close()
+        reason = "the port is in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error))
+        raise NetworkError(
+            f"cannot listen for HTTP on {where}: {reason}; choose another with --http, or --http off"
+        ) from error
+    return listening
