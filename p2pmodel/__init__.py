@@ -1,4 +1,4 @@
-"""Model weights that travel from peer to peer. Importing this package is cheap: every public name loads on first use."""
+"""Model weights that travel from peer to peer. Importing this is cheap: every public name loads on first use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """HOW do bytes travel? The seam (clock, datagrams, channels) and the real network that fills it."""
 
 from p2pmodel.net.address import Address, split_host_port
+from p2pmodel.net.identity import Identity, network_id
+from p2pmodel.net.real import RealNetwork, SystemClock
 from p2pmodel.net.seam import (
     BulkSink,
     BulkSource,
@@ -24,7 +26,11 @@ __all__ = [
     "DatagramHandler",
     "Datagrams",
     "Hello",
+    "Identity",
     "Listener",
     "Network",
+    "RealNetwork",
+    "SystemClock",
+    "network_id",
     "split_host_port",
 ]

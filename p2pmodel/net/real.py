@@ -1,0 +1,214 @@
+"""The real network: UDP, TCP, TLS handshakes, wall and monotonic clocks, and a few threads for blocking work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
+from p2pmodel.limits import (
+    CHUNK_BYTES,
+    CHUNK_BYTES_MAX,
+    CONNECT_TIMEOUT_S,
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_HOST_MAX,
+    HALF_OPEN_MAX,
+    HANDSHAKE_TIMEOUT_S,
+    RECEIVE_BUFFERS_MAX,
+)
+from p2pmodel.model import PublicKey
+from p2pmodel.net.address import Address
+from p2pmodel.net.buffers import BufferPool
+from p2pmodel.net.handshake import Handshake, Session, tls_context
+from p2pmodel.net.identity import Identity
+from p2pmodel.net.outbox import SEALED_PIECE_BYTES
+from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listener
+from p2pmodel.net.tcp import SCRATCH_BYTES, Shared, TcpChannel
+from p2pmodel.net.udp import UdpDatagrams, bind, bound_address
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_BACKLOG = 256
+
+
+class SystemClock:
+    """See `seam.Clock`."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall(self) -> float:
+        return time.time()
+
+
+class RealNetwork:
+    """See `seam.Network`. One for each peer; `identity.port` is filled in by `listen`."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        self._clock = SystemClock()
+        threads = max(4, (os.cpu_count() or 1) + 2)
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="p2pmodel")
+        self._shared = Shared(
+            executor=self._executor,
+            receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), RECEIVE_BUFFERS_MAX),
+            send_buffers=BufferPool((SEALED_PIECE_BYTES,), RECEIVE_BUFFERS_MAX),
+            scratch=bytearray(SCRATCH_BYTES),
+        )
+        self._tls = tls_context(identity)
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
+
+    async def open_datagrams(self, host: str, port: int, handler: DatagramHandler) -> Datagrams:
+        sock = bind(socket.SOCK_DGRAM, host, port)
+        return UdpDatagrams(sock, bound_address(sock), handler)
+
+    async def listen(self, host: str, port: int, accept: Callable[[Channel], None]) -> Listener:
+        sock = bind(socket.SOCK_STREAM, host, port)
+        try:
+            sock.listen(_BACKLOG)
+        except OSError as error:
+            sock.close()
+            raise NetworkError(f"port {port} on {host} is in use by another program") from error
+        listener = _TcpListener(self, sock, accept)
+        self.identity.port = listener.address.port
+        return listener
+
+    async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
+        if not address.is_routable:
+            raise PeerGoneError(f"{address} is no address to connect to")
+        family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await asyncio.get_running_loop().sock_connect(sock, (address.host, address.port))
+        except (OSError, TimeoutError) as error:
+            sock.close()
+            reason = getattr(error, "strerror", None) or "no answer"
+            raise PeerGoneError(f"cannot connect to {address}: {reason}") from error
+        except asyncio.CancelledError:
+            sock.close()
+            raise
+        return await self.secure(sock, address, outgoing=True, expected=expected)
+
+    async def secure(
+        self, sock: socket.socket, address: Address, *, outgoing: bool, expected: PublicKey | None = None
+    ) -> TcpChannel:
+        """Carry out the handshake on a connected socket, which this owns from now on."""
+        _tune(sock, address)
+        handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected)
+        try:
+            async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                session = await _shake(sock, handshake)
+        except TimeoutError as error:
+            sock.close()
+            raise HandshakeError(f"{address} did not finish its handshake in time") from error
+        except OSError as error:
+            sock.close()
+            raise HandshakeError(f"{address} broke off during the handshake") from error
+        except (HandshakeError, asyncio.CancelledError):
+            sock.close()
+            raise
+        return TcpChannel(sock, address, session, self._shared, outgoing=outgoing)
+
+    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
+
+    async def close(self) -> None:
+        # Waiting for a thread that reads from a slow disk must not hold up the loop.
+        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+
+
+async def _shake(sock: socket.socket, handshake: Handshake) -> Session:
+    loop = asyncio.get_running_loop()
+    while True:
+        if out := handshake.to_send():
+            await loop.sock_sendall(sock, out)
+        if handshake.session is not None:
+            return handshake.session
+        data = await loop.sock_recv(sock, 4096)
+        if not data:
+            raise HandshakeError("the other side hung up during the handshake")
+        handshake.receive(data)
+
+
+class _TcpListener:
+    """Accepts, caps what is half open, and hands over finished channels."""
+
+    def __init__(self, network: RealNetwork, sock: socket.socket, accept: Callable[[Channel], None]) -> None:
+        self._network = network
+        self._sock = sock
+        self._accept = accept
+        self._address = bound_address(sock)
+        self._half_open: set[asyncio.Task[None]] = set()
+        self._by_host: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._on_readable)
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+        for task in self._half_open:
+            task.cancel()
+
+    def _on_readable(self) -> None:
+        for _ in range(_BACKLOG):
+            try:
+                sock, source = self._sock.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # Out of descriptors, or the caller is gone already: the next wake-up tries again.
+                return
+            sock.setblocking(False)
+            address = Address(source[0].partition("%")[0], source[1])
+            if not self._admits(address):
+                sock.close()
+                continue
+            self._by_host[address.host] += 1
+            task = self._loop.create_task(self._welcome(sock, address))
+            self._half_open.add(task)
+            task.add_done_callback(self._half_open.discard)
+
+    def _admits(self, address: Address) -> bool:
+        if len(self._half_open) >= min(HALF_OPEN_MAX, CONNECTIONS_MAX):
+            return False
+        return address.is_loopback or self._by_host[address.host] < CONNECTIONS_PER_HOST_MAX
+
+    async def _welcome(self, sock: socket.socket, address: Address) -> None:
+        try:
+            channel = await self._network.secure(sock, address, outgoing=False)
+        except HandshakeError:
+            return
+        finally:
+            self._by_host[address.host] -= 1
+            if not self._by_host[address.host]:
+                del self._by_host[address.host]
+        self._accept(channel)
+
+
+def _tune(sock: socket.socket, address: Address) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    congestion = getattr(socket, "TCP_CONGESTION", None)
+    if address.is_loopback and congestion is not None:
+        # Defaults such as bbr pace even loopback: measured 3 GB/s, 9 with reno. Elsewhere the default stays.
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, congestion, b"reno")
+        except OSError:
+            pass

@@ -1,0 +1,95 @@
+"""Datagrams over a non-blocking UDP socket. Loss is silent, as the network's own is."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+
+from p2pmodel.errors import DecodeError, NetworkError
+from p2pmodel.net.address import Address
+from p2pmodel.net.seam import DatagramHandler
+
+_DATAGRAMS_PER_WAKE = 64
+_READ_BYTES = 2048
+"""Longer datagrams are cut, and so fail to decode; ours are at most `DATAGRAM_BYTES_MAX`."""
+
+
+class UdpDatagrams:
+    """See `seam.Datagrams`."""
+
+    def __init__(self, sock: socket.socket, address: Address, handler: DatagramHandler) -> None:
+        self._sock = sock
+        self._address = address
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock, self._on_readable)
+
+    @property
+    def address(self) -> Address:
+        return self._address
+
+    def send(self, data: bytes, to: Address) -> None:
+        if self._sock.fileno() < 0 or not to.is_routable:
+            return
+        try:
+            self._sock.sendto(data, (to.host, to.port))
+        except OSError:
+            # Full buffer, no route, an ICMP error of an earlier datagram: all are loss to the protocol above.
+            pass
+
+    def close(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()
+
+    def _on_readable(self) -> None:
+        for _ in range(_DATAGRAMS_PER_WAKE):
+            try:
+                data, source = self._sock.recvfrom(_READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                # On Linux an ICMP "port unreachable" for something sent earlier shows up here.
+                continue
+            try:
+                sender = Address(source[0].partition("%")[0], source[1])
+            except DecodeError:
+                continue
+            self._handler(data, sender)
+            if self._sock.fileno() < 0:
+                return
+
+
+def bind(kind: socket.SocketKind, host: str, port: int) -> socket.socket:
+    """A bound non-blocking socket. Raises `NetworkError` with what a person can do about it."""
+    try:
+        family, *_, target = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)[
+            0
+        ]
+    except socket.gaierror as error:
+        raise NetworkError(f"{host!r} is not an IP address to listen on") from error
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(target)
+    except OSError as error:
+        sock.close()
+        where = f"{host}:{port}"
+        if error.errno == errno.EADDRINUSE:
+            message = f"port {port} on {host} is in use by another program; choose another with --listen"
+        elif error.errno in (errno.EACCES, errno.EPERM):
+            message = f"this user may not listen on {where}; ports below 1024 need privileges"
+        elif error.errno == errno.EADDRNOTAVAIL:
+            message = f"{host} is not an address of this machine"
+        else:
+            message = f"cannot listen on {where}: {error.strerror}"
+        raise NetworkError(message) from error
+    return sock
+
+
+def bound_address(sock: socket.socket) -> Address:
+    host, port = sock.getsockname()[:2]
+    return Address(host.partition("%")[0], port)
