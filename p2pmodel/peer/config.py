@@ -9,7 +9,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -98,6 +98,14 @@ class PeerConfig:
         for limit in (self.upload_limit_bytes_per_s, self.download_limit_bytes_per_s):
             if limit is not None and limit < 1:
                 raise UsageError("a limit is a positive number of bytes per second")
+
+    def for_one_command(self, *, offline: bool) -> PeerConfig:
+        """The same peer on a free port, leaving the usual one to a daemon; offline: in no network."""
+        if offline:
+            network = replace(self.network, bootstrap=())
+            return replace(self, listen="127.0.0.1:0", http=None, bootstrap=(), network=network, lan=False)
+        host, _ = split_host_port(self.listen)
+        return replace(self, listen=f"[{host}]:0" if ":" in host else f"{host}:0", http=None)
 
     @property
     def entry_peers(self) -> tuple[str, ...]:

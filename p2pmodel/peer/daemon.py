@@ -36,7 +36,7 @@ async def open_peer(config: PeerConfig) -> AsyncIterator[tuple[Peer, LocalServic
     """
     with storage_errors(f"use the data directory {config.data_dir}"):
         make_private_directory(config.data_dir)
-    with DirectoryLock(config.data_dir / "lock"):
+    with DirectoryLock(config.data_dir):
         async with Peer(config) as peer:
             service = LocalService(peer)
             try:

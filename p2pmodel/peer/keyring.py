@@ -40,6 +40,7 @@ class Keyring:
     """Reads keys afresh on every call, so that a key made by another process is seen."""
 
     def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
         self._directory = data_dir / "keys"
         self._publishers = self._directory / "publisher"
 
@@ -53,11 +54,14 @@ class Keyring:
 
     async def publisher_key(self, name: str = DEFAULT_PUBLISHER) -> SecretKey:
         """A key to sign with; "default" is made on first use. Raises `NotFoundError` for any other that is not here."""
-        path = self._publisher_path(name)
         if name == DEFAULT_PUBLISHER:
-            return await self._read_or_make(path)
+            return await self._read_or_make(self._publisher_path(name))
+        return await self.existing_publisher_key(name)
+
+    async def existing_publisher_key(self, name: str) -> SecretKey:
+        """Raises `NotFoundError` where it is not here, "default" too."""
         try:
-            return await read_key(path)
+            return await read_key(self._publisher_path(name))
         except NotFoundError as error:
             raise NotFoundError(f"there is no publisher key {name!r}; `p2pmodel key new {name}` makes one") from error
 

@@ -1,0 +1,1 @@
+"""The person: commands, progress, rendering. Nothing heavy is imported before it is used."""

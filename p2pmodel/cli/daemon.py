@@ -1,0 +1,203 @@
+"""`daemon`, `status`, `peers`: the peer that stays, what it does, whom it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from p2pmodel.cli.options import Bootstrap, DataDir, Debug, Invocation, Json, Quiet, invocation_of
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.reports import Neighbour, PeerStatus
+    from p2pmodel.peer.runtime import RuntimeRecord
+
+
+def daemon(
+    ctx: typer.Context,
+    listen: Annotated[
+        str | None,
+        typer.Option(
+            "--listen",
+            metavar="HOST:PORT",
+            help="UDP and TCP share the port; 0 takes a free one. [default: 0.0.0.0:8764, or free if that is taken]",
+        ),
+    ] = None,
+    bootstrap: Bootstrap = None,
+    data_dir: DataDir = None,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            "--http",
+            metavar="HOST:PORT|off",
+            help="Where the HTTP API listens. [default: 127.0.0.1:8765, or free if that is taken]",
+        ),
+    ] = None,
+    network: Annotated[
+        Path | None,
+        typer.Option("--network", metavar="FILE", help="The network to join, as TOML; the public one by default."),
+    ] = None,
+    encryption: Annotated[
+        str | None,
+        typer.Option(
+            "--encryption",
+            metavar="required|off",
+            help="'off' trusts the network with the bytes in the clear. [default: required]",
+        ),
+    ] = None,
+    upload_limit: Annotated[
+        str | None, typer.Option("--upload-limit", metavar="RATE", help="As 10MiB or 80Mbit, per second.")
+    ] = None,
+    download_limit: Annotated[
+        str | None, typer.Option("--download-limit", metavar="RATE", help="As 10MiB or 80Mbit, per second.")
+    ] = None,
+    no_lan: Annotated[
+        bool,
+        typer.Option(
+            "--no-lan", help="Do not look for peers in the local network. (They are not looked for yet in any case.)"
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, as a line of JSON, when it serves.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Run a peer in the foreground: serve what is here, fetch what is asked for. Ctrl-C or SIGTERM stops it."""
+    from p2pmodel.cli.session import run
+
+    flags: dict[str, object] = {
+        "listen": listen,
+        "bootstrap": bootstrap or None,
+        "http": http,
+        "network": str(network) if network is not None else None,
+        "encryption": encryption,
+        "upload_limit": upload_limit,
+        "download_limit": download_limit,
+        "lan": False if no_lan else None,
+    }
+    run(_serve(invocation_of(ctx), flags, as_json=as_json))
+
+
+async def _serve(invocation: Invocation, flags: dict[str, object], *, as_json: bool) -> None:
+    from p2pmodel.cli.output import data_json, talk
+    from p2pmodel.cli.session import settings_of
+
+    config = (await settings_of(invocation, flags)).peer_config()  # a wrong setting is told before anything is loaded
+    from p2pmodel.peer.daemon import run_daemon
+
+    def on_ready(record: RuntimeRecord) -> None:
+        if as_json:
+            data_json(
+                {
+                    "event": "ready",
+                    "peer_id": record.peer_id,
+                    "listen": record.listen,
+                    "http": record.http,
+                    "data_dir": str(config.data_dir),
+                    "pid": record.pid,
+                }
+            )
+            return
+        talk(f"Peer {record.peer_id} serves on {record.listen} (UDP and TCP).")
+        talk(f"Data in {config.data_dir}; network {config.network.name!r}; HTTP {record.http or 'off'}.")
+        talk("Ctrl-C stops it.")
+
+    await run_daemon(config, on_ready=on_ready)
+    if not as_json:
+        talk("Stopped.")
+
+
+def status(
+    ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Say how the running daemon is: its address, what it serves, its transfers."""
+    from p2pmodel.cli.output import data, data_json
+    from p2pmodel.cli.session import run
+
+    report = run(_status(invocation_of(ctx)))
+    if as_json:
+        data_json(report)
+    elif quiet:
+        data(report.peer_id)
+    else:
+        for line in _describe(report):
+            data(line)
+
+
+async def _status(invocation: Invocation) -> PeerStatus:
+    from p2pmodel.cli.session import open_daemon
+
+    async with open_daemon(invocation) as service:
+        return await service.status()
+
+
+def peers(
+    ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """List the running daemon's connections and the neighbours in its routing table."""
+    from p2pmodel.cli.output import data, data_json, talk
+    from p2pmodel.cli.session import run
+
+    neighbours = run(_neighbours(invocation_of(ctx)))
+    if as_json:
+        data_json({"peers": neighbours})
+    elif quiet:
+        for peer_id in dict.fromkeys(neighbour.peer_id for neighbour in neighbours):
+            data(peer_id)
+    elif not neighbours:
+        talk("Nobody yet: start the daemon with --bootstrap HOST:PORT, naming a peer that runs.")
+    else:
+        for line in _table(neighbours):
+            data(line)
+
+
+async def _neighbours(invocation: Invocation) -> list[Neighbour]:
+    from p2pmodel.cli.session import open_daemon
+
+    async with open_daemon(invocation) as service:
+        return await service.neighbours()
+
+
+def _describe(status: PeerStatus) -> list[str]:
+    from p2pmodel.cli.output import columns, count, printable
+    from p2pmodel.peer.units import format_duration, format_rate, format_size
+
+    lines = columns(
+        [
+            ("peer", status.peer_id),
+            ("listens", f"{status.listen} (UDP and TCP)"),
+            ("http", status.http or "off"),
+            ("network", status.network),
+            ("data", status.data_dir),
+            ("process", f"{status.pid}, version {status.version}, for {format_duration(status.uptime_s)}"),
+            ("knows", f"{count(status.neighbours, 'neighbour')}, {count(status.connections, 'connection')}"),
+            ("holds", f"{count(status.models, 'model')}, {count(status.chunks_held, 'chunk')}"),
+            (
+                "announced",
+                f"{count(status.keys_announced, 'key')}; keeps {count(status.records_held, 'record')} for others",
+            ),
+            ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
+        ]
+    )
+    for transfer in status.transfers:
+        at = transfer.progress
+        lines.append(
+            f"fetching {transfer.model_id[:12]}: {format_size(at.bytes_done)} of {format_size(at.bytes_total)}, "
+            f"{format_rate(at.rate_bytes_per_s)} from {count(at.peers, 'peer')}"
+        )
+    lines += [f"warning: {printable(warning)}" for warning in status.warnings]
+    return lines
+
+
+def _table(neighbours: list[Neighbour]) -> list[str]:
+    from p2pmodel.cli.output import columns
+    from p2pmodel.peer.units import format_duration, format_size
+
+    rows = [("PEER", "ADDRESS", "KIND", "SENT", "RECEIVED", "SINCE", "AGENT")]
+    for each in sorted(neighbours, key=lambda each: (each.kind, each.peer_id)):
+        if each.kind == "connection":
+            kind = f"{each.direction} connection".strip() + ("" if each.encrypted else ", in the clear")
+            moved = (format_size(each.bytes_sent), format_size(each.bytes_received), format_duration(each.connected_s))
+        else:
+            kind, moved = "overlay", ("", "", "")
+        rows.append((each.peer_id[:12], each.address, kind, *moved, each.agent))
+    return columns(rows, right=[3, 4, 5])

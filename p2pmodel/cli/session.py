@@ -1,0 +1,97 @@
+"""From a command to a peer: the event loop of one command, and the daemon or embedded peer that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from p2pmodel.cli.options import Invocation
+from p2pmodel.errors import DaemonNotRunningError, InterruptedFetchError
+from p2pmodel.peer.client import DaemonClient, find_daemon
+from p2pmodel.peer.requests import PeerService
+from p2pmodel.peer.settings import Settings, load_settings
+
+T = TypeVar("T")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a command's work to its end. SIGINT and SIGTERM cancel it, once and cleanly.
+
+    Raises `InterruptedFetchError` (exit code 130) where the work had nothing better to say about being interrupted.
+    """
+    logging.basicConfig(format="p2pmodel: %(levelname)s: %(message)s", level=logging.WARNING)
+    logging.addLevelName(logging.WARNING, "warning")
+    logging.addLevelName(logging.ERROR, "error")
+    try:
+        return asyncio.run(_cancelled_by_sigterm(work))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        raise InterruptedFetchError("interrupted") from None
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
+
+
+async def settings_of(invocation: Invocation, flags: dict[str, object] | None = None) -> Settings:
+    return await load_settings({**(flags or {}), "data_dir": invocation.data_dir})
+
+
+@asynccontextmanager
+async def open_service(invocation: Invocation, *, offline: bool) -> AsyncIterator[PeerService]:
+    """The daemon of this data directory, or else a peer of our own for as long as the command runs.
+
+    `offline`: what the command does needs no other peer, so an embedded one enters no network.
+    """
+    settings = await settings_of(invocation)
+    daemon = await find_daemon(settings.data_dir)
+    if daemon is not None:
+        try:
+            yield daemon
+        finally:
+            await daemon.close()
+        return
+    from p2pmodel.peer.daemon import open_peer
+
+    async with open_peer(settings.peer_config().for_one_command(offline=offline)) as (_, service):
+        yield service
+
+
+@asynccontextmanager
+async def open_daemon(invocation: Invocation) -> AsyncIterator[DaemonClient]:
+    """The running daemon. Raises `DaemonNotRunningError` where there is none."""
+    settings = await settings_of(invocation)
+    daemon = await find_daemon(settings.data_dir)
+    if daemon is None:
+        raise DaemonNotRunningError(
+            f"no daemon runs on {settings.data_dir}; start one with `p2pmodel daemon` or name its --data-dir"
+        )
+    try:
+        yield daemon
+    finally:
+        await daemon.close()
+
+
+def there_is(path: Path) -> bool:
+    """Whether something is there, even a dangling link or a file out of reach: what is wrong with it, others say."""
+    try:
+        os.lstat(path.expanduser())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def absolute_text(path: Path) -> str:
+    """A path as a daemon needs it: it has another working directory. Symbolic links stay as they are."""
+    return os.path.abspath(path.expanduser())  # noqa: PTH100  (Path.absolute keeps "..")
