@@ -123,6 +123,44 @@ RPC_TIMEOUT_START_S = 0.5
 RPC_TIMEOUT_MAX_S = 1.5
 RPC_FAILURES_MAX = 3
 """Consecutive unanswered requests after which a node leaves the table."""
+RPC_GIVE_UP_MIN_S = 1.0
+"""A request is repeated after its round-trip timeout and given up after three, but never before this: a peer that
+hashes on a loaded machine is late, not dead."""
+LOOKUP_FINAL_PARALLELISM = 10
+"""Once the closest node known has answered, the rest of the k closest are asked together (Kademlia, section 2.3)."""
+LOOKUP_CANDIDATES_MAX = 256
+LOOKUP_QUERIES_MAX = 160
+"""What one liar's answers can make a lookup ask; an honest lookup among 10,000 nodes needs about 50."""
+ADDRESSES_PER_NODE_MAX = 2
+"""Addresses that a lookup tries for one node id, so that a false one does not hide the true one."""
+AMPLIFICATION_MAX = 3
+"""Bytes sent to an address for each byte that came from it: the rule of QUIC (RFC 9000, section 8.1)."""
+DATAGRAM_SOURCES_MAX = 4_096
+"""Sources whose rate is remembered; the longest silent is forgotten first."""
+CHALLENGES_PENDING_MAX = 64
+TOKEN_ROTATION_S = 300.0
+"""BEP 5: a write token's secret changes every five minutes and the one before it is still accepted."""
+RECORD_TTL_MAX_S = 49 * 3600
+"""A little over the 48 hours for which Kubo keeps a provider record."""
+PROVIDERS_PER_GROUP_MAX = 8
+"""Providers of one key from one address group (/24, /48). Loopback and private addresses are exempt."""
+PROVIDERS_PER_LOOKUP_MAX = 256
+PROVIDER_PAGES_MAX = 24
+"""Further pages of providers that one lookup asks for, over all holders."""
+PROVIDER_ADDRESSES_MAX = 3
+"""Addresses that a lookup reports for one provider: no holder can hide a provider behind a false address."""
+ANNOUNCE_WINDOW_DATAGRAMS = 64
+"""Announcements in flight at once: what a default socket buffer of 200 KiB takes without loss."""
+NEIGHBOURS_SAVED_MAX = 1_024
+NEIGHBOURS_FILE_BYTES_MAX = 256 * KIB
+WITHDRAW_TIMEOUT_S = 3.0
+
+# --- the store ---------------------------------------------------------------------------------------------------
+OPEN_FILES_MAX = 128
+"""Files kept open for serving, and as many again for a fetch: far below the usual 1,024 descriptors of a process."""
+HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
+"""Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
+HASH_THREADS_MAX = 8
 
 # --- control and configuration -----------------------------------------------------------------------------------
 STOP_TIMEOUT_S = 10.0

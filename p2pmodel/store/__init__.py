@@ -1,0 +1,23 @@
+"""KEEP it: files in place, an index from chunk hashes to them, and a record of what is proven to be on this disk."""
+
+from p2pmodel.store.files import Directory, Files, OpenFile
+from p2pmodel.store.intake import Intake
+from p2pmodel.store.lock import DirectoryLock
+from p2pmodel.store.os_files import OS_FILES
+from p2pmodel.store.serving import ChunkSource
+from p2pmodel.store.store import Store
+from p2pmodel.store.values import BadRange, Published, StoredModel
+
+__all__ = [
+    "OS_FILES",
+    "BadRange",
+    "ChunkSource",
+    "Directory",
+    "DirectoryLock",
+    "Files",
+    "Intake",
+    "OpenFile",
+    "Published",
+    "Store",
+    "StoredModel",
+]

@@ -1,0 +1,303 @@
+"""What is claimed to be where: copies of models, their files and bitmaps, and the index from a chunk's hash to both.
+
+A *copy* is a place on this disk where a model lies, whole or in part. Its bits in memory say what can be read now; the
+bits in the database say what is proven, and grow only through `intake.py` after a barrier. The two differ by what has
+arrived since the last claim, and by files that were placed and not proven when an earlier run ended: those stay hidden
+until they have been hashed again.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+from typing import Literal
+
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId
+from p2pmodel.model.chunk_list import ENTRY_BYTES
+from p2pmodel.store.database import Database, Row, Writer
+from p2pmodel.store.values import FileIdentity, FileState
+
+Kind = Literal["published", "fetched"]
+_PREFIX = struct.Struct(">q")
+_SAVE_FILE = (
+    "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET location = excluded.location, "
+    "state = excluded.state, identity = excluded.identity, fault = excluded.fault"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """File number `index` of a copy, which holds the chunks of `span` as far as the copy's bits say."""
+
+    index: int
+    span: range
+    location: Path
+    state: FileState
+    identity: FileIdentity
+    fault: str = ""
+    trusted: bool = True
+    """False for a file that an earlier run placed and did not prove."""
+
+    @property
+    def mask(self) -> int:
+        return ((1 << len(self.span)) - 1) << self.span.start
+
+    @property
+    def readable(self) -> bool:
+        return self.trusted and not self.fault
+
+    def could_be(self, identity: FileIdentity) -> bool:
+        """Whether this is what we put there. A power cut may change what we never proved, but not its place."""
+        return self.identity == identity or (not self.trusted and self.identity.same_place(identity))
+
+    def is_same(self, identity: FileIdentity) -> bool:
+        """Whether what was just found on disk is this file, unchanged; a partial file is written all the time."""
+        return self.identity.same_place(identity) if self.state is FileState.PARTIAL else self.identity == identity
+
+
+class Copy:
+    """One place where a model lies. Thread-safe; `bits` counts only chunks in files that are readable."""
+
+    def __init__(self, number: int, model_id: ModelId, root: Path, kind: Kind, count: int, clean: bool) -> None:
+        self.number, self.model_id, self.root, self.kind = number, model_id, root, kind
+        self.count = count
+        """How many chunks the model has."""
+        self.clean = clean
+        """Whether nothing was written since the last claim when an earlier run ended."""
+        self.moving = threading.Lock()
+        """Held while a file gets its final name, so that nobody takes it for vanished."""
+        self._lock = threading.Lock()
+        self._files: dict[int, KeptFile] = {}
+        self._bits = 0
+        self._hidden = 0
+
+    @property
+    def bits(self) -> int:
+        with self._lock:
+            return self._bits & ~self._hidden
+
+    @property
+    def hidden(self) -> int:
+        """Chunks noted for files that cannot be read as they are now, but may be again."""
+        with self._lock:
+            return self._bits & self._hidden
+
+    @property
+    def files(self) -> list[KeptFile]:
+        with self._lock:
+            return list(self._files.values())
+
+    @property
+    def fault(self) -> str:
+        return next((file.fault for file in self.files if file.fault), "")
+
+    def file(self, index: int) -> KeptFile | None:
+        with self._lock:
+            return self._files.get(index)
+
+    def add(self, bits: int) -> int:
+        """Note chunks as held and return those that were not before."""
+        with self._lock:
+            new = bits & ~self._bits
+            self._bits |= bits
+            return new
+
+    def drop(self, bits: int) -> None:
+        with self._lock:
+            self._bits &= ~bits
+
+    def put(self, *files: KeptFile) -> None:
+        with self._lock:
+            self._files.update((file.index, file) for file in files)
+            if self._hidden or not all(file.readable for file in files):
+                self._hide()
+
+    def forget(self, index: int) -> None:
+        """The file is gone, and its chunks with it."""
+        with self._lock:
+            if file := self._files.pop(index, None):
+                self._bits &= ~file.mask
+            self._hide()
+
+    def _hide(self) -> None:
+        self._hidden = 0
+        for file in self._files.values():
+            if not file.readable:
+                self._hidden |= file.mask
+
+
+class Catalogue:
+    """All copies, in memory and in the database, and the chunk index. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._models: dict[ModelId, int] = {}
+        self._model_ids: dict[int, ModelId] = {}
+        self._copies: dict[ModelId, list[Copy]] = {}
+        self._load()
+
+    def _load(self) -> None:
+        counts, by_number = {}, {}
+        for number, raw, chunk_count in self._database.query("SELECT number, model_id, chunk_count FROM models"):
+            self._note_model(number, ModelId(Digest(raw)))
+            counts[number] = chunk_count
+        sql = "SELECT number, model, root, kind, have, clean FROM copies ORDER BY number"
+        for number, model, root, kind, have, clean in self._database.query(sql):
+            model_id = self._model_ids[model]
+            copy = Copy(number, model_id, Path(os.fsdecode(root)), kind, counts[model], bool(clean))
+            copy.add(int.from_bytes(have, "little"))
+            by_number[number] = copy
+            self._copies.setdefault(model_id, []).append(copy)
+        rows = self._database.query("SELECT * FROM files ORDER BY copy")
+        for number, group in groupby(rows, key=itemgetter(0)):
+            by_number[number].put(*map(_loaded, group))
+
+    def _note_model(self, number: int, model_id: ModelId) -> None:
+        self._models[model_id], self._model_ids[number] = number, model_id
+
+    def model_ids(self) -> list[ModelId]:
+        with self._lock:
+            return list(self._copies)
+
+    def copies(self, model_id: ModelId) -> list[Copy]:
+        with self._lock:
+            return list(self._copies.get(model_id, ()))
+
+    def all_copies(self) -> list[Copy]:
+        with self._lock:
+            return [copy for copies in self._copies.values() for copy in copies]
+
+    def copy_at(self, model_id: ModelId, root: Path) -> Copy | None:
+        return next((copy for copy in self.copies(model_id) if copy.root == root), None)
+
+    # --- the chunk index
+
+    def places(self, digest: Digest) -> Iterator[tuple[ModelId, int]]:
+        """Models and chunk numbers that may have this digest; the caller compares the whole of it."""
+        sql = "SELECT model, chunk FROM chunks WHERE prefix = ? LIMIT 64"
+        for model, chunk in self._database.query(sql, _PREFIX.unpack(digest.raw[:8])):
+            with self._lock:
+                model_id = self._model_ids.get(model)
+            if model_id is not None:
+                yield model_id, chunk
+
+    # --- changes
+
+    def create(self, writer: Writer, layout: Layout, root: Path, kind: Kind) -> Copy:
+        """Add an empty copy, with the model and its chunks in the index. Call `publish_copy` after the commit."""
+        model_id = layout.model_id
+        rows = writer.execute("SELECT number FROM models WHERE model_id = ?", (model_id.raw,))
+        if not rows:
+            sql = "INSERT INTO models (model_id, chunk_count) VALUES (?, ?) RETURNING number"
+            rows = writer.execute(sql, (model_id.raw, len(layout)))
+            writer.execute_many("INSERT INTO chunks VALUES (?, ?, ?)", sorted(_index_rows(layout, rows[0][0])))
+        values = (rows[0][0], os.fsencode(root), kind, HaveMap(len(layout)).encode())
+        sql = "INSERT INTO copies (model, root, kind, have, clean) VALUES (?, ?, ?, ?, 1) RETURNING number"
+        ((number,),) = writer.execute(sql, values)
+        with self._lock:
+            self._note_model(rows[0][0], model_id)
+        return Copy(number, model_id, root, kind, len(layout), clean=True)
+
+    def publish_copy(self, copy: Copy) -> None:
+        """Make a new copy known to look-ups."""
+        with self._lock:
+            self._copies.setdefault(copy.model_id, []).append(copy)
+
+    def save_files(self, writer: Writer, copy: Copy, files: Iterable[KeptFile]) -> None:
+        writer.execute_many(_SAVE_FILE, [_saved(copy, file) for file in files])
+
+    def set_kind(self, writer: Writer, copy: Copy, kind: Kind) -> None:
+        copy.kind = kind
+        writer.execute("UPDATE copies SET kind = ? WHERE number = ?", (kind, copy.number))
+
+    def save_have(self, writer: Writer, copy: Copy, bits: int, *, clean: bool) -> None:
+        have = HaveMap(copy.count, bits).encode()
+        writer.execute("UPDATE copies SET have = ?, clean = ? WHERE number = ?", (have, clean, copy.number))
+
+    def located(self, location: Path) -> list[tuple[Copy, KeptFile]]:
+        """Every file of every copy that is said to be at this place."""
+        return [(copy, file) for copy in self.all_copies() for file in copy.files if file.location == location]
+
+    def mark(self, copy: Copy, index: int, fault: str) -> bool:
+        """Note that a file changed or vanished, or with an empty text that it is back. Whether that is news."""
+        file = copy.file(index)
+        if file is None or file.fault == fault:
+            return False
+        changed = replace(file, fault=fault)
+        copy.put(changed)
+        with self._database.transaction() as writer:
+            self.save_files(writer, copy, [changed])
+        return True
+
+    def known_file(self, identity: FileIdentity) -> tuple[ModelId, int] | None:
+        """A model and file number under which a file with these marks was published, so hashed whole, before.
+
+        A fetched file does not count: its chunks were checked, the two hashes of the whole are its publisher's word.
+        """
+        sql = (
+            "SELECT model, file FROM files JOIN copies ON copies.number = files.copy "
+            "WHERE identity = ? AND fault = '' AND kind = 'published' LIMIT 1"
+        )
+        for model, file in self._database.query(sql, (identity.pack(),)):
+            with self._lock:
+                return self._model_ids[model], file
+        return None
+
+    def remove_copy(self, copy: Copy) -> None:
+        with self._database.transaction() as writer:
+            writer.execute("DELETE FROM copies WHERE number = ?", (copy.number,))
+        with self._lock:
+            copies = self._copies.get(copy.model_id, [])
+            copies[:] = [other for other in copies if other is not copy]
+            if not copies:
+                self._copies.pop(copy.model_id, None)
+
+    def remove_model(self, model_id: ModelId, layout: Layout | None) -> None:
+        """Take a model without copies out of the index; its objects go too, as far as nothing else names them."""
+        with self._lock:
+            number = self._models.pop(model_id, None)
+            if number is None:
+                return
+            del self._model_ids[number]
+        with self._database.transaction() as writer:
+            if layout is not None:
+                rows = sorted(_index_rows(layout, number))
+                writer.execute_many("DELETE FROM chunks WHERE prefix = ? AND model = ? AND chunk = ?", rows)
+            else:
+                writer.execute("DELETE FROM chunks WHERE model = ?", (number,))
+            writer.execute("DELETE FROM models WHERE number = ?", (number,))
+
+
+def _index_rows(layout: Layout, model: int) -> Iterator[tuple[int, int, int]]:
+    chunk = 0
+    for chunks in layout.chunk_lists:
+        for at in range(0, len(chunks.encoded), ENTRY_BYTES):
+            yield _PREFIX.unpack_from(chunks.encoded, at)[0], model, chunk
+            chunk += 1
+
+
+def _saved(copy: Copy, file: KeptFile) -> Row:
+    location = os.fsencode(file.location)
+    span = (file.span.start, len(file.span))
+    return (copy.number, file.index, *span, location, file.state.value, file.identity.pack(), file.fault)
+
+
+def _loaded(row: Row) -> KeptFile:
+    _, index, first, count, location, state_text, identity, fault = row
+    state = FileState(state_text)
+    return KeptFile(
+        index=index,
+        span=range(first, first + count),
+        location=Path(os.fsdecode(location)),
+        state=state,
+        identity=FileIdentity.unpack(identity),
+        fault=fault,
+        trusted=state is not FileState.PLACED,
+    )

@@ -1,0 +1,129 @@
+"""Looking again at what is kept: stat every file, or hash it whole and name each range that is not as it should be."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+from p2pmodel.errors import InterruptedFetchError
+from p2pmodel.limits import CHUNK_BYTES_MAX
+from p2pmodel.model import Digest, Layout
+from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.database import Database
+from p2pmodel.store.files import Files, OpenFile
+from p2pmodel.store.hashing import HashPool
+from p2pmodel.store.publishing import Tally
+from p2pmodel.store.serving import changed_text
+from p2pmodel.store.values import BadRange, FileState
+
+
+class Checker:
+    """Compares the files of copies with the catalogue (`look`) and with the manifest (`verify`)."""
+
+    def __init__(self, files: Files, database: Database, catalogue: Catalogue, pool: HashPool) -> None:
+        self._files, self._database, self._catalogue, self._pool = files, database, catalogue, pool
+
+    def look(self, copy: Copy) -> bool:
+        """Stat every file of a copy and mark what changed, vanished or came back. Whether any of that is news."""
+        news = False
+        for seen in copy.files:
+            status = self._files.status(seen.location)
+            with copy.moving:  # a fetch may be giving the file its final name
+                kept = copy.file(seen.index)
+            if kept is None or kept != seen or not kept.trusted:
+                continue
+            fault = ""
+            if status is None:
+                fault = f"{str(kept.location)!r} has vanished"
+            elif not kept.is_same(status.identity):
+                fault = changed_text(kept)
+            news |= self._catalogue.mark(copy, kept.index, fault)
+        return news
+
+    def verify(self, copy: Copy, layout: Layout, tally: Tally, stop: threading.Event) -> list[BadRange]:
+        """Hash every file of a copy; its bits and faults are then what the disk says."""
+        bad: list[BadRange] = []
+        lock = threading.Lock()
+
+        def check(kept: KeptFile) -> None:
+            found = self._verify_file(copy, kept, layout, tally, stop)
+            with lock:
+                bad.extend(found)
+
+        files = sorted(copy.files, key=lambda kept: layout.files[kept.index].size, reverse=True)
+        self._pool.each([_bind(check, kept) for kept in files])
+        with self._database.transaction() as writer:
+            self._catalogue.save_files(writer, copy, copy.files)
+            self._catalogue.save_have(writer, copy, copy.bits | copy.hidden, clean=copy.clean)
+        return sorted(bad, key=lambda found: (found.file, found.offset))
+
+    def _verify_file(
+        self, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event
+    ) -> list[BadRange]:
+        entry = layout.files[kept.index]
+        file = self._files.open_file(kept.location)
+        if file is None:
+            self._catalogue.mark(copy, kept.index, f"{str(kept.location)!r} has vanished")
+            return [BadRange(entry.path.text, 0, entry.size, "the file is missing")]
+        try:
+            before = file.status().identity
+            good, sha256 = self._hash(file, copy, kept, layout, tally, stop)
+            unchanged = file.status().identity == before
+        finally:
+            file.close()
+        claimed = kept.mask if kept.state is not FileState.PARTIAL else copy.bits & kept.mask
+        bad = _ranges(layout, kept, claimed & ~good, "the content is not what the manifest says")
+        if before.size > entry.size and kept.state is not FileState.PARTIAL:
+            bad.append(BadRange(entry.path.text, entry.size, before.size - entry.size, "the file is longer"))
+        if not bad and kept.state is not FileState.PARTIAL and sha256 != entry.sha256.raw:
+            bad.append(BadRange(entry.path.text, 0, entry.size, "the manifest gives another SHA-256 than its chunks"))
+        copy.drop(claimed & ~good)
+        copy.add(good)
+        if unchanged and before.size == entry.size and (not bad or kept.could_be(before) or kept.is_same(before)):
+            # Touched, or damaged in place: what was read is what the bits say. A file with other content that somebody
+            # wrote keeps its fault, and with it the protection against being overwritten.
+            copy.put(replace(kept, identity=before, fault="", trusted=True))
+        else:
+            copy.put(replace(kept, fault=changed_text(kept)))
+        return bad
+
+    def _hash(
+        self, file: OpenFile, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event
+    ) -> tuple[int, bytes]:
+        buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+        whole, good = hashlib.sha256(), 0
+        held = copy.bits
+        for index in kept.span:
+            place = layout[index]
+            view = buffer[: place.length]
+            if kept.state is FileState.PARTIAL and not held >> index & 1:
+                continue
+            if stop.is_set():
+                raise InterruptedFetchError("stopped")
+            count = file.read_into(view, place.offset)
+            whole.update(view[:count])
+            if count == place.length and Digest.of(view) == place.digest:
+                good |= 1 << index
+            tally.add(place.length, layout.files[kept.index].path.text)
+        return good, whole.digest()
+
+
+def _bind(check: Callable[[KeptFile], None], kept: KeptFile) -> Callable[[], None]:
+    return lambda: check(kept)
+
+
+def _ranges(layout: Layout, kept: KeptFile, bits: int, reason: str) -> list[BadRange]:
+    """The chunks of one file as byte ranges, neighbours joined."""
+    found: list[BadRange] = []
+    path = layout.files[kept.index].path.text
+    for index in kept.span:
+        if not bits >> index & 1:
+            continue
+        place = layout[index]
+        if found and found[-1].offset + found[-1].length == place.offset:
+            found[-1] = replace(found[-1], length=found[-1].length + place.length)
+        else:
+            found.append(BadRange(path, place.offset, place.length, reason))
+    return found

@@ -1,0 +1,139 @@
+"""The store's SQLite file: objects, statements, the chunk index, and what is claimed to be on disk.
+
+Write-ahead logging with `synchronous=FULL`: a claim that a commit returned is durable. There are only a few commits in
+a minute (claims go in batches), so the sync of each costs nothing that is felt, and the order "bytes, barrier, claim"
+needs no second thought. One connection writes and another reads, each behind its own lock, so that a look-up never
+waits for a commit.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
+
+SCHEMA_VERSION = 1
+_SCHEMA = """
+CREATE TABLE objects (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE statements (
+    model_id BLOB NOT NULL, signer BLOB NOT NULL, name TEXT NOT NULL, revision TEXT NOT NULL,
+    issued_at INTEGER NOT NULL, envelope BLOB NOT NULL, PRIMARY KEY (model_id, signer, name, revision)
+);
+CREATE INDEX statements_by_name ON statements (name, issued_at);
+CREATE TABLE models (number INTEGER PRIMARY KEY, model_id BLOB NOT NULL UNIQUE, chunk_count INTEGER NOT NULL);
+-- Eight bytes of the digest, then where it is; the whole digest stands in the chunk list. About 16 bytes a chunk.
+CREATE TABLE chunks (
+    prefix INTEGER NOT NULL, model INTEGER NOT NULL, chunk INTEGER NOT NULL, PRIMARY KEY (prefix, model, chunk)
+) WITHOUT ROWID;
+-- A place on this disk where a model lies, whole or in part; `have` is a have-map of what is proven.
+CREATE TABLE copies (
+    number INTEGER PRIMARY KEY, model INTEGER NOT NULL REFERENCES models, root BLOB NOT NULL, kind TEXT NOT NULL,
+    have BLOB NOT NULL, clean INTEGER NOT NULL, UNIQUE (model, root)
+);
+CREATE TABLE files (
+    copy INTEGER NOT NULL REFERENCES copies ON DELETE CASCADE, file INTEGER NOT NULL,
+    first_chunk INTEGER NOT NULL, chunk_count INTEGER NOT NULL, location BLOB NOT NULL, state TEXT NOT NULL,
+    identity BLOB NOT NULL, fault TEXT NOT NULL, PRIMARY KEY (copy, file)
+) WITHOUT ROWID;
+CREATE INDEX files_by_identity ON files (identity);
+"""
+
+Row = tuple[Any, ...]
+
+
+class Writer:
+    """The statements of one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._connection.executemany(sql, rows)
+
+
+class Database:
+    """Open or create `path`. Raises `RefusedError` for missing rights or a newer format, `NoSpaceError`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._closed = False
+        with self._errors():
+            self._writer = self._connect()
+            try:
+                self._prepare()
+                self._reader = self._connect()
+                self._reader.execute("PRAGMA query_only=ON")
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA cache_size=-8192")
+        return connection
+
+    def _prepare(self) -> None:
+        self._writer.execute("PRAGMA journal_mode=WAL")
+        (version,) = self._writer.execute("PRAGMA user_version").fetchone()
+        if version > SCHEMA_VERSION:
+            raise RefusedError(f"{str(self.path)!r} was written by a newer version of p2pmodel; upgrade this one")
+        if version == 0:
+            self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writer]:
+        """All or nothing, durable when it returns. Raises `NoSpaceError`, `RefusedError`, `P2PModelError`."""
+        with self._write_lock, self._errors():
+            self._check_open()
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield Writer(self._writer)
+                self._writer.execute("COMMIT")
+            finally:
+                if self._writer.in_transaction:  # SQLite has ended it already where the disk was full
+                    self._writer.execute("ROLLBACK")
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
+        with self._read_lock, self._errors():
+            self._check_open()
+            return self._reader.execute(sql, values).fetchall()
+
+    def close(self) -> None:
+        with self._write_lock, self._read_lock:
+            if not self._closed:
+                self._closed = True
+                self._reader.close()
+                self._writer.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise P2PModelError("the store has been closed")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: sqlite3.Error) -> P2PModelError:
+        text = f"the index {str(self.path)!r}: {error}"
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return NoSpaceError(text)
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+            return RefusedError(text)
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            return P2PModelError(f"{text}; move it away and publish or fetch again: no model file depends on it")
+        return P2PModelError(text)

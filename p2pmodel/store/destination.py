@@ -1,0 +1,112 @@
+"""The directory that a fetch writes to: partial files beside, final names by rename, never through a link.
+
+Partial files lie in `<destination>/.p2pmodel-<16 digits of the model id>/`, named by the file's number in the
+manifest, so no name from outside is used before its file is whole. Every component below the destination is opened
+relative to the directory above it and without following links: whoever swaps a link in gets a refusal, not a file
+written elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from p2pmodel.errors import P2PModelError, RefusedError
+from p2pmodel.model import ModelId, PortablePath
+from p2pmodel.store.files import Directory, Files, OpenFile
+from p2pmodel.store.values import FileStatus
+
+
+class Destination:
+    """Opens (and makes) the directory. Raises `RefusedError` where another fetch of this model writes there."""
+
+    def __init__(self, files: Files, root: Path, model_id: ModelId) -> None:
+        directory = files.open_directory(root, create=True)
+        assert directory is not None
+        self.root, self._directory = root, directory
+        self.partials_name = f".p2pmodel-{model_id.hex[:16]}"
+        try:
+            partials = directory.directory(self.partials_name, create=True, exclusive=True)
+            assert partials is not None
+        except P2PModelError:
+            directory.close()
+            raise
+        self._partials = partials
+
+    def final(self, path: PortablePath) -> Path:
+        return self.root / path.text
+
+    def partial(self, file_index: int) -> Path:
+        return self.root / self.partials_name / _partial_name(file_index)
+
+    @contextmanager
+    def parent(self, path: PortablePath, *, create: bool = False) -> Iterator[Directory | None]:
+        """The open directory that a file belongs in; None where it does not exist. `RefusedError` for links."""
+        opened: list[Directory] = []
+        try:
+            directory: Directory | None = self._directory
+            for part in path.parts[:-1]:
+                assert directory is not None
+                directory = directory.directory(part, create=create)
+                if directory is None:
+                    break
+                opened.append(directory)
+            yield directory
+        finally:
+            for directory in reversed(opened):
+                directory.close()
+
+    def status(self, path: PortablePath) -> FileStatus | None:
+        with self.parent(path) as directory:
+            return directory.status(path.name) if directory else None
+
+    def open_final(self, path: PortablePath) -> OpenFile | None:
+        with self.parent(path) as directory:
+            return directory.open(path.name) if directory else None
+
+    def partial_status(self, file_index: int) -> FileStatus | None:
+        return self._partials.status(_partial_name(file_index))
+
+    def open_partial(self, file_index: int, *, create: bool = False) -> OpenFile | None:
+        return self._partials.open(_partial_name(file_index), write=True, create=create)
+
+    def remove_partial(self, file_index: int) -> None:
+        self._partials.remove(_partial_name(file_index))
+
+    def free_bytes(self) -> int:
+        return self._directory.free_bytes()
+
+    def place(self, file_index: int, path: PortablePath) -> None:
+        """Give a partial file its final name, replacing what has it. Raises `RefusedError` for a directory there."""
+        with self.parent(path, create=True) as directory:
+            assert directory is not None
+            status = directory.status(path.name)
+            if status is not None and status.kind == "directory":
+                raise RefusedError(f"{str(self.final(path))!r} is a directory where a file has to be")
+            self._partials.rename(_partial_name(file_index), directory, path.name)
+
+    def take_back(self, file_index: int, path: PortablePath) -> None:
+        """Make a placed file partial again: it is not whole, so it may not keep its name."""
+        with self.parent(path) as directory:
+            assert directory is not None
+            directory.rename(path.name, self._partials, _partial_name(file_index))
+
+    def sync_directories(self, paths: list[PortablePath]) -> None:
+        """Make the names of these files durable: each directory from the destination down, once."""
+        prefixes = {path.parts[:depth] for path in paths for depth in range(1, len(path.parts))}
+        for parts in sorted(prefixes, key=len, reverse=True):
+            with self.parent(PortablePath("/".join((*parts, "_")))) as directory:
+                if directory is not None:
+                    directory.sync()
+        self._directory.sync()
+
+    def close(self) -> None:
+        """Remove the partial directory if nothing is in it."""
+        self._partials.close()
+        self._directory.remove(self.partials_name)
+        self._directory.close()
+
+
+def _partial_name(file_index: int) -> str:
+    return f"{file_index:05d}.part"

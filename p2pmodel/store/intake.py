@@ -1,0 +1,300 @@
+"""One running fetch of one model into one directory: verified bytes in, files under their final names out.
+
+The order on disk is bytes, barrier, claim. `write` checks a chunk, writes it to every place of the model that has the
+same hash, and counts it as held in memory, where it is served at once. `claim` makes the bytes durable and only then
+says so in the database. `finish` renames whole files first (a user waits for the name, not for the disk), after the
+database has been told their marks; they count as *placed*, and a later `claim` proves them. What an earlier run left
+unproven is hashed again by `adopt`, never fetched again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
+from p2pmodel.model import Digest, HaveMap, Layout
+from p2pmodel.model.chunk_list import ENTRY_BYTES
+from p2pmodel.store.adoption import Adoption, LocalChunks
+from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.database import Database
+from p2pmodel.store.destination import Destination
+from p2pmodel.store.files import Files, OpenFile
+from p2pmodel.store.serving import OpenFiles
+from p2pmodel.store.values import FileState
+
+OnProgress = Callable[[int, int, str], None]
+
+
+class Intake:
+    """Made by `Store.open_intake`. `adopt` comes first, once; then `write` and `claim` from any thread; then `finish`.
+
+    `close` must be called in the end, whatever happened.
+    """
+
+    def __init__(
+        self,
+        *,
+        layout: Layout,
+        file_indices: Collection[int],
+        copy: Copy,
+        destination: Destination,
+        files: Files,
+        database: Database,
+        catalogue: Catalogue,
+        local_chunks: LocalChunks,
+        overwrite: bool,
+        on_close: Callable[[Intake], None],
+    ) -> None:
+        self.layout = layout
+        self.file_indices = tuple(sorted(set(file_indices)))
+        self.wanted = layout.have_map(self.file_indices)
+        self.bytes_reused = 0
+        """Bytes of wanted chunks that were on this disk before the fetch: claimed, recovered, adopted or copied."""
+        self._copy, self._destination, self._files = copy, destination, files
+        self._database, self._catalogue = database, catalogue
+        self._local_chunks, self._overwrite, self._on_close = local_chunks, overwrite, on_close
+        self._same = _repeated(layout)
+        self._open = OpenFiles()
+        self._proven = copy.bits
+        self._recorded = 0
+        """Chunks of placed files: in the database they stand beside the file's state, which says "unproven"."""
+        self._state = threading.Condition()
+        self._claiming, self._recording = threading.Lock(), threading.Lock()
+        self._writing = 0
+        self._dirty: set[int] = set()
+        self._adopted = self._closed = False
+
+    @property
+    def have(self) -> HaveMap:
+        """The chunks of the model that are verified and here."""
+        return HaveMap(self.wanted.count, self._copy.bits)
+
+    @property
+    def missing(self) -> HaveMap:
+        """The wanted chunks that are not here yet."""
+        return HaveMap(self.wanted.count, self.wanted.bits & ~self._copy.bits)
+
+    def adopt(self, on_progress: OnProgress | None = None) -> None:
+        """Take over what is here already, and reserve the space for the rest. Blocks; hashes what is not proven.
+
+        Raises `RefusedError` where a file with other content has a final name and `overwrite` is off, and
+        `NoSpaceError` before anything was written.
+        """
+        assert not self._adopted
+        adoption = Adoption(
+            layout=self.layout,
+            file_indices=self.file_indices,
+            copy=self._copy,
+            destination=self._destination,
+            files=self._files,
+            catalogue=self._catalogue,
+            overwrite=self._overwrite,
+            on_progress=on_progress,
+        )
+        kept = adoption.run()
+        with self._database.transaction() as writer:
+            self._proven &= self._copy.bits
+            self._catalogue.save_files(writer, self._copy, kept)
+            self._catalogue.save_have(writer, self._copy, self._proven | self._copy.hidden, clean=False)
+        self._dirty.update(file.index for file in kept if self._copy.bits & file.mask & ~self._proven)
+        self._dirty.update(file.index for file in kept if file.state is FileState.PLACED)
+        self._adopted = True
+        adoption.copy_replaced(self._keep)
+        self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress)
+        reused = HaveMap(self.wanted.count, self.wanted.bits & self._copy.bits)
+        self.bytes_reused = sum(self.layout[index].length for index in reused)
+
+    def write(self, index: int, data: memoryview) -> int:
+        """Keep chunk `index` if `data` is it. Returns the chunks newly held, as bits of a have-map (0: had it).
+
+        Raises `CorruptChunkError` where the bytes are not this chunk, `NoSpaceError` and others of the disk.
+        """
+        digest = self.layout[index].digest
+        if Digest.of(data) != digest:
+            raise CorruptChunkError(f"the bytes of chunk {index} do not have the hash {digest.hex}")
+        return self._keep(index, data)
+
+    def _keep(self, index: int, data: memoryview) -> int:
+        """Write a verified chunk to every wanted place of its hash that does not have it yet."""
+        assert self._adopted, "adopt() comes before the first write"
+        with self._state:
+            held = self._copy.bits
+            places = [at for at in self._same.get(index, (index,)) if at in self.wanted and not held >> at & 1]
+            if not places:
+                return 0
+            self._writing += 1
+        try:
+            bits = 0
+            for at in places:
+                place = self.layout[at]
+                if len(data) != place.length:
+                    raise CorruptChunkError(f"chunk {index} has {len(data)} bytes instead of {place.length}")
+                with self._partial(place.file_index) as file:
+                    file.write(data, place.offset)
+                bits |= 1 << at
+            with self._state:
+                self._dirty.update(self.layout[at].file_index for at in places)
+                return self._copy.add(bits)
+        finally:
+            with self._state:
+                self._writing -= 1
+                self._state.notify_all()
+
+    @contextmanager
+    def _partial(self, file_index: int) -> Iterator[OpenFile]:
+        entry = self._open.acquire((0, file_index), lambda: self._destination.open_partial(file_index))
+        if entry is None:
+            raise P2PModelError(f"the partial file {str(self._destination.partial(file_index))!r} has vanished")
+        try:
+            yield entry.file
+        finally:
+            self._open.release(entry)
+
+    def claim(self) -> None:
+        """Make durable what is held, then say so: after a power cut exactly this is known to be here.
+
+        Raises `P2PModelError` where the disk cannot; what was not proven before then no longer counts as held.
+        """
+        self._claim(clean=False)
+
+    def _claim(self, *, clean: bool) -> None:
+        with self._claiming:
+            with self._state:
+                bits, dirty = self._copy.bits, sorted(self._dirty)
+                self._dirty.clear()
+            try:
+                placed = [kept for file_index in dirty if (kept := self._sync(file_index)) is not None]
+                if placed:
+                    self._destination.sync_directories([self.layout.files[file.index].path for file in placed])
+            except P2PModelError:
+                with self._state:
+                    self._dirty.update(dirty)
+                raise
+            if bits == self._proven and not placed and not clean:
+                return
+            with self._recording, self._database.transaction() as writer:
+                self._catalogue.save_files(
+                    writer, self._copy, [replace(file, state=FileState.PROVEN) for file in placed]
+                )
+                self._catalogue.save_have(writer, self._copy, self._recorded | bits | self._copy.hidden, clean=clean)
+            self._proven = bits
+            self._copy.clean = clean
+            for file in placed:
+                if self._copy.file(file.index) == file:
+                    self._copy.put(replace(file, state=FileState.PROVEN))
+
+    def _sync(self, file_index: int) -> KeptFile | None:
+        """Barrier for one file, which is returned where it has its final name already.
+
+        After a barrier that failed nobody knows what is on the disk, so what it should have proven is held no more.
+        """
+        kept = self._copy.file(file_index)
+        if kept is None or kept.state is FileState.PROVEN:
+            return None
+        try:
+            if kept.state is FileState.PARTIAL:
+                with self._partial(file_index) as file:
+                    file.sync()
+                return None
+            placed = self._files.open_file(kept.location)
+            if placed is None:
+                raise P2PModelError(f"{str(kept.location)!r} has vanished")
+            try:
+                placed.sync()
+            finally:
+                placed.close()
+            return kept
+        except P2PModelError:
+            if self._copy.file(file_index) is not kept:  # it has got its final name meanwhile
+                return self._sync(file_index)
+            self._copy.drop(kept.mask & ~self._proven)
+            raise
+
+    def finish(self) -> None:
+        """Give every wanted file its final name. Raises `P2PModelError` unless all of them are whole."""
+        with self._state:
+            self._state.wait_for(lambda: not self._writing)
+            if self.missing.held:
+                raise P2PModelError(f"{self.missing.held} chunks are missing: the files are not whole")
+            placed = [self._placed(kept) for kept in self._partial_files()]
+            self._check_final_names(placed)
+            with self._recording, self._database.transaction() as writer:
+                for file in placed:
+                    self._recorded |= file.mask
+                self._catalogue.save_files(writer, self._copy, placed)
+                have = self._recorded | self._proven | self._copy.hidden
+                self._catalogue.save_have(writer, self._copy, have, clean=False)
+            for file in placed:
+                self._place(file)
+            self._dirty.update(file.index for file in placed)
+
+    def _partial_files(self) -> list[KeptFile]:
+        kept = [self._copy.file(index) for index in self.file_indices]
+        return [file for file in kept if file is not None and file.state is FileState.PARTIAL]
+
+    def _placed(self, kept: KeptFile) -> KeptFile:
+        with self._partial(kept.index) as file:
+            identity = file.status().identity
+        if not identity.same_place(kept.identity):
+            raise P2PModelError(f"the partial file {str(kept.location)!r} was replaced by something else")
+        location = self._destination.final(self.layout.files[kept.index].path)
+        return replace(kept, state=FileState.PLACED, identity=identity, location=location)
+
+    def _check_final_names(self, placed: list[KeptFile]) -> None:
+        """Somebody may have made a file of that name since `adopt` looked."""
+        for file in placed:
+            path = self.layout.files[file.index].path
+            status = self._destination.status(path)
+            if status is not None and not self._overwrite and not self._is_ours(file, status.identity):
+                raise RefusedError(f"{str(file.location)!r} has appeared meanwhile and would be overwritten")
+
+    def _is_ours(self, file: KeptFile, identity: object) -> bool:
+        found = self._catalogue.located(file.location)
+        return any(kept.identity == identity and copy.kind == "fetched" for copy, kept in found)
+
+    def _place(self, file: KeptFile) -> None:
+        others = [(copy, kept) for copy, kept in self._catalogue.located(file.location) if copy is not self._copy]
+        with self._copy.moving:
+            self._destination.place(file.index, self.layout.files[file.index].path)
+            self._copy.put(file)
+        self._open.drop((0, file.index))
+        for copy, kept in others:
+            self._catalogue.mark(copy, kept.index, f"{str(kept.location)!r} was replaced by another model's file")
+
+    def close(self) -> None:
+        """End the fetch. What has arrived stays for the next run; where nothing did, nothing stays."""
+        with self._state:
+            if self._closed:
+                return
+            self._closed = True
+            self._state.wait_for(lambda: not self._writing)
+        try:
+            if self._adopted and self._copy.bits:
+                self._claim(clean=True)
+        finally:
+            self._open.close()
+            if not self._copy.bits and not any(file.state is not FileState.PARTIAL for file in self._copy.files):
+                for index in self.file_indices:
+                    self._destination.remove_partial(index)
+                self._catalogue.remove_copy(self._copy)
+            self._destination.close()
+            self._on_close(self)
+
+
+def _repeated(layout: Layout) -> dict[int, tuple[int, ...]]:
+    """For every chunk whose hash stands at several places of the model, all of them."""
+    seen: dict[bytes, int] = {}
+    repeated: dict[bytes, list[int]] = {}
+    index = 0
+    for chunks in layout.chunk_lists:
+        for at in range(0, len(chunks.encoded), ENTRY_BYTES):
+            digest = chunks.encoded[at : at + 32]
+            first = seen.setdefault(digest, index)
+            if first != index:
+                repeated.setdefault(digest, [first]).append(index)
+            index += 1
+    groups = (tuple(places) for places in repeated.values())
+    return {place: group for group in groups for place in group}

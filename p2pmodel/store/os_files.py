@@ -1,0 +1,229 @@
+"""The real disk behind `files.py`: system calls relative to directory descriptors, no link followed below the root."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from p2pmodel.errors import RefusedError
+from p2pmodel.store.files import Directory, Files, OpenFile, os_fault
+from p2pmodel.store.values import FileIdentity, FileStatus
+
+_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+_FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+"""`O_NONBLOCK`: opening a pipe that somebody put in a file's place must not wait for ever."""
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+
+
+def file_status(result: os.stat_result) -> FileStatus:
+    kind: Literal["file", "directory", "link", "other"] = "other"
+    if stat.S_ISREG(result.st_mode):
+        kind = "file"
+    elif stat.S_ISDIR(result.st_mode):
+        kind = "directory"
+    elif stat.S_ISLNK(result.st_mode):
+        kind = "link"
+    identity = FileIdentity(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+    return FileStatus(identity, kind, result.st_nlink, result.st_blocks * 512)
+
+
+class OsFile:
+    """An open regular file."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd, self.path = fd, path
+
+    def fileno(self) -> int | None:
+        return self._fd
+
+    def status(self) -> FileStatus:
+        return file_status(os.fstat(self._fd))
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        done = 0
+        try:
+            while done < len(buffer):
+                count = os.preadv(self._fd, [buffer[done:]], offset + done)
+                if not count:
+                    break
+                done += count
+        except OSError as error:
+            raise os_fault(error, self.path, "read") from error
+        return done
+
+    def write(self, data: memoryview, offset: int) -> None:
+        done = 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], offset + done)
+        except OSError as error:
+            raise os_fault(error, self.path, "write") from error
+
+    def allocate(self, size: int) -> None:
+        try:
+            if size:
+                os.posix_fallocate(self._fd, 0, size)
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise os_fault(error, self.path, f"reserve {size} bytes for") from error
+
+    def sync(self) -> None:
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise os_fault(error, self.path, "make durable") from error
+
+    def data_ranges(self, size: int) -> Iterator[tuple[int, int]]:
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(self._fd, end, os.SEEK_DATA)
+                end = os.lseek(self._fd, start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # a file system that cannot tell: all of it may hold something
+                    yield end, size
+                return
+            yield start, min(end, size)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class OsDirectory:
+    """An open directory."""
+
+    __slots__ = ("_fd", "path")
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd, self.path = fd, path
+
+    def directory(self, name: str, *, create: bool = False, exclusive: bool = False) -> Directory | None:
+        path = self.path / name
+        try:
+            if create:
+                try:
+                    os.mkdir(name, 0o777, dir_fd=self._fd)
+                except FileExistsError:
+                    pass
+            fd = os.open(name, _DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=self._fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise RefusedError(f"{str(path)!r} is a link or a file where a directory has to be") from error
+            raise os_fault(error, path, "open the directory") from error
+        if exclusive:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                os.close(fd)
+                raise RefusedError(f"another fetch is writing to {str(path)!r}") from error
+        return OsDirectory(fd, path)
+
+    def open(self, name: str, *, write: bool = False, create: bool = False) -> OpenFile | None:
+        flags = _FILE_FLAGS | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
+        path = self.path / name
+        try:
+            fd = os.open(name, flags, 0o666, dir_fd=self._fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise RefusedError(f"{str(path)!r} is not a regular file") from error
+            raise os_fault(error, path, "open") from error
+        return _regular(fd, path)
+
+    def status(self, name: str) -> FileStatus | None:
+        try:
+            return file_status(os.stat(name, dir_fd=self._fd, follow_symlinks=False))
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return None
+            raise os_fault(error, self.path / name, "look at") from error
+
+    def rename(self, name: str, to: Directory, new_name: str) -> None:
+        assert isinstance(to, OsDirectory)
+        try:
+            os.rename(name, new_name, src_dir_fd=self._fd, dst_dir_fd=to._fd)
+        except OSError as error:
+            raise os_fault(error, to.path / new_name, "put in its place") from error
+
+    def remove(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EISDIR, errno.EPERM):
+                raise os_fault(error, self.path / name, "remove") from error
+            try:
+                os.rmdir(name, dir_fd=self._fd)
+            except OSError as second:
+                if second.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
+                    raise os_fault(second, self.path / name, "remove") from second
+
+    def free_bytes(self) -> int:
+        numbers = os.fstatvfs(self._fd)
+        return numbers.f_bavail * numbers.f_frsize
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise os_fault(error, self.path, "make durable") from error
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class OsFiles:
+    """The file system of this machine."""
+
+    def open_directory(self, path: Path, *, create: bool = False) -> Directory | None:
+        try:
+            if create:
+                path.mkdir(parents=True, exist_ok=True)
+            return OsDirectory(os.open(path, _DIRECTORY_FLAGS), path)
+        except OSError as error:
+            if error.errno in (*_ABSENT, errno.EEXIST):
+                if not create:
+                    return None
+                raise RefusedError(f"{str(path)!r} cannot be a directory: a file is in its way") from error
+            raise os_fault(error, path, "open the directory") from error
+
+    def open_file(self, path: Path) -> OpenFile | None:
+        try:
+            fd = os.open(path, os.O_RDONLY | _FILE_FLAGS)
+        except OSError as error:
+            if error.errno in (*_ABSENT, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                return None
+            raise os_fault(error, path, "open") from error
+        try:
+            return _regular(fd, path)
+        except RefusedError:
+            return None
+
+    def status(self, path: Path) -> FileStatus | None:
+        try:
+            return file_status(path.stat())
+        except OSError as error:
+            if error.errno in (*_ABSENT, errno.ELOOP):
+                return None
+            raise os_fault(error, path, "look at") from error
+
+
+def _regular(fd: int, path: Path) -> OsFile:
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise RefusedError(f"{str(path)!r} is not a regular file")
+    return OsFile(fd, path)
+
+
+OS_FILES: Files = OsFiles()

@@ -1,0 +1,280 @@
+"""The store of one peer: which models are on this disk, where each chunk lies, and what may be said to be here.
+
+Files stay where they are: a published model is served in place, a fetched one is written once, into files that take
+their final names when they are whole. Nothing is served from a file that changed since it was hashed. All methods may
+be called from any thread; none needs an event loop.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError, UsageError
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
+from p2pmodel.store.adoption import LocalChunks
+from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.checking import Checker
+from p2pmodel.store.database import Database
+from p2pmodel.store.destination import Destination
+from p2pmodel.store.files import Files
+from p2pmodel.store.hashing import HashPool
+from p2pmodel.store.intake import Intake
+from p2pmodel.store.objects import Objects, Statements
+from p2pmodel.store.os_files import OS_FILES
+from p2pmodel.store.publishing import OnProgress, Publisher, Tally
+from p2pmodel.store.serving import ChunkSource, Server
+from p2pmodel.store.summary import stored_model
+from p2pmodel.store.values import BadRange, FileState, Published, StoredModel
+
+INDEX_NAME = "store.sqlite3"
+
+
+class Store:
+    """Made by `Store.open`. The data directory must be this process's own (`DirectoryLock`)."""
+
+    def __init__(self, directory: Path, database: Database, files: Files) -> None:
+        self.directory = directory
+        self._files, self._database = files, database
+        self._objects, self._statements = Objects(database), Statements(database)
+        self._catalogue = Catalogue(database)
+        self._pool = HashPool()
+        self._server = Server(files, self._catalogue)
+        self._publisher = Publisher(files, database, self._objects, self._catalogue, self._pool)
+        self._checker = Checker(files, database, self._catalogue, self._pool)
+        self._lock = threading.Lock()
+        self._intakes: dict[int, Intake] = {}
+
+    @classmethod
+    def open(cls, directory: Path, *, files: Files = OS_FILES) -> Store:
+        """Open the store in a data directory, made if need be. Raises `RefusedError`, `NoSpaceError`."""
+        opened = files.open_directory(directory, create=True)
+        assert opened is not None
+        opened.close()
+        return cls(directory, Database(directory / INDEX_NAME), files)
+
+    def close(self) -> None:
+        """End every fetch that is still open and let go of all files."""
+        with self._lock:
+            intakes = list(self._intakes.values())
+        for intake in intakes:
+            intake.close()
+        self._server.open_files.close()
+        self._pool.close()
+        self._database.close()
+
+    # --- objects and statements
+
+    def put_object(self, data: bytes) -> Digest:
+        """Keep a manifest or chunk list. Raises `DecodeError` where it is too long."""
+        return self._objects.put(data)
+
+    def object(self, digest: Digest) -> bytes | None:
+        """The bytes with this hash, which is computed again."""
+        return self._objects.get(digest)
+
+    def layout(self, model_id: ModelId) -> Layout | None:
+        """The model's manifest and chunk lists, where all of them are here."""
+        return self._objects.layout(model_id)
+
+    def add_statement(self, signed: SignedStatement) -> None:
+        self._statements.add(signed)
+
+    def statements(self, model_id: ModelId) -> list[SignedStatement]:
+        """Newest first."""
+        return self._statements.of(model_id)
+
+    def find_name(self, name: str, *, namespace: PublicKey | None = None, revision: str = "") -> list[SignedStatement]:
+        """Who calls what by this name, newest first; an empty revision stands for all."""
+        return self._statements.find_name(name, namespace=namespace, revision=revision)
+
+    # --- publishing and serving
+
+    def publish(
+        self,
+        path: Path,
+        *,
+        follow_symlinks: bool = False,
+        on_progress: OnProgress | None = None,
+        stop: threading.Event | None = None,
+    ) -> Published:
+        """Hash a directory or file where it lies and serve it from there.
+
+        Raises `NotFoundError`, `UsageError` (nothing in it, a link that leads outside, a name that is not portable, a
+        socket), `RefusedError` (no permission), `VerificationError` (a file changed meanwhile), and
+        `InterruptedFetchError` once `stop` is set.
+        """
+        stop = stop or threading.Event()
+        return self._publisher.publish(path, follow_symlinks=follow_symlinks, on_progress=on_progress, stop=stop)
+
+    def chunk(self, digest: Digest) -> ChunkSource | None:
+        """The chunk with this hash, from whichever model holds it; the caller releases it."""
+        return self._find(digest)
+
+    def _find(self, digest: Digest) -> ChunkSource | None:
+        for model_id, index in self._catalogue.places(digest):
+            copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits >> index & 1]
+            layout = self._objects.layout(model_id) if copies else None
+            if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
+                continue
+            for copy in copies:
+                if (source := self._server.open(copy, place)) is not None:
+                    return source
+        return None
+
+    def have_map(self, model_id: ModelId) -> HaveMap | None:
+        """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""
+        copies = self._catalogue.copies(model_id)
+        if not copies:
+            return None
+        bits = 0
+        for copy in copies:
+            bits |= copy.bits
+        return HaveMap(copies[0].count, bits)
+
+    def digests(self, model_id: ModelId) -> Iterator[Digest]:
+        """The hashes of the chunks that are here, in order."""
+        layout, have = self.layout(model_id), self.have_map(model_id)
+        if layout is not None and have is not None:
+            for index in have:
+                yield layout[index].digest
+
+    # --- fetching
+
+    def open_intake(
+        self, layout: Layout, file_indices: Collection[int], destination: Path, *, overwrite: bool = False
+    ) -> Intake:
+        """Begin, or resume, a fetch of these files into a directory. Call `adopt` next, and `close` in the end.
+
+        Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
+        to, or this model is being fetched into it.
+        """
+        if not file_indices or not all(0 <= index < len(layout.files) for index in file_indices):
+            raise UsageError("a fetch needs at least one file of the model")
+        place = Destination(self._files, _absolute(destination), layout.model_id)
+        try:
+            copy = self._copy_for(layout, place.root)
+            intake = Intake(
+                layout=layout,
+                file_indices=file_indices,
+                copy=copy,
+                destination=place,
+                files=self._files,
+                database=self._database,
+                catalogue=self._catalogue,
+                local_chunks=LocalChunks(self._find, lambda: len(self._catalogue.all_copies()) > 1),
+                overwrite=overwrite,
+                on_close=self._intake_closed,
+            )
+        except P2PModelError:
+            place.close()
+            raise
+        with self._lock:
+            self._intakes[id(intake)] = intake
+        return intake
+
+    def _copy_for(self, layout: Layout, root: Path) -> Copy:
+        copy = self._catalogue.copy_at(layout.model_id, root)
+        if copy is None:
+            with self._database.transaction() as writer:
+                self._objects.put_layout(writer, layout)
+                copy = self._catalogue.create(writer, layout, root, "fetched")
+            self._catalogue.publish_copy(copy)
+        self._objects.remember(layout)
+        return copy
+
+    def _intake_closed(self, intake: Intake) -> None:
+        with self._lock:
+            self._intakes.pop(id(intake), None)
+
+    # --- what is here
+
+    def models(self) -> list[StoredModel]:
+        found = [self.model(model_id) for model_id in self._catalogue.model_ids()]
+        return [model for model in found if model is not None]
+
+    def model(self, model_id: ModelId) -> StoredModel | None:
+        """What is here of one model, at the place where most of it is."""
+        manifest = self._objects.manifest(model_id)
+        copies = self._catalogue.copies(model_id)
+        return stored_model(manifest, copies, self.layout) if manifest is not None and copies else None
+
+    def model_at(self, path: Path) -> ModelId | None:
+        """The model that was published from, or fetched into, this path; the latest where there are several."""
+        root = _absolute(path)
+        found = [copy for copy in self._catalogue.all_copies() if copy.root == root]
+        return max(found, key=lambda copy: (not copy.fault, copy.number)).model_id if found else None
+
+    def check_files(self) -> list[StoredModel]:
+        """Stat every file; returns the models of which one changed, vanished or came back since the last look."""
+        news = {copy.model_id: None for copy in self._catalogue.all_copies() if self._checker.look(copy)}
+        found = [self.model(model_id) for model_id in news]
+        return [model for model in found if model is not None]
+
+    def verify(
+        self,
+        model_id: ModelId,
+        *,
+        path: Path | None = None,
+        on_progress: OnProgress | None = None,
+        stop: threading.Event | None = None,
+    ) -> list[BadRange]:
+        """Hash all files of a model again, at `path` or where most of it is; its have-map is then what the disk says.
+
+        Raises `NotFoundError` where nothing of it is here.
+        """
+        copies = self._catalogue.copies(model_id)
+        if path is not None:
+            copies = [copy for copy in copies if copy.root == _absolute(path)]
+        layout = self.layout(model_id)
+        if not copies or layout is None:
+            raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk")
+        copy = max(copies, key=lambda copy: copy.bits.bit_count())
+        tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
+        return self._checker.verify(copy, layout, tally, stop or threading.Event())
+
+    def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
+        """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.
+
+        Meant for the background after a start. Returns the models of which that was true.
+        """
+        proven = []
+        for copy in self._catalogue.all_copies():
+            layout = self.layout(copy.model_id)
+            if layout is not None and any(not kept.trusted for kept in copy.files):
+                self._checker.verify(copy, layout, Tally(0, None), stop or threading.Event())
+                proven.append(copy.model_id)
+        found = [self.model(model_id) for model_id in proven]
+        return [model for model in found if model is not None]
+
+    def remove(self, model_id: ModelId) -> None:
+        """Forget a model. Deletes its files only inside the data directory, and partial files of a fetch anywhere.
+
+        Raises `RefusedError` while it is being fetched.
+        """
+        with self._lock:
+            if any(intake.layout.model_id == model_id for intake in self._intakes.values()):
+                raise RefusedError(f"the model {model_id.hex} is being fetched")
+        layout = self.layout(model_id)
+        for copy in self._catalogue.copies(model_id):
+            inside = copy.root.is_relative_to(_absolute(self.directory)) and copy.kind == "fetched"
+            for kept in copy.files:
+                self._server.open_files.drop((copy.number, kept.index))
+                if inside or kept.state is FileState.PARTIAL:
+                    self._delete(kept.location, copy.root)
+            self._catalogue.remove_copy(copy)
+        self._catalogue.remove_model(model_id, layout)
+
+    def _delete(self, location: Path, root: Path) -> None:
+        """Remove a file, and the directories above it that are empty then, up to the copy's root."""
+        directory = self._files.open_directory(location.parent)
+        while directory is not None:
+            directory.remove(location.name)
+            directory.close()
+            location = location.parent
+            directory = self._files.open_directory(location.parent) if location.is_relative_to(root) else None
+
+
+def _absolute(path: Path) -> Path:
+    return path.resolve()

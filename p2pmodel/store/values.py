@@ -1,0 +1,109 @@
+"""What the store tells about the models it keeps, and the marks by which it knows a file again."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Literal
+
+from p2pmodel.model import Layout, ModelId
+
+_IDENTITY = struct.Struct(">QQQq")
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """The marks of a file that has not been written since: the same as those of git's index and of rsync."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+    def pack(self) -> bytes:
+        return _IDENTITY.pack(self.device, self.inode, self.size, self.mtime_ns)
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> FileIdentity:
+        return cls(*_IDENTITY.unpack(packed))
+
+    def same_place(self, other: FileIdentity) -> bool:
+        """Whether both name the same file at the same length, whenever it was last written."""
+        return (self.device, self.inode, self.size) == (other.device, other.inode, other.size)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStatus:
+    """What `stat` says, as far as the store asks. `allocated_bytes` is what the file takes on disk already."""
+
+    identity: FileIdentity
+    kind: Literal["file", "directory", "link", "other"]
+    links: int
+    allocated_bytes: int
+
+
+class FileState(Enum):
+    """How far a file of a copy is on its way; the order of the states is the order on disk."""
+
+    PARTIAL = "partial"
+    """In the partial directory. The copy's bitmap says which chunks are proven."""
+    PLACED = "placed"
+    """Under its final name, not yet known to be durable; after a restart it is hashed before it counts."""
+    PROVEN = "proven"
+    """Durable, or somebody else's file that was hashed in place. Held as long as its identity is unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredModel:
+    """A model of which something is on this disk, at the place where most of it is."""
+
+    model_id: ModelId
+    path: Path
+    state: Literal["published", "fetched", "partial", "broken"]
+    files: int
+    bytes_total: int
+    bytes_held: int
+    chunks: int
+    chunks_held: int
+    fault: str = ""
+    """Which file changed or vanished, where one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The outcome of `Store.publish`."""
+
+    layout: Layout
+    path: Path
+    skipped: tuple[str, ...]
+    """Relative names of what was left out on purpose: `.git`, download metadata, partial files."""
+    bytes_hashed: int
+    """Less than the model's size where unchanged files had been hashed before."""
+
+    @property
+    def model_id(self) -> ModelId:
+        return self.layout.model_id
+
+    @property
+    def files(self) -> int:
+        return len(self.layout.files)
+
+    @property
+    def bytes_total(self) -> int:
+        return self.layout.manifest.bytes_total
+
+    @property
+    def chunks(self) -> int:
+        return len(self.layout)
+
+
+@dataclass(frozen=True, slots=True)
+class BadRange:
+    """`length` bytes from `offset` of `file` are not what the manifest says, for this `reason`."""
+
+    file: str
+    offset: int
+    length: int
+    reason: str
