@@ -104,6 +104,9 @@ class Channel(Protocol):
     address: Address
     outgoing: bool
     hello: Hello
+    encrypted: bool
+    bytes_sent: int
+    bytes_received: int
 
     def start(self, handler: ChannelHandler) -> None:
         """Begin to read. Nothing is delivered before."""

@@ -1,0 +1,10 @@
+"""GET it: connections to peers, who holds which chunk, and pulling them from all at once."""
+
+from p2pmodel.swarm.download import Download, Served, Tally
+from p2pmodel.swarm.link import Link
+from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.schedule import Schedule
+from p2pmodel.swarm.shelf import Intake, Shelf
+from p2pmodel.swarm.swarm import Swarm
+
+__all__ = ["Download", "Intake", "Link", "Pace", "Schedule", "Served", "Shelf", "Swarm", "Tally"]

@@ -1,0 +1,249 @@
+"""Pulling the chunks of one model from every peer that has some: the thin shell of IO around `schedule.Schedule`.
+
+A peer that fails, stalls or lies costs a retry elsewhere, never the download: its requests go back to the schedule, and
+the loop goes on until every wanted chunk is verified. Only trouble of our own (no space, no permission) ends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
+from p2pmodel.limits import REQUEST_DEADLINE_MAX_S
+from p2pmodel.model import HaveMap, Layout, PublicKey
+from p2pmodel.net import Clock
+from p2pmodel.swarm.link import Link
+from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.requests import ChunkRequest
+from p2pmodel.swarm.schedule import Schedule
+from p2pmodel.swarm.shelf import Intake
+
+_TICK_S = 0.25
+_RATE_WINDOW_S = 3.0
+
+
+@dataclass(slots=True)
+class Served:
+    """What one peer contributed: verified bytes, and chunks that were not what was asked for."""
+
+    address: str
+    bytes: int = 0
+    rejected: int = 0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Where the bytes of a download came from."""
+
+    bytes_fetched: int = 0
+    bytes_wasted: int = 0
+    chunks_rejected: int = 0
+    served: dict[PublicKey, Served] = field(default_factory=dict)
+
+
+class _Sink:
+    """Verifies and writes one chunk in a thread, and keeps which chunks the write has made whole."""
+
+    __slots__ = ("held_bits", "index", "intake", "wanted")
+
+    def __init__(self, intake: Intake, index: int, wanted: Callable[[int], bool]) -> None:
+        self.intake = intake
+        self.index = index
+        self.wanted = wanted
+        self.held_bits = 0
+
+    def consume(self, data: memoryview) -> None:
+        # In the end game a second copy may come just after the first: its bytes need no work.
+        if self.wanted(self.index):
+            self.held_bits = self.intake.write(self.index, data)
+
+
+class Download:
+    """One model being pulled. Give it links with `add_link`, await `run`; `tally` says what came from where."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        wanted: HaveMap,
+        have: HaveMap,
+        intake: Intake,
+        *,
+        clock: Clock,
+        rng: Random,
+        pace: Pace,
+        on_have: Callable[[int], None],
+    ) -> None:
+        self.layout = layout
+        self.tally = Tally()
+        self.links: dict[PublicKey, Link] = {}
+        self.banned: set[PublicKey] = set()
+        """Peers that sent a corrupt chunk of this model: not asked again."""
+        self._wanted = wanted
+        self._intake = intake
+        self._clock = clock
+        self._pace = pace
+        self._on_have = on_have
+        self._schedule: Schedule[PublicKey] = Schedule(
+            len(layout), wanted.bits, have.bits, lambda i: layout[i].length, rng
+        )
+        self._request_ids: dict[tuple[PublicKey, int], int] = {}
+        self._failure: P2PModelError | None = None
+        self._changed = asyncio.Event()
+        self._not_before = 0.0
+        self._arrivals: list[tuple[float, int, PublicKey]] = []
+
+    # --- what is known -------------------------------------------------------------------------------------------
+
+    @property
+    def complete(self) -> bool:
+        return self._schedule.complete
+
+    @property
+    def missing(self) -> int:
+        """Wanted chunks that are not verified yet, as bits."""
+        return self._schedule.missing
+
+    @property
+    def unheld(self) -> int:
+        """Missing chunks that no connected peer holds, as bits."""
+        return self._schedule.unheld
+
+    @property
+    def sources(self) -> int:
+        """Connected peers that hold something that is missing."""
+        return sum(not self._schedule.idle(peer) for peer in self.links if self._schedule.has_source(peer))
+
+    def rate(self, now: float) -> tuple[float, int]:
+        """Bytes per second over the last seconds, and how many peers they came from."""
+        recent = [entry for entry in self._arrivals if entry[0] > now - _RATE_WINDOW_S]
+        self._arrivals = recent
+        if not recent:
+            return 0.0, 0
+        span = max(now - recent[0][0], 0.25)
+        return sum(size for _, size, _ in recent) / span, len({peer for *_, peer in recent})
+
+    # --- peers ---------------------------------------------------------------------------------------------------
+
+    def add_link(self, link: Link) -> None:
+        if link.peer in self.banned or link.peer in self.links:
+            return
+        self.links[link.peer] = link
+        self.tally.served.setdefault(link.peer, Served(str(link.listens_at or link.channel.address)))
+        self._schedule.peer_joined(link.peer)
+        link.follow(self.layout.model_id, self)
+
+    def link_has(self, link: Link, held: HaveMap) -> None:
+        if held.count != len(self.layout):
+            raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
+        self._schedule.peer_has(link.peer, held.bits)
+        self._fill(link)
+
+    def link_unknown(self, link: Link) -> None:
+        self._schedule.peer_lost(link.peer, self.layout.have_map().bits)
+
+    def link_closed(self, link: Link, reason: P2PModelError) -> None:
+        if self.links.get(link.peer) is not link:
+            return
+        del self.links[link.peer]
+        self._schedule.peer_left(link.peer)
+        self.tally.bytes_wasted += link.wasted_bytes
+        self._changed.set()
+        self._fill_all()
+
+    # --- the loop ------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Return when every wanted chunk is verified. Raises what our own disk raised. Cancel it to stop."""
+        try:
+            while not self._schedule.complete:
+                if self._failure is not None:
+                    raise self._failure
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(_TICK_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pass
+                self._expire()
+                self._fill_all()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        for link in list(self.links.values()):
+            self.tally.bytes_wasted += link.wasted_bytes
+            for (peer, _), request_id in list(self._request_ids.items()):
+                if peer == link.peer:
+                    link.cancel(request_id)
+            link.unfollow(self.layout.model_id)
+        self.links.clear()
+
+    def _expire(self) -> None:
+        now = self._clock.monotonic()
+        for peer in self._schedule.expire(now):
+            link = self.links.get(peer)
+            if link is not None and now - link.last_heard_at > REQUEST_DEADLINE_MAX_S:
+                link.close(PeerGoneError("it has sent nothing for too long"))
+
+    def _fill_all(self) -> None:
+        # The rotation gives each peer the same chance of the free places in flight.
+        for link in list(self.links.values()):
+            self._fill(link)
+
+    def _fill(self, link: Link) -> None:
+        now = self._clock.monotonic()
+        if now < self._not_before or self._failure is not None or link.peer not in self.links:
+            return
+        for index in self._schedule.next_requests(link.peer, now):
+            self._request(link, index)
+            wait_s = self._pace.take(self.layout[index].length, now)
+            if wait_s > 0:
+                self._not_before = now + wait_s
+                asyncio.get_running_loop().call_later(wait_s, self._fill_all)
+                return
+
+    def _request(self, link: Link, index: int) -> None:
+        place = self.layout[index]
+        sink = _Sink(self._intake, index, self._schedule.is_missing)
+        request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))
+        self._request_ids[link.peer, index] = link.request_chunk(self.layout.model_id, place.digest, request)
+
+    def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
+        self._request_ids.pop((link.peer, index), None)
+        length = self.layout[index].length
+        served = self.tally.served[link.peer]
+        if error is None:
+            self._verified(link, index, sink, length, served)
+        elif isinstance(error, CorruptChunkError):
+            served.rejected += 1
+            self.tally.chunks_rejected += 1
+            self.tally.bytes_wasted += length
+            self.banned.add(link.peer)
+            self._schedule.failed(link.peer, index)
+        elif isinstance(error, PeerFault):
+            self._schedule.refused(link.peer, index)
+        else:
+            self._failure = error
+        self._changed.set()
+        self._fill(link)
+
+    def _verified(self, link: Link, index: int, sink: _Sink, length: int, served: Served) -> None:
+        now = self._clock.monotonic()
+        first = self._schedule.is_missing(index)
+        for peer in self._schedule.arrived(link.peer, index, now):
+            request_id = self._request_ids.pop((peer, index), None)
+            other = self.links.get(peer)
+            if request_id is not None and other is not None:
+                other.cancel(request_id)
+        if first:
+            served.bytes += length
+            self.tally.bytes_fetched += length
+            self._arrivals.append((now, length, link.peer))
+        else:
+            self.tally.bytes_wasted += length
+        if sink.held_bits:
+            self._schedule.held(sink.held_bits)
+            self._on_have(sink.held_bits)

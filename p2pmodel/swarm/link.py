@@ -1,0 +1,257 @@
+"""One connection to one peer, in both directions: it turns messages into calls and calls into messages.
+
+A link knows what the peer holds of the models that we subscribed to, which models the peer wants to hear about, and
+what each has asked of the other. Whatever breaks the protocol closes the channel, and only that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
+from p2pmodel.limits import HAVES_PER_MESSAGE_MAX, MODELS_PER_PEER_MAX, OBJECT_BYTES_MAX
+from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
+from p2pmodel.model.have_map import iter_bits
+from p2pmodel.net import Address, BulkSink, Channel
+from p2pmodel.swarm import wire
+from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
+from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
+
+
+T = TypeVar("T")
+
+
+class Listening(Protocol):
+    """Who follows a model on a link: a running download."""
+
+    def link_has(self, link: Link, held: HaveMap) -> None:
+        """The peer holds these chunks (all of them, not only the new ones)."""
+
+    def link_unknown(self, link: Link) -> None: ...
+
+    def link_closed(self, link: Link, reason: P2PModelError) -> None: ...
+
+
+class Link:
+    """Fills `net.ChannelHandler`. `on_closed` is called once, when the connection has ended."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        uploads: Uploads,
+        *,
+        on_closed: Callable[[Link, P2PModelError], None],
+        on_interest: Callable[[Link, ModelId], None],
+    ) -> None:
+        self.channel = channel
+        self.connected_at = uploads.network.clock.monotonic()
+        self.last_heard_at = self.connected_at
+        self.followers: dict[ModelId, Listening] = {}
+        """Models that we follow here."""
+        self.held: dict[ModelId, HaveMap] = {}
+        self.interests: set[ModelId] = set()
+        """Models that the peer follows."""
+        self._told: set[ModelId] = set()
+        """Those of which the peer has our have-map, so that additions to it make sense."""
+        self.chunk_bytes_received = 0
+        self._uploads = uploads
+        self._on_closed = on_closed
+        self._on_interest = on_interest
+        self._requests = OpenRequests()
+        self._queue = UploadQueue(uploads, channel, self._answer_statements)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def peer(self) -> PublicKey:
+        return self.channel.peer
+
+    @property
+    def listens_at(self) -> Address | None:
+        """Where the peer can be reached by others; None where it said that it cannot."""
+        port = self.channel.hello.port
+        return Address(self.channel.address.host, port) if port else None
+
+    @property
+    def wasted_bytes(self) -> int:
+        return self._requests.wasted_bytes
+
+    def start(self) -> None:
+        self._spawn(self._queue.run())
+        self.channel.start(self)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def close(self, reason: P2PModelError) -> None:
+        self.channel.close(reason)
+
+    # --- what we ask ---------------------------------------------------------------------------------------------
+
+    def follow(self, model_id: ModelId, follower: Listening) -> None:
+        self.followers[model_id] = follower
+        self._send(wire.Subscribe(model_id.raw))
+
+    def unfollow(self, model_id: ModelId) -> None:
+        if self.followers.pop(model_id, None) is not None:
+            self.held.pop(model_id, None)
+            self._send(wire.Unsubscribe(model_id.raw))
+
+    def request_chunk(self, model_id: ModelId, digest: Digest, request: ChunkRequest) -> int:
+        request_id = self._requests.add(request)
+        self._send(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length))
+        return request_id
+
+    def cancel(self, request_id: int) -> None:
+        if self._requests.cancel(request_id):
+            self._send(wire.Cancel(request_id))
+
+    async def request_object(self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX) -> bytes:
+        """Raises `PeerGoneError` where the peer does not send it, `CorruptChunkError` where it sends something else."""
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        request_id = self._ask(ObjectRequest(digest, size_bytes_max, answer))
+        self._send(wire.RequestObject(request_id, digest.raw))
+        return await self._wait(request_id, answer)
+
+    async def request_statements(self, model_id: ModelId) -> list[bytes]:
+        """Envelopes, not yet verified. Raises `PeerGoneError`."""
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        request_id = self._ask(StatementsRequest(answer))
+        self._send(wire.RequestStatements(request_id, model_id.raw))
+        return await self._wait(request_id, answer)
+
+    async def request_name(self, publisher: PublicKey, name: str, revision: str) -> list[bytes]:
+        """Envelopes, not yet verified. Raises `PeerGoneError`."""
+        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+        request_id = self._ask(StatementsRequest(answer))
+        self._send(wire.RequestName(request_id, publisher.raw, name, revision))
+        return await self._wait(request_id, answer)
+
+    def _ask(self, request: ObjectRequest | StatementsRequest) -> int:
+        if self._closed:
+            raise PeerGoneError("the connection has ended")
+        return self._requests.add(request)
+
+    async def _wait(self, request_id: int, answer: asyncio.Future[T]) -> T:
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.cancel(request_id)
+            raise
+
+    # --- what we tell --------------------------------------------------------------------------------------------
+
+    def tell_have(self, model_id: ModelId, bits: int) -> None:
+        """Tell a peer that follows this model of chunks that we hold now."""
+        if model_id not in self._told:
+            self._spawn(self.tell_state(model_id))
+            return
+        indices = list(iter_bits(bits))
+        for start in range(0, len(indices), HAVES_PER_MESSAGE_MAX):
+            self._send(wire.Have(model_id.raw, indices[start : start + HAVES_PER_MESSAGE_MAX]))
+
+    async def tell_state(self, model_id: ModelId) -> None:
+        """Tell what we hold of this model, in full."""
+        held = await self._uploads.network.offload(self._uploads.shelf.have_map, model_id)
+        if held is None or not held.bits:
+            self._told.discard(model_id)
+            self._send(wire.Unknown(model_id.raw))
+        else:
+            self._told.add(model_id)
+            self._send(wire.HaveMapOf(model_id.raw, held.count, held.encode()))
+
+    def ping(self) -> None:
+        self._send(wire.Ping())
+
+    def _send(self, message: wire.AnyMessage) -> None:
+        self.channel.send(wire.encode(message))
+
+    # --- net.ChannelHandler --------------------------------------------------------------------------------------
+
+    def message_received(self, message: bytes) -> None:
+        self.last_heard_at = self._uploads.network.clock.monotonic()
+        match wire.decode(message):
+            case wire.Have(model, chunks):
+                self._have(ModelId(Digest(model)), chunks)
+            case wire.HaveMapOf(model, count, bits):
+                self._have_map(ModelId(Digest(model)), HaveMap.decode(count, bits))
+            case wire.Unknown(model):
+                self._unknown(ModelId(Digest(model)))
+            case wire.Subscribe(model):
+                self._subscribed(ModelId(Digest(model)))
+            case wire.Unsubscribe(model):
+                self.interests.discard(ModelId(Digest(model)))
+            case wire.Cancel(request):
+                self._queue.cancel(request)
+            case wire.Reject(request, reason):
+                self._requests.rejected(request, reason)
+            case wire.Statements(request, envelopes):
+                self._requests.statements(request, envelopes)
+            case wire.RequestChunk() | wire.RequestObject() | wire.RequestStatements() | wire.RequestName() as asked:
+                self._queue.add(asked)
+            case wire.Ping():
+                pass
+
+    def bulk_begins(self, request_id: int, length: int) -> BulkSink:
+        self.last_heard_at = self._uploads.network.clock.monotonic()
+        return self._requests.sink(request_id, length)
+
+    def bulk_finished(self, request_id: int, error: P2PModelError | None) -> None:
+        self._requests.finished(request_id, error)
+
+    def closed(self, reason: P2PModelError) -> None:
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        self._requests.fail_all(reason)
+        followers, self.followers = self.followers, {}
+        for follower in followers.values():
+            follower.link_closed(self, reason)
+        self._on_closed(self, reason)
+
+    # --- what the peer tells -------------------------------------------------------------------------------------
+
+    def _have_map(self, model_id: ModelId, held: HaveMap) -> None:
+        follower = self.followers.get(model_id)
+        if follower is not None:
+            self.held[model_id] = held
+            follower.link_has(self, held)
+
+    def _have(self, model_id: ModelId, chunks: list[int]) -> None:
+        follower = self.followers.get(model_id)
+        if follower is None:
+            return
+        before = self.held.get(model_id)
+        if before is None:
+            raise ProtocolError("more chunks of a model whose have-map has not come")
+        held = HaveMap(before.count, before.bits | HaveMap.of(before.count, chunks).bits)
+        self.held[model_id] = held
+        follower.link_has(self, held)
+
+    def _unknown(self, model_id: ModelId) -> None:
+        self.held.pop(model_id, None)
+        follower = self.followers.get(model_id)
+        if follower is not None:
+            follower.link_unknown(self)
+
+    def _subscribed(self, model_id: ModelId) -> None:
+        if model_id not in self.interests and len(self.interests) >= MODELS_PER_PEER_MAX:
+            raise ProtocolError(f"more than {MODELS_PER_PEER_MAX} models followed on one connection")
+        self.interests.add(model_id)
+        self._spawn(self.tell_state(model_id))
+        self._on_interest(self, model_id)
+
+    async def _answer_statements(self, request: Answer) -> None:
+        shelf, offload = self._uploads.shelf, self._uploads.network.offload
+        if isinstance(request, wire.RequestStatements):
+            envelopes = await offload(shelf.statements, ModelId(Digest(request.model)))
+        elif isinstance(request, wire.RequestName):
+            publisher = PublicKey(request.publisher)
+            envelopes = await offload(shelf.named, publisher, request.name, request.revision)
+        else:
+            raise TypeError(type(request))
+        self._send(wire.Statements(request.request, envelopes))

@@ -1,0 +1,28 @@
+"""A limit in bytes per second as a token bucket that may go into debt: who takes a chunk waits until it is paid."""
+
+from __future__ import annotations
+
+_BURST_S = 0.25
+
+
+class Pace:
+    """`rate_bytes_per_s` None means no limit. Time is given by the caller (seconds, any origin, never backwards)."""
+
+    def __init__(self, rate_bytes_per_s: float | None) -> None:
+        self.rate_bytes_per_s = rate_bytes_per_s
+        self._credit_bytes = 0.0
+        self._last: float | None = None
+
+    def take(self, size_bytes: int, now: float) -> float:
+        """Account for `size_bytes` and return how long to wait before sending them, in seconds."""
+        if self.rate_bytes_per_s is None:
+            return 0.0
+        burst = self.rate_bytes_per_s * _BURST_S
+        if self._last is None:
+            self._credit_bytes = burst
+        else:
+            self._credit_bytes = min(self._credit_bytes + (now - self._last) * self.rate_bytes_per_s, burst)
+        self._last = now
+        wait_s = max(-self._credit_bytes, 0.0) / self.rate_bytes_per_s
+        self._credit_bytes -= size_bytes
+        return wait_s

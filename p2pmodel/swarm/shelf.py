@@ -1,0 +1,59 @@
+"""What the swarm needs of whoever keeps the bytes. The peer fills these with the store; tests with dictionaries.
+
+Every method may block on a disk and is called off the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
+from p2pmodel.net import BulkSource
+
+
+class Shelf(Protocol):
+    """What can be served to others."""
+
+    def have_map(self, model_id: ModelId) -> HaveMap | None:
+        """The chunks of this model that can be served now; None where the model is not known here."""
+
+    def chunk(self, digest: Digest) -> BulkSource | None: ...
+
+    def object(self, digest: Digest) -> bytes | None: ...
+
+    def statements(self, model_id: ModelId) -> list[bytes]:
+        """Envelopes, verified when they came in."""
+
+    def named(self, publisher: PublicKey, name: str, revision: str) -> list[bytes]: ...
+
+
+class Intake(Protocol):
+    """Where the chunks of one download go."""
+
+    def write(self, index: int, data: memoryview) -> int:
+        """Verify and keep chunk `index`; returns the set of chunks that are held by it, as bits.
+
+        Raises `CorruptChunkError` where the hash is another, an error of ours where it cannot be kept.
+        """
+
+
+class ObjectInMemory:
+    """A `BulkSource` for a manifest or chunk list."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def length(self) -> int:
+        return len(self._data)
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        buffer[:] = self._data[offset : offset + len(buffer)]
+
+    def file_range(self) -> tuple[int, int] | None:
+        return None
+
+    def release(self) -> None:
+        pass

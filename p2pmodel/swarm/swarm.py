@@ -1,0 +1,217 @@
+"""All connections of one peer: whom we know, who follows what, and the downloads that are running.
+
+At most one connection to each peer: where two cross, both sides keep the one that the smaller key opened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from random import Random
+
+from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError, ProtocolError
+from p2pmodel.limits import CONNECTIONS_MAX, CONNECTIONS_PER_HOST_MAX, IDLE_TIMEOUT_S, KEEPALIVE_S, OBJECT_BYTES_MAX
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
+from p2pmodel.net import Address, Channel, Network
+from p2pmodel.swarm.download import Download
+from p2pmodel.swarm.link import Link
+from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.shelf import Intake, Shelf
+from p2pmodel.swarm.upload import Uploads
+
+_HAVE_DELAY_S = 0.02
+"""Chunks verified within this time are told of in one message."""
+_OBJECT_HEDGE_S = 1.0
+"""After this long without an answer the next peer is asked too."""
+
+
+class Swarm:
+    """Opens and accepts connections over `network`, serves from `shelf`, and downloads."""
+
+    def __init__(
+        self,
+        *,
+        key: PublicKey,
+        network: Network,
+        shelf: Shelf,
+        rng: Random,
+        upload_limit_bytes_per_s: float | None = None,
+        download_limit_bytes_per_s: float | None = None,
+    ) -> None:
+        self.links: dict[PublicKey, Link] = {}
+        self.downloads: dict[ModelId, Download] = {}
+        self._key = key
+        self._network = network
+        self._rng = rng
+        self._uploads = Uploads(shelf, network, Pace(upload_limit_bytes_per_s))
+        self._download_pace = Pace(download_limit_bytes_per_s)
+        self._dialing: dict[Address, asyncio.Task[Link]] = {}
+        self._fresh: dict[ModelId, int] = {}
+        self._closed_bytes = [0, 0]
+        self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
+
+    async def stop(self) -> None:
+        self._housekeeping.cancel()
+        for task in self._dialing.values():
+            task.cancel()
+        for link in list(self.links.values()):
+            link.close(PeerGoneError("this peer is stopping"))
+        # The links' own tasks end on the loop's next turns.
+        await asyncio.gather(self._housekeeping, return_exceptions=True)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._closed_bytes[0] + sum(link.channel.bytes_sent for link in self.links.values())
+
+    @property
+    def bytes_received(self) -> int:
+        return self._closed_bytes[1] + sum(link.channel.bytes_received for link in self.links.values())
+
+    # --- connections ---------------------------------------------------------------------------------------------
+
+    def accept(self, channel: Channel) -> None:
+        """Take an incoming channel, or close it where there are too many."""
+        host = channel.address.host
+        same_host = sum(link.channel.address.host == host for link in self.links.values())
+        if len(self.links) >= CONNECTIONS_MAX or (
+            same_host >= CONNECTIONS_PER_HOST_MAX and not channel.address.is_loopback
+        ):
+            channel.close(PeerGoneError("this peer has enough connections"))
+            return
+        self._adopt(channel)
+
+    async def connect(self, address: Address, expected: PublicKey | None = None) -> Link:
+        """The connection to this peer, opened if need be. Raises `PeerGoneError` or `HandshakeError`."""
+        if expected is not None and expected in self.links:
+            return self.links[expected]
+        task = self._dialing.get(address)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._dial(address, expected))
+            self._dialing[address] = task
+            task.add_done_callback(lambda _: self._dialing.pop(address, None))
+        return await asyncio.shield(task)
+
+    async def _dial(self, address: Address, expected: PublicKey | None) -> Link:
+        if len(self.links) >= CONNECTIONS_MAX:
+            raise PeerGoneError("this peer has enough connections")
+        channel = await self._network.connect(address, expected)
+        return self._adopt(channel)
+
+    def _adopt(self, channel: Channel) -> Link:
+        known = self.links.get(channel.peer)
+        if known is not None and not self._replaces(channel, known):
+            channel.close(PeerGoneError("already connected"))
+            return known
+        link = Link(channel, self._uploads, on_closed=self._link_closed, on_interest=self._interest)
+        self.links[channel.peer] = link
+        if known is not None:
+            known.close(PeerGoneError("connected again"))
+        link.start()
+        return link
+
+    def _replaces(self, channel: Channel, known: Link) -> bool:
+        if channel.outgoing == known.channel.outgoing:
+            # The same side opened both: it has given up the older one, or lost it without our noticing.
+            return True
+        return channel.outgoing == (self._key < channel.peer)
+
+    def _link_closed(self, link: Link, reason: P2PModelError) -> None:
+        self._closed_bytes[0] += link.channel.bytes_sent
+        self._closed_bytes[1] += link.channel.bytes_received
+        if self.links.get(link.peer) is link:
+            del self.links[link.peer]
+
+    def _interest(self, link: Link, model_id: ModelId) -> None:
+        # Who wants a model that we are pulling has, or will have, chunks of it too.
+        download = self.downloads.get(model_id)
+        if download is not None:
+            download.add_link(link)
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(KEEPALIVE_S)
+            now = self._network.clock.monotonic()
+            for link in list(self.links.values()):
+                if now - link.last_heard_at > IDLE_TIMEOUT_S:
+                    link.close(PeerGoneError("it has been silent for too long"))
+                else:
+                    link.ping()
+
+    # --- telling -------------------------------------------------------------------------------------------------
+
+    def note_have(self, model_id: ModelId, bits: int) -> None:
+        """Chunks of this model are here now: peers that follow it will hear."""
+        if model_id not in self._fresh:
+            asyncio.get_running_loop().call_later(_HAVE_DELAY_S, self._tell, model_id)
+        self._fresh[model_id] = self._fresh.get(model_id, 0) | bits
+
+    def _tell(self, model_id: ModelId) -> None:
+        bits = self._fresh.pop(model_id)
+        for link in self.links.values():
+            if model_id in link.interests:
+                link.tell_have(model_id, bits)
+
+    async def tell_state(self, model_id: ModelId) -> None:
+        """What we hold of this model has changed otherwise than by growing: tell everybody who follows it."""
+        for link in list(self.links.values()):
+            if model_id in link.interests:
+                await link.tell_state(model_id)
+
+    # --- getting -------------------------------------------------------------------------------------------------
+
+    async def fetch_object(
+        self, digest: Digest, links: Iterable[Link], *, size_bytes_max: int = OBJECT_BYTES_MAX
+    ) -> bytes:
+        """A manifest or chunk list from the first of these peers that has it; verified by its hash.
+
+        Peers are asked in turn, the next one as soon as one fails or is slow. Raises `PeerGoneError` where none has it.
+        """
+        waiting = list(links)
+        asked: set[asyncio.Task[bytes]] = set()
+        try:
+            while waiting or asked:
+                if waiting:
+                    asked.add(
+                        asyncio.get_running_loop().create_task(waiting.pop(0).request_object(digest, size_bytes_max))
+                    )
+                done, asked = await asyncio.wait(
+                    asked, timeout=_OBJECT_HEDGE_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    try:
+                        return task.result()
+                    except PeerFault:
+                        continue
+        finally:
+            for task in asked:
+                task.cancel()
+        raise PeerGoneError("no connected peer has this object")
+
+    def open_download(
+        self, layout: Layout, wanted: HaveMap, have: HaveMap, intake: Intake, *, links: Iterable[Link] = ()
+    ) -> Download:
+        """Begin to pull a model; `close_download` must follow. One at a time for each model.
+
+        Raises `ProtocolError` where it is being pulled already.
+        """
+        model_id = layout.model_id
+        if model_id in self.downloads:
+            raise ProtocolError("this model is being pulled already")
+        download = Download(
+            layout,
+            wanted,
+            have,
+            intake,
+            clock=self._network.clock,
+            rng=self._rng,
+            pace=self._download_pace,
+            on_have=lambda bits: self.note_have(model_id, bits),
+        )
+        self.downloads[model_id] = download
+        for link in [*links, *(link for link in self.links.values() if model_id in link.interests)]:
+            if self.links.get(link.peer) is link:
+                download.add_link(link)
+        return download
+
+    def close_download(self, download: Download) -> None:
+        self.downloads.pop(download.layout.model_id, None)

@@ -1,0 +1,153 @@
+"""The messages that peers exchange on a channel: MessagePack arrays, the first element the number of the kind.
+
+A type that decodes is valid in form; what it may mean now is for `link.py`. Elements that a later version appends to an
+array are ignored. `docs/protocol.md` has the table.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from p2pmodel.errors import DecodeError
+from p2pmodel.limits import (
+    CHUNKS_PER_MODEL_MAX,
+    CONTROL_BYTES_MAX,
+    HAVES_PER_MESSAGE_MAX,
+    OBJECT_BYTES_MAX,
+    STATEMENT_BYTES_MAX,
+    STATEMENTS_PER_MODEL_MAX,
+)
+
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+RequestId = Annotated[int, Meta(ge=0, lt=1 << 32)]
+ChunkIndex = Annotated[int, Meta(ge=0, lt=CHUNKS_PER_MODEL_MAX)]
+Text = Annotated[str, Meta(max_length=200)]
+Name = Annotated[str, Meta(max_length=96)]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    pass
+
+
+class Subscribe(Message, tag=1):
+    """Tell me what you hold of this model, now (`HaveMapOf` or `Unknown`) and as it grows (`Have`)."""
+
+    model: Hash
+
+
+class Unsubscribe(Message, tag=2):
+    model: Hash
+
+
+class HaveMapOf(Message, tag=3):
+    """The answer to `Subscribe`: which of the `count` chunks the sender holds, as `model.HaveMap` encodes it."""
+
+    model: Hash
+    count: Annotated[int, Meta(ge=0, le=CHUNKS_PER_MODEL_MAX)]
+    bits: Annotated[bytes, Meta(max_length=CHUNKS_PER_MODEL_MAX // 8)]
+
+
+class Unknown(Message, tag=4):
+    """The sender holds nothing of this model, or no longer does."""
+
+    model: Hash
+
+
+class Have(Message, tag=5):
+    """More chunks of a model that the receiver has subscribed to."""
+
+    model: Hash
+    chunks: Annotated[list[ChunkIndex], Meta(min_length=1, max_length=HAVES_PER_MESSAGE_MAX)]
+
+
+class RequestChunk(Message, tag=6):
+    """Send the chunk with this hash and length (bulk, under `request`); `model` says where it may be looked for."""
+
+    request: RequestId
+    model: Hash
+    digest: Hash
+    length: Annotated[int, Meta(gt=0, le=OBJECT_BYTES_MAX)]
+
+
+class RequestObject(Message, tag=7):
+    """Send the object with this hash (bulk): a manifest or a chunk list."""
+
+    request: RequestId
+    digest: Hash
+
+
+class Cancel(Message, tag=8):
+    """No longer wanted. The answer may come all the same, when it was under way."""
+
+    request: RequestId
+
+
+class Reject(Message, tag=9):
+    """The request will not be answered: the sender does not hold it, or has too much to do."""
+
+    request: RequestId
+    reason: Text
+
+
+class RequestStatements(Message, tag=10):
+    """Send the signed statements about a model (`Statements`)."""
+
+    request: RequestId
+    model: Hash
+
+
+class RequestName(Message, tag=11):
+    """Send the statements by which the publisher with this key (32 bytes) has given out this name."""
+
+    request: RequestId
+    publisher: Hash
+    name: Name
+    revision: Name
+
+
+class Statements(Message, tag=12):
+    request: RequestId
+    envelopes: Annotated[
+        list[Annotated[bytes, Meta(max_length=STATEMENT_BYTES_MAX)]], Meta(max_length=STATEMENTS_PER_MODEL_MAX)
+    ]
+
+
+class Ping(Message, tag=13):
+    """Keeps an idle connection from being cut. No answer."""
+
+
+AnyMessage = (
+    Subscribe
+    | Unsubscribe
+    | HaveMapOf
+    | Unknown
+    | Have
+    | RequestChunk
+    | RequestObject
+    | Cancel
+    | Reject
+    | RequestStatements
+    | RequestName
+    | Statements
+    | Ping
+)
+
+_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(message: AnyMessage) -> bytes:
+    encoded = _encoder.encode(message)
+    assert len(encoded) <= CONTROL_BYTES_MAX, type(message).__name__
+    return encoded
+
+
+def decode(encoded: bytes) -> AnyMessage:
+    """Raises `DecodeError` for anything that is not one message within its limits."""
+    try:
+        return _decoder.decode(encoded)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a message: {error}") from error
