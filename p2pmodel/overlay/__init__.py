@@ -1,0 +1,19 @@
+"""WHO has it? Kademlia: joining, finding the providers of a key, announcing what this peer provides."""
+
+from p2pmodel.overlay.neighbours import load_neighbours, save_neighbours
+from p2pmodel.overlay.node_id import node_id, overlay_key
+from p2pmodel.overlay.overlay import Overlay, OverlayStats, Provider
+from p2pmodel.overlay.profile import CLUSTER, INTERNET, Profile
+
+__all__ = [
+    "CLUSTER",
+    "INTERNET",
+    "Overlay",
+    "OverlayStats",
+    "Profile",
+    "Provider",
+    "load_neighbours",
+    "node_id",
+    "overlay_key",
+    "save_neighbours",
+]

@@ -1,0 +1,189 @@
+"""A lookup on the wire: the plain `Crawl` joined to calls, callbacks only, one future at the end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from p2pmodel.errors import DecodeError
+from p2pmodel.limits import BUCKET_SIZE, LOOKUP_DEADLINE_S, PROVIDER_PAGES_MAX, REPLY_NODES_MAX
+from p2pmodel.net import Address
+from p2pmodel.overlay.calls import Call
+from p2pmodel.overlay.crawl import Candidate, Crawl
+from p2pmodel.overlay.node_id import may_contact
+from p2pmodel.overlay.package import Contact
+from p2pmodel.overlay.protocol import OverlayProtocol
+from p2pmodel.overlay.wire import (
+    NodesReply,
+    ProvidersReply,
+    Reply,
+    WireEvidence,
+    find_node,
+    get_providers,
+    unpack_nodes,
+)
+
+OnProviders = Callable[[Candidate, list[WireEvidence]], None]
+
+
+class Lookup:
+    """Finds the nodes nearest to a key and, with `on_providers`, asks each for the key's providers on the way."""
+
+    def __init__(
+        self,
+        protocol: OverlayProtocol,
+        target: bytes,
+        *,
+        group_nodes_max: int,
+        seeds: Iterable[tuple[bytes, Address]] = (),
+        on_providers: OnProviders | None = None,
+        deadline_s: float = LOOKUP_DEADLINE_S,
+    ) -> None:
+        self._protocol = protocol
+        self._target = target
+        self._on_providers = on_providers
+        self._deadline_s = deadline_s
+        self._crawl = Crawl(target, protocol.own_id, group_nodes_max=group_nodes_max)
+        self._seeds = seeds
+        self._calls: set[Call] = set()
+        self._pages_left = PROVIDER_PAGES_MAX
+        self._pages_open = 0
+        self._start = protocol.rng.randrange(1 << 16)
+        assert protocol.transport is not None
+        own = protocol.transport.address
+        self._ipv6 = own.ip.version == 6
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self) -> list[Candidate]:
+        """The nearest nodes that answered and proved their keys, nearest first. Ends within the deadline."""
+        table, protocol = self._protocol.table, self._protocol
+        place = self._crawl.target
+        for contact in table.nearest(place, BUCKET_SIZE, reliable=True) or table.nearest(place, BUCKET_SIZE):
+            self._crawl.offer(contact.id, contact.address)
+        for node, address in self._seeds:
+            self._crawl.offer(node, address)
+        timer = asyncio.get_running_loop().call_later(self._deadline_s, self._finish)
+        try:
+            self._pump()
+            await self._done
+        finally:
+            timer.cancel()
+            for call in self._calls:
+                protocol.calls.cancel(call)
+            self._calls.clear()
+        nearest = self._crawl.closest()
+        radius = nearest[-1].distance if nearest else 0
+        table.looked_up(self._crawl.target, radius, protocol.clock.monotonic())
+        return nearest
+
+    def _pump(self) -> None:
+        while not self._done.done() and (candidate := self._crawl.next()) is not None:
+            self._ask(candidate)
+        if not self._pages_open and self._crawl.finished:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    def _ask(self, candidate: Candidate) -> None:
+        protocol = self._protocol
+        contact = protocol.table.get(candidate.id)
+        if contact is not None and contact.address != candidate.address:
+            contact = None
+        challenge = b"" if contact is not None else protocol.new_challenge(candidate.address)
+        call: Call
+
+        def replied(reply: Reply) -> None:
+            self._calls.discard(call)
+            if self._answered(candidate, contact, challenge, reply):
+                self._crawl.answered(candidate, reply.token)
+            else:
+                self._crawl.failed(candidate)
+            self._pump()
+
+        def stalled() -> None:
+            self._crawl.stalled(candidate)
+            self._pump()
+
+        def failed() -> None:
+            self._calls.discard(call)
+            self._crawl.failed(candidate)
+            if contact is not None:
+                protocol.table.failed(contact)
+            self._pump()
+
+        call = protocol.calls.start(
+            candidate.address,
+            self._request(challenge, self._start),
+            on_reply=replied,
+            on_failed=failed,
+            on_stalled=stalled,
+        )
+        self._calls.add(call)
+
+    def _request(self, challenge: bytes, start: int):  # type: ignore[no-untyped-def]
+        protocol = self._protocol
+        if self._on_providers is not None:
+            return get_providers(protocol.network_id, protocol.sender_id, challenge, self._target, start)
+        return find_node(protocol.network_id, protocol.sender_id, challenge, self._target, ipv6=self._ipv6)
+
+    def _answered(self, candidate: Candidate, contact: Contact | None, challenge: bytes, reply: Reply) -> bool:
+        """Whether the answer is good: the node is who it was said to be and what it names can be read."""
+        assert isinstance(reply, NodesReply | ProvidersReply)
+        protocol = self._protocol
+        try:
+            nodes = unpack_nodes(reply.nodes4, reply.nodes6)
+        except DecodeError:
+            return False
+        if contact is not None:
+            protocol.table.seen(contact, protocol.clock.monotonic())
+        elif protocol.learn(reply.proof, challenge, candidate.address, candidate.id) is None:
+            return False
+        for node, address in nodes[:REPLY_NODES_MAX]:
+            if may_contact(address, candidate.address) and (self._ipv6 or address.ip.version == 4):
+                self._crawl.offer(node, address)
+        if isinstance(reply, ProvidersReply) and reply.providers:
+            self._report(candidate, reply, self._start, 0)
+        return True
+
+    # --- more providers than fit in one reply ---------------------------------------------------------------------
+
+    def _report(self, candidate: Candidate, reply: ProvidersReply, start: int, before: int) -> None:
+        assert self._on_providers is not None
+        self._on_providers(candidate, reply.providers)
+        # The node's own record (its address is only a port) comes with every page and is not counted in `start`.
+        paged = sum(len(evidence.address) > 2 for evidence in reply.providers)
+        total = reply.total - (len(reply.providers) - paged)
+        if paged and before + paged < total and self._pages_left:
+            self._pages_left -= 1
+            self._ask_page(candidate, (start % total) + paged, before + paged)
+
+    def _ask_page(self, candidate: Candidate, start: int, before: int) -> None:
+        protocol = self._protocol
+        call: Call
+
+        def over() -> None:
+            self._calls.discard(call)
+            self._pages_open -= 1
+            self._pump()
+
+        def replied(reply: Reply) -> None:
+            assert isinstance(reply, ProvidersReply)
+            if reply.providers and not self._done.done():
+                self._report(candidate, reply, start, before)
+            over()
+
+        self._pages_open += 1
+        call = protocol.calls.start(candidate.address, self._request(b"", start), on_reply=replied, on_failed=over)
+        self._calls.add(call)
+
+
+async def nearest_nodes(
+    protocol: OverlayProtocol,
+    target: bytes,
+    *,
+    group_nodes_max: int,
+    seeds: Iterable[tuple[bytes, Address]] = (),
+) -> list[Candidate]:
+    return await Lookup(protocol, target, group_nodes_max=group_nodes_max, seeds=seeds).run()
