@@ -53,6 +53,7 @@ class ControlServer:
         self._http_explicit = http_explicit
         self._not_ready = not_ready
         self._runners: list[web.AppRunner] = []
+        self._running: set[asyncio.Future[object]] = set()
 
     async def start(self) -> None:
         """Raises `NetworkError` where an explicit port is taken, `RefusedError` where a file cannot be written."""
@@ -71,6 +72,8 @@ class ControlServer:
 
     async def stop(self) -> None:
         """Stop listening and cancel what is running."""
+        for operation in list(self._running):
+            operation.cancel()
         runners, self._runners = self._runners, []
         await asyncio.gather(*(runner.cleanup() for runner in runners))
         remove_socket(self.socket, self._data_dir)
@@ -124,19 +127,19 @@ class ControlServer:
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, ShowRequest)
-        return await stream_operation(request, lambda _: self._service.show(body))
+        return await stream_operation(request, lambda _: self._service.show(body), self._running)
 
     async def _publish(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, PublishRequest)
-        return await stream_operation(request, lambda on_progress: self._service.publish(body, on_progress))
+        return await stream_operation(request, lambda report: self._service.publish(body, report), self._running)
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, FetchRequest)
-        return await stream_operation(request, lambda on_progress: self._service.fetch(body, on_progress))
+        return await stream_operation(request, lambda report: self._service.fetch(body, report), self._running)
 
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, VerifyRequest)
-        return await stream_operation(request, lambda on_progress: self._service.verify(body, on_progress))
+        return await stream_operation(request, lambda report: self._service.verify(body, report), self._running)
 
 
 @web.middleware

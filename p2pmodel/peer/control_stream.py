@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 from aiohttp import web
 
-from p2pmodel.errors import P2PModelError
+from p2pmodel.errors import NetworkError, P2PModelError
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
 
@@ -53,9 +53,14 @@ def describe_error(error: BaseException) -> ErrorInfo:
 
 
 async def stream_operation(
-    request: web.Request, operation: Callable[[OnProgress], Awaitable[object]]
+    request: web.Request,
+    operation: Callable[[OnProgress], Awaitable[object]],
+    running: set[asyncio.Future[object]],
 ) -> web.StreamResponse:
-    """Run `operation` and answer with its events. Cancelled together with the request."""
+    """Run `operation` and answer with its events. Cancelled together with the request.
+
+    It is in `running` for as long as it runs; to cancel it there ends the stream with an error.
+    """
     response = web.StreamResponse(
         headers={
             "Content-Type": "application/x-ndjson",
@@ -71,7 +76,9 @@ async def stream_operation(
         loop.call_soon_threadsafe(wake.set)  # the operation may report from a thread
 
     task = asyncio.ensure_future(operation(on_progress))
+    running.add(task)
     task.add_done_callback(lambda _: wake.set())
+    task.add_done_callback(running.discard)
     try:
         while not task.done():
             await wake.wait()
@@ -103,8 +110,7 @@ class _Latest:
 
 def _outcome(task: asyncio.Future[object]) -> StreamEvent:
     if task.cancelled():
-        info = ErrorInfo(name="P2PModelError", message="the daemon stopped before this was done")
-        return StreamEvent(event="error", error=info)
+        return StreamEvent(event="error", error=describe_error(NetworkError("the daemon stopped before this was done")))
     if error := task.exception():
         if not isinstance(error, P2PModelError):
             log.error("an operation failed", exc_info=error)

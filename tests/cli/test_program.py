@@ -1,0 +1,122 @@
+"""The program as a whole: start-up, help, usage errors, and which stream says what."""
+
+import asyncio
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+COMMANDS = [
+    "demo",
+    "daemon",
+    "publish",
+    "fetch",
+    "show",
+    "ls",
+    "verify",
+    "status",
+    "peers",
+    "id",
+    "key",
+    "trust",
+    "config",
+]
+
+
+async def test_help_names_every_command_on_stdout(p2pmodel):
+    result = await p2pmodel("--help")
+    assert (result.code, result.err) == (0, "")
+    assert all(f"  {command} " in result.out for command in COMMANDS)
+    assert result.out.endswith("\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (
+            "daemon",
+            "--listen --bootstrap --data-dir --http --network --encryption --upload-limit --download-limit --no-lan",
+        ),
+        ("publish", "--name --key --message --follow-symlinks --data-dir --json -q --no-progress"),
+        ("fetch", "--to --include --exclude --bootstrap --peer --signed-by --dry-run --overwrite --timeout --json"),
+        ("demo", "--size --peers --keep --json"),
+        ("show", "--bootstrap --peer --json -q --data-dir"),
+        ("verify", "--json -q --no-progress --debug"),
+    ],
+)
+async def test_each_command_has_the_options_of_the_contract(p2pmodel, command, options):
+    result = await p2pmodel(command, "--help")
+    assert result.code == 0
+    assert [option for option in options.split() if option not in result.out] == []
+
+
+async def test_help_loads_nothing_heavy(p2pmodel):
+    result = await p2pmodel("--help", interpreter_options=["-X", "importtime"])
+    loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
+    heavy = {
+        "aiohttp",
+        "cryptography",
+        "kademlia",
+        "asyncio",
+        "rich",
+        "msgspec",
+        "blake3",
+        "sqlite3",
+        "uvloop",
+        "logging",
+    }
+    assert "typer" in loaded and loaded & heavy == set()
+    assert len(loaded) < 250
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "No such command 'nonsense'"),
+        (["fetch"], "Missing argument 'REF'"),
+        (["fetch", "zz"], "'zz' is not a model"),
+        (["fetch", "AB" * 32], "64 lower-case hex digits"),
+        (["show", "p2pmodel:12"], "is not a model"),
+        (["fetch", "ab" * 32, "--timeout", "soon"], "Invalid value for '--timeout'"),
+        (["demo", "--size", "huge"], "'huge' is not a size"),
+        (["demo", "--peers", "1"], "Invalid value for '--peers'"),
+        (["daemon", "--listen", "nowhere"], "--listen: 'nowhere' is not HOST:PORT"),
+        (["daemon", "--upload-limit", "fast"], "--upload-limit: 'fast' is not a rate"),
+        (["daemon", "--encryption", "maybe"], "--encryption: expected 'required' or 'off'"),
+        (["trust", "add", "x"], "52 base32 characters"),
+        (["key", "new", "../x"], "a key's name"),
+    ],
+)
+async def test_a_usage_error_is_one_sentence_on_stderr_and_code_2(p2pmodel, arguments, said):
+    result = await p2pmodel(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("p2pmodel: error: ") and said in result.err and result.err.count("\n") == 1
+
+
+async def test_a_path_that_is_missing_is_not_found(p2pmodel):
+    for arguments in (["publish", "/nope"], ["verify", "/nope"], ["daemon", "--network", "/nope"]):
+        result = await p2pmodel(*arguments)
+        assert (result.code, result.out) == (3, "") and "/nope" in result.err
+
+
+async def test_an_interrupted_command_says_so_once(p2pmodel):
+    result = await p2pmodel("status")
+    assert result.code == 9 and "no daemon runs on" in result.err and "Traceback" not in result.err
+
+
+async def test_debug_shows_where_an_error_comes_from(p2pmodel):
+    for arguments in (["--debug", "status"], ["status", "--debug"]):
+        result = await p2pmodel(*arguments)
+        assert result.code == 9 and "Traceback" in result.err and "p2pmodel: error: " in result.err
+
+
+async def test_a_reader_that_leaves_early_is_no_drama(p2pmodel):
+    process = await p2pmodel.start("config", "show")
+    process.stdout._transport.close()  # the other end of the pipe is gone before anything is written
+    _, err = await asyncio.gather(process.wait(), process.stderr.read())
+    assert err == b""
+
+
+async def test_the_version_is_printed(p2pmodel):
+    result = await p2pmodel("--version")
+    assert result.code == 0 and result.out.startswith("p2pmodel 0.")
