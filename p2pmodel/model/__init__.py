@@ -1,4 +1,4 @@
-"""WHAT is it? Immutable values: digests, keys, paths, chunk lists, manifests, have-maps, statements. No IO, no clock."""
+"""WHAT is it? Immutable values: digests, paths, chunk lists, manifests, have-maps, statements. No IO, no clock."""
 
 from p2pmodel.model.chunk_list import Chunk, ChunkList
 from p2pmodel.model.digest import Digest, ModelId, Sha256

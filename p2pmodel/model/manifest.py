@@ -27,7 +27,7 @@ from p2pmodel.model.paths import PortablePath, clash
 
 MANIFEST_FORMAT = "p2pmodel-manifest-1"
 CHUNKER = "tensor-1"
-"""The rule of `chunking.py`. A receiver never derives boundaries again; the name tells a publisher how to repeat them."""
+"""The rule of `chunking.py`. Receivers never derive boundaries again; the name tells a publisher how to repeat them."""
 
 
 @dataclass(frozen=True, slots=True)

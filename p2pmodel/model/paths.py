@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import PATH_BYTES_MAX, PATH_COMPONENT_BYTES_MAX, PATH_DEPTH_MAX
 
-_FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]')
+_FORBIDDEN = re.compile(r'[<>:"|?*\\\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]')
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
-_RESERVED = (".git", ".p2pmodel")
-"""`.git`: a checkout that runs hooks must not come out of a model. `.p2pmodel…`: our own partial files."""
+_RESERVED_NAMES = (".git", "git~1")
+"""A checkout that runs hooks must not come out of a model; the second is the short name that Windows gives the first."""
+_RESERVED_START = ".p2pmodel"
+"""Our own partial files."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -77,7 +79,7 @@ def _component_fault(part: str) -> str | None:
     if _DEVICE.fullmatch(part):
         return f"{part!r} is a device on Windows"
     folded = part.casefold()
-    if folded == _RESERVED[0] or folded.startswith(_RESERVED[1]):
+    if folded in _RESERVED_NAMES or folded.startswith(_RESERVED_START):
         return f"{part!r} is reserved"
     return None
 

@@ -37,7 +37,7 @@ class _WireSignature(msgspec.Struct, forbid_unknown_fields=True):
 
 class _WireEnvelope(msgspec.Struct, forbid_unknown_fields=True):
     payload: str
-    payloadType: str  # noqa: N815  (DSSE's own spelling)
+    payloadType: str  # DSSE's own spelling
     signatures: list[_WireSignature]
 
 

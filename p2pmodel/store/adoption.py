@@ -8,10 +8,11 @@ chunk counts only after its hash was computed from the bytes on disk, unless it 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
+from p2pmodel.errors import InterruptedFetchError, NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.limits import CHUNK_BYTES_MAX
 from p2pmodel.model import Digest, HaveMap, Layout
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
@@ -24,10 +25,14 @@ OnProgress = Callable[[int, int, str], None]
 Keep = Callable[[int, memoryview], int]
 
 
-def good_chunks(file: OpenFile, layout: Layout, indices: Iterable[int], buffer: memoryview) -> int:
+def good_chunks(
+    file: OpenFile, layout: Layout, indices: Iterable[int], buffer: memoryview, stop: threading.Event
+) -> int:
     """The chunks of `indices`, all of one file, whose bytes in `file` have the right hash, as bits."""
     bits = 0
     for index in indices:
+        if stop.is_set():
+            raise InterruptedFetchError("stopped")
         place = layout[index]
         view = buffer[: place.length]
         if file.read_into(view, place.offset) == place.length and Digest.of(view) == place.digest:
@@ -69,7 +74,9 @@ class Adoption:
         catalogue: Catalogue,
         overwrite: bool,
         on_progress: OnProgress | None,
+        stop: threading.Event,
     ) -> None:
+        self._stop = stop
         self._layout, self._file_indices, self._copy = layout, file_indices, copy
         self._destination, self._files, self._catalogue = destination, files, catalogue
         self._overwrite = overwrite
@@ -131,7 +138,8 @@ class Adoption:
                 return False
         if not self._overwrite and not self._is_unchanged(index, status.identity):
             raise RefusedError(
-                f"{str(self._destination.final(path))!r} exists with other content; --overwrite replaces it"
+                f"{str(self._destination.final(path))!r} exists and has other content than the model; "
+                "move it away, or allow it to be replaced"
             )
         if kept is not None and kept.state is not FileState.PARTIAL:
             self._copy.forget(index)
@@ -151,7 +159,7 @@ class Adoption:
         if file is None:
             return None
         try:
-            return good_chunks(file, self._layout, self._layout.chunks_of(index), self._buffer)
+            return good_chunks(file, self._layout, self._layout.chunks_of(index), self._buffer, self._stop)
         finally:
             file.close()
 
@@ -240,7 +248,7 @@ class Adoption:
         try:
             touched = within(self._layout, span, file.data_ranges(self._layout.files[index].size))
             unproven = [at for at in touched if not held >> at & 1]
-            self._copy.add(good_chunks(file, self._layout, unproven, self._buffer))
+            self._copy.add(good_chunks(file, self._layout, unproven, self._buffer, self._stop))
         finally:
             file.close()
 
@@ -257,13 +265,17 @@ class LocalChunks:
     def __init__(self, find: Callable[[Digest], ChunkSource | None], worthwhile: Callable[[], bool]) -> None:
         self._find, self._worthwhile = find, worthwhile
 
-    def copy_missing(self, layout: Layout, missing: HaveMap, keep: Keep, on_progress: OnProgress | None) -> int:
+    def copy_missing(
+        self, layout: Layout, missing: HaveMap, keep: Keep, on_progress: OnProgress | None, stop: threading.Event
+    ) -> int:
         """Returns the bytes copied; a source that changes under our hands is left to the network."""
         if not self._worthwhile():
             return 0
         buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
         copied, total = 0, sum(layout[index].length for index in missing)
         for index in missing:
+            if stop.is_set():
+                raise InterruptedFetchError("stopped")
             place = layout[index]
             view = buffer[: place.length]
             if not self._read(place.digest, view):

@@ -97,6 +97,9 @@ class Copy:
     def fault(self) -> str:
         return next((file.fault for file in self.files if file.fault), "")
 
+    def fault_of(self, indices: Iterable[int]) -> str:
+        return next((file.fault for index in indices if (file := self.file(index)) is not None and file.fault), "")
+
     def file(self, index: int) -> KeptFile | None:
         with self._lock:
             return self._files.get(index)
@@ -213,10 +216,6 @@ class Catalogue:
     def save_files(self, writer: Writer, copy: Copy, files: Iterable[KeptFile]) -> None:
         writer.execute_many(_SAVE_FILE, [_saved(copy, file) for file in files])
 
-    def set_kind(self, writer: Writer, copy: Copy, kind: Kind) -> None:
-        copy.kind = kind
-        writer.execute("UPDATE copies SET kind = ? WHERE number = ?", (kind, copy.number))
-
     def save_have(self, writer: Writer, copy: Copy, bits: int, *, clean: bool) -> None:
         have = HaveMap(copy.count, bits).encode()
         writer.execute("UPDATE copies SET have = ?, clean = ? WHERE number = ?", (have, clean, copy.number))
@@ -260,19 +259,22 @@ class Catalogue:
                 self._copies.pop(copy.model_id, None)
 
     def remove_model(self, model_id: ModelId, layout: Layout | None) -> None:
-        """Take a model without copies out of the index; its objects go too, as far as nothing else names them."""
+        """Take a model out of the index, unless a copy of it is left."""
         with self._lock:
-            number = self._models.pop(model_id, None)
-            if number is None:
-                return
-            del self._model_ids[number]
+            number = self._models.get(model_id)
+        if number is None:
+            return
         with self._database.transaction() as writer:
+            if writer.execute("SELECT 1 FROM copies WHERE model = ?", (number,)):
+                return
             if layout is not None:
                 rows = sorted(_index_rows(layout, number))
                 writer.execute_many("DELETE FROM chunks WHERE prefix = ? AND model = ? AND chunk = ?", rows)
             else:
                 writer.execute("DELETE FROM chunks WHERE model = ?", (number,))
             writer.execute("DELETE FROM models WHERE number = ?", (number,))
+            with self._lock:
+                del self._models[model_id], self._model_ids[number]
 
 
 def _index_rows(layout: Layout, model: int) -> Iterator[tuple[int, int, int]]:

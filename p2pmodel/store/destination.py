@@ -22,9 +22,10 @@ class Destination:
     """Opens (and makes) the directory. Raises `RefusedError` where another fetch of this model writes there."""
 
     def __init__(self, files: Files, root: Path, model_id: ModelId) -> None:
+        self._made = files.status(root) is None
         directory = files.open_directory(root, create=True)
         assert directory is not None
-        self.root, self._directory = root, directory
+        self._files, self.root, self._directory = files, root, directory
         self.partials_name = f".p2pmodel-{model_id.hex[:16]}"
         try:
             partials = directory.directory(self.partials_name, create=True, exclusive=True)
@@ -102,10 +103,13 @@ class Destination:
         self._directory.sync()
 
     def close(self) -> None:
-        """Remove the partial directory if nothing is in it."""
-        self._partials.close()
+        """Remove the partial directory if nothing is in it, and the destination likewise if it was made for this."""
         self._directory.remove(self.partials_name)
+        self._partials.close()
         self._directory.close()
+        if self._made and (above := self._files.open_directory(self.root.parent)) is not None:
+            above.remove(self.root.name)
+            above.close()
 
 
 def _partial_name(file_index: int) -> str:

@@ -77,12 +77,13 @@ class Intake:
         """The wanted chunks that are not here yet."""
         return HaveMap(self.wanted.count, self.wanted.bits & ~self._copy.bits)
 
-    def adopt(self, on_progress: OnProgress | None = None) -> None:
+    def adopt(self, on_progress: OnProgress | None = None, stop: threading.Event | None = None) -> None:
         """Take over what is here already, and reserve the space for the rest. Blocks; hashes what is not proven.
 
-        Raises `RefusedError` where a file with other content has a final name and `overwrite` is off, and
-        `NoSpaceError` before anything was written.
+        Raises `RefusedError` where a file with other content has a final name and `overwrite` is off,
+        `NoSpaceError` before anything was written, and `InterruptedFetchError` once `stop` is set.
         """
+        stop = stop or threading.Event()
         assert not self._adopted
         adoption = Adoption(
             layout=self.layout,
@@ -93,6 +94,7 @@ class Intake:
             catalogue=self._catalogue,
             overwrite=self._overwrite,
             on_progress=on_progress,
+            stop=stop,
         )
         kept = adoption.run()
         with self._database.transaction() as writer:
@@ -103,7 +105,7 @@ class Intake:
         self._dirty.update(file.index for file in kept if file.state is FileState.PLACED)
         self._adopted = True
         adoption.copy_replaced(self._keep)
-        self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress)
+        self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress, stop)
         reused = HaveMap(self.wanted.count, self.wanted.bits & self._copy.bits)
         self.bytes_reused = sum(self.layout[index].length for index in reused)
 
@@ -125,6 +127,8 @@ class Intake:
             places = [at for at in self._same.get(index, (index,)) if at in self.wanted and not held >> at & 1]
             if not places:
                 return 0
+            if fault := self._copy.fault_of(self.layout[at].file_index for at in places):
+                raise P2PModelError(fault)
             self._writing += 1
         try:
             bits = 0
@@ -277,9 +281,10 @@ class Intake:
         finally:
             self._open.close()
             if not self._copy.bits and not any(file.state is not FileState.PARTIAL for file in self._copy.files):
-                for index in self.file_indices:
-                    self._destination.remove_partial(index)
+                for kept in self._copy.files:
+                    self._destination.remove_partial(kept.index)
                 self._catalogue.remove_copy(self._copy)
+                self._catalogue.remove_model(self.layout.model_id, self.layout)
             self._destination.close()
             self._on_close(self)
 

@@ -70,6 +70,18 @@ class Objects:
         self.remember(layout)
         return layout
 
+    def forget(self, layout: Layout, others: Iterable[ModelId]) -> None:
+        """Remove a model's manifest and chunk lists, except for those that other models name too."""
+        gone = {layout.model_id.raw, *(file.chunk_list.raw for file in layout.files)}
+        for other in others:
+            manifest = self.manifest(other)
+            if manifest is not None:
+                gone -= {other.raw, *(file.chunk_list.raw for file in manifest.files)}
+        with self._lock:
+            self._layouts.pop(layout.model_id, None)
+        with self._database.transaction() as writer:
+            writer.execute_many("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in gone])
+
     def remember(self, layout: Layout) -> None:
         with self._lock:
             self._layouts[layout.model_id] = layout

@@ -265,6 +265,8 @@ class Store:
                     self._delete(kept.location, copy.root)
             self._catalogue.remove_copy(copy)
         self._catalogue.remove_model(model_id, layout)
+        if layout is not None:
+            self._objects.forget(layout, self._catalogue.model_ids())
 
     def _delete(self, location: Path, root: Path) -> None:
         """Remove a file, and the directories above it that are empty then, up to the copy's root."""
