@@ -10,13 +10,16 @@ import threading
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmodel.cli.options import Invocation
 from p2pmodel.errors import DaemonNotRunningError, InterruptedFetchError
-from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.requests import PeerService
+from p2pmodel.peer.runtime import read_runtime
 from p2pmodel.peer.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.client import DaemonClient
 
 T = TypeVar("T")
 
@@ -46,6 +49,14 @@ async def settings_of(invocation: Invocation, flags: dict[str, object] | None = 
     return await load_settings({**(flags or {}), "data_dir": invocation.data_dir})
 
 
+async def _find_daemon(settings: Settings) -> DaemonClient | None:
+    if await read_runtime(settings.data_dir) is None:
+        return None  # and no HTTP client is loaded
+    from p2pmodel.peer.client import find_daemon
+
+    return await find_daemon(settings.data_dir)
+
+
 @asynccontextmanager
 async def open_service(invocation: Invocation, *, offline: bool) -> AsyncIterator[PeerService]:
     """The daemon of this data directory, or else a peer of our own for as long as the command runs.
@@ -53,7 +64,7 @@ async def open_service(invocation: Invocation, *, offline: bool) -> AsyncIterato
     `offline`: what the command does needs no other peer, so an embedded one enters no network.
     """
     settings = await settings_of(invocation)
-    daemon = await find_daemon(settings.data_dir)
+    daemon = await _find_daemon(settings)
     if daemon is not None:
         try:
             yield daemon
@@ -70,7 +81,7 @@ async def open_service(invocation: Invocation, *, offline: bool) -> AsyncIterato
 async def open_daemon(invocation: Invocation) -> AsyncIterator[DaemonClient]:
     """The running daemon. Raises `DaemonNotRunningError` where there is none."""
     settings = await settings_of(invocation)
-    daemon = await find_daemon(settings.data_dir)
+    daemon = await _find_daemon(settings)
     if daemon is None:
         raise DaemonNotRunningError(
             f"no daemon runs on {settings.data_dir}; start one with `p2pmodel daemon` or name its --data-dir"

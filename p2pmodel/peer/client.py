@@ -14,10 +14,8 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from p2pmodel import errors
 from p2pmodel.errors import NetworkError, P2PModelError
-from p2pmodel.peer.control_schema import ModelList, PeerList
-from p2pmodel.peer.control_stream import ErrorBody, ErrorInfo
+from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
 from p2pmodel.peer.reports import (
     FetchReport,
     ModelDetail,
@@ -158,16 +156,6 @@ async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             yield b"".join(pending)
             head, newline, rest = rest.partition(b"\n")
             pending = [head]
-
-
-def rebuild_error(info: ErrorInfo) -> P2PModelError:
-    """The error that the daemon met, as the class of that name here; an unknown name keeps its exit code."""
-    kind = getattr(errors, info.name, None)
-    if isinstance(kind, type) and issubclass(kind, P2PModelError):
-        return kind(info.message)
-    error = P2PModelError(info.message)
-    error.exit_code = info.exit_code
-    return error
 
 
 def _decode(data: bytes, kind: type[T]) -> T:

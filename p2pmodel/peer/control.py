@@ -21,7 +21,8 @@ from p2pmodel.errors import NetworkError, NotFoundError, P2PModelError, RefusedE
 from p2pmodel.limits import API_BODY_BYTES_MAX
 from p2pmodel.net.address import Address, split_host_port
 from p2pmodel.peer.control_schema import openapi_document
-from p2pmodel.peer.control_stream import ErrorBody, describe_error, stream_operation
+from p2pmodel.peer.control_stream import stream_operation
+from p2pmodel.peer.envelope import ErrorBody, describe_error
 from p2pmodel.peer.files import storage_errors
 from p2pmodel.peer.guard import Handler, RequestGuard
 from p2pmodel.peer.requests import FetchRequest, PeerService, PublishRequest, ShowRequest, VerifyRequest

@@ -7,27 +7,16 @@ from typing import Any
 
 import msgspec
 
-from p2pmodel.peer.control_stream import ErrorBody, StreamEvent
+from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
 from p2pmodel.peer.reports import (
     FetchReport,
     ModelDetail,
-    ModelSummary,
-    Neighbour,
     PeerStatus,
     PublishReport,
     VerifyReport,
 )
 from p2pmodel.peer.requests import FetchRequest, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.version import __version__
-
-
-class PeerList(msgspec.Struct):
-    peers: list[Neighbour]
-
-
-class ModelList(msgspec.Struct):
-    models: list[ModelSummary]
-
 
 _READS: dict[str, tuple[str, type | None]] = {
     "/healthz": ("Whether the process answers.", None),

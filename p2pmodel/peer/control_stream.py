@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
 from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.peer.envelope import StreamEvent, describe_error
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
 
@@ -21,35 +21,7 @@ PROGRESS_INTERVAL_S = 0.1
 log = logging.getLogger(__name__)
 
 
-class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, rename={"name": "class"}):
-    """An error as it travels: the name of its class in `p2pmodel.errors`, its sentence, its exit code."""
-
-    name: str
-    message: str
-    exit_code: int = 1
-
-
-class ErrorBody(msgspec.Struct, frozen=True, kw_only=True):
-    error: ErrorInfo
-
-
-class StreamEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A line. Which field is set follows `event`."""
-
-    event: Literal["progress", "done", "error"]
-    progress: Progress | None = None
-    result: Any = None
-    error: ErrorInfo | None = None
-
-
 _encoder = msgspec.json.Encoder()
-
-
-def describe_error(error: BaseException) -> ErrorInfo:
-    """What may be told of an error. Only our own classes speak to the person; of any other just the kind is told."""
-    if isinstance(error, P2PModelError):
-        return ErrorInfo(name=type(error).__name__, message=str(error), exit_code=error.exit_code)
-    return ErrorInfo(name="P2PModelError", message=f"internal error in the daemon: {type(error).__name__}: {error}")
 
 
 async def stream_operation(

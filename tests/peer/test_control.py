@@ -15,9 +15,9 @@ import pytest
 from p2pmodel import errors
 from p2pmodel.errors import NetworkError, NotFoundError, P2PModelError, UsageError
 from p2pmodel.limits import API_BODY_BYTES_MAX
-from p2pmodel.peer.client import DaemonClient, find_daemon, rebuild_error
+from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.control import ControlServer, open_http_socket
-from p2pmodel.peer.control_stream import ErrorInfo, describe_error
+from p2pmodel.peer.envelope import ErrorInfo, describe_error, rebuild_error
 from p2pmodel.peer.reports import (
     ModelDetail,
     ModelFile,
