@@ -14,15 +14,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
-from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.service import LocalService
-
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.peer.config import PeerConfig
 from p2pmodel.peer.control import ControlServer
-from p2pmodel.peer.files import make_private_directory, storage_errors
+from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.runtime import RuntimeRecord, remove_runtime, write_runtime
-from p2pmodel.store import DirectoryLock
+from p2pmodel.peer.service import LocalService
 
 _EXIT_MARGIN_S = 1.0
 log = logging.getLogger(__name__)
@@ -34,15 +31,12 @@ async def open_peer(config: PeerConfig) -> AsyncIterator[tuple[Peer, LocalServic
 
     Raises `RefusedError` where another process has it, `NetworkError` where the port cannot be had.
     """
-    with storage_errors(f"use the data directory {config.data_dir}"):
-        make_private_directory(config.data_dir)
-    with DirectoryLock(config.data_dir):
-        async with Peer(config) as peer:
-            service = LocalService(peer)
-            try:
-                yield peer, service
-            finally:
-                await service.close()
+    async with Peer(config) as peer:
+        service = LocalService(peer)
+        try:
+            yield peer, service
+        finally:
+            await service.close()
 
 
 async def run_daemon(

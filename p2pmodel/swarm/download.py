@@ -90,6 +90,7 @@ class Download:
             len(layout), wanted.bits, have.bits, lambda i: layout[i].length, rng
         )
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
+        self._offered: dict[PublicKey, int] = {}
         self._failure: P2PModelError | None = None
         self._changed = asyncio.Event()
         self._not_before = 0.0
@@ -141,8 +142,15 @@ class Download:
         self._schedule.peer_has(link.peer, held.bits)
         self._fill(link)
 
+    def offer(self, link: Link, bits: int) -> None:
+        """The overlay says that this peer holds these chunks, maybe as part of another model."""
+        if link.peer in self.links:
+            self._offered[link.peer] = self._offered.get(link.peer, 0) | bits
+            self._schedule.peer_has(link.peer, bits)
+            self._fill(link)
+
     def link_unknown(self, link: Link) -> None:
-        self._schedule.peer_lost(link.peer, self.layout.have_map().bits)
+        self._schedule.peer_lost(link.peer, self.layout.have_map().bits & ~self._offered.get(link.peer, 0))
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None:
         if self.links.get(link.peer) is not link:

@@ -19,7 +19,6 @@ from p2pmodel.swarm import wire
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
 
-
 T = TypeVar("T")
 
 

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from random import Random
 
-from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError, ProtocolError
+from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import CONNECTIONS_MAX, CONNECTIONS_PER_HOST_MAX, IDLE_TIMEOUT_S, KEEPALIVE_S, OBJECT_BYTES_MAX
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import Address, Channel, Network
@@ -164,10 +164,12 @@ class Swarm:
     ) -> bytes:
         """A manifest or chunk list from the first of these peers that has it; verified by its hash.
 
-        Peers are asked in turn, the next one as soon as one fails or is slow. Raises `PeerGoneError` where none has it.
+        Peers are asked in turn, the next one as soon as one fails or is slow. Raises `PeerGoneError` where none has it,
+        `CorruptChunkError` where one of them sent something else.
         """
         waiting = list(links)
         asked: set[asyncio.Task[bytes]] = set()
+        corrupt: CorruptChunkError | None = None
         try:
             while waiting or asked:
                 if waiting:
@@ -180,12 +182,14 @@ class Swarm:
                 for task in done:
                     try:
                         return task.result()
+                    except CorruptChunkError as error:
+                        corrupt = error
                     except PeerFault:
                         continue
         finally:
             for task in asked:
                 task.cancel()
-        raise PeerGoneError("no connected peer has this object")
+        raise corrupt or PeerGoneError("no connected peer has this object")
 
     def open_download(
         self, layout: Layout, wanted: HaveMap, have: HaveMap, intake: Intake, *, links: Iterable[Link] = ()

@@ -32,17 +32,17 @@ class Message(msgspec.Struct, frozen=True, array_like=True):
     pass
 
 
-class Subscribe(Message, tag=1):
+class Subscribe(Message, frozen=True, tag=1):
     """Tell me what you hold of this model, now (`HaveMapOf` or `Unknown`) and as it grows (`Have`)."""
 
     model: Hash
 
 
-class Unsubscribe(Message, tag=2):
+class Unsubscribe(Message, frozen=True, tag=2):
     model: Hash
 
 
-class HaveMapOf(Message, tag=3):
+class HaveMapOf(Message, frozen=True, tag=3):
     """The answer to `Subscribe`: which of the `count` chunks the sender holds, as `model.HaveMap` encodes it."""
 
     model: Hash
@@ -50,20 +50,20 @@ class HaveMapOf(Message, tag=3):
     bits: Annotated[bytes, Meta(max_length=CHUNKS_PER_MODEL_MAX // 8)]
 
 
-class Unknown(Message, tag=4):
+class Unknown(Message, frozen=True, tag=4):
     """The sender holds nothing of this model, or no longer does."""
 
     model: Hash
 
 
-class Have(Message, tag=5):
+class Have(Message, frozen=True, tag=5):
     """More chunks of a model that the receiver has subscribed to."""
 
     model: Hash
     chunks: Annotated[list[ChunkIndex], Meta(min_length=1, max_length=HAVES_PER_MESSAGE_MAX)]
 
 
-class RequestChunk(Message, tag=6):
+class RequestChunk(Message, frozen=True, tag=6):
     """Send the chunk with this hash and length (bulk, under `request`); `model` says where it may be looked for."""
 
     request: RequestId
@@ -72,34 +72,34 @@ class RequestChunk(Message, tag=6):
     length: Annotated[int, Meta(gt=0, le=OBJECT_BYTES_MAX)]
 
 
-class RequestObject(Message, tag=7):
+class RequestObject(Message, frozen=True, tag=7):
     """Send the object with this hash (bulk): a manifest or a chunk list."""
 
     request: RequestId
     digest: Hash
 
 
-class Cancel(Message, tag=8):
+class Cancel(Message, frozen=True, tag=8):
     """No longer wanted. The answer may come all the same, when it was under way."""
 
     request: RequestId
 
 
-class Reject(Message, tag=9):
+class Reject(Message, frozen=True, tag=9):
     """The request will not be answered: the sender does not hold it, or has too much to do."""
 
     request: RequestId
     reason: Text
 
 
-class RequestStatements(Message, tag=10):
+class RequestStatements(Message, frozen=True, tag=10):
     """Send the signed statements about a model (`Statements`)."""
 
     request: RequestId
     model: Hash
 
 
-class RequestName(Message, tag=11):
+class RequestName(Message, frozen=True, tag=11):
     """Send the statements by which the publisher with this key (32 bytes) has given out this name."""
 
     request: RequestId
@@ -108,14 +108,14 @@ class RequestName(Message, tag=11):
     revision: Name
 
 
-class Statements(Message, tag=12):
+class Statements(Message, frozen=True, tag=12):
     request: RequestId
     envelopes: Annotated[
         list[Annotated[bytes, Meta(max_length=STATEMENT_BYTES_MAX)]], Meta(max_length=STATEMENTS_PER_MODEL_MAX)
     ]
 
 
-class Ping(Message, tag=13):
+class Ping(Message, frozen=True, tag=13):
     """Keeps an idle connection from being cut. No answer."""
 
 

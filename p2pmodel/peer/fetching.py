@@ -1,0 +1,337 @@
+"""One fetch from reference to files: find peers, manifest, signatures, chunks, final names.
+
+Nothing that a peer does ends a fetch; it goes on with the others, or waits for new ones, until the files are whole, the
+caller's time is over, or nobody who could help has been seen for `FETCH_STALL_S`. What has arrived is always kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+from p2pmodel.errors import (
+    CorruptChunkError,
+    DecodeError,
+    NoPeersError,
+    NotFoundError,
+    P2PModelError,
+    PeerFault,
+    SignatureError,
+    VerificationError,
+)
+from p2pmodel.limits import (
+    CLAIM_BYTES,
+    CLAIM_INTERVAL_S,
+    FETCH_MISS_S,
+    FETCH_STALL_S,
+    MANIFEST_BYTES_MAX,
+)
+from p2pmodel.model import (
+    ChunkList,
+    Digest,
+    FileEntry,
+    HaveMap,
+    Layout,
+    Manifest,
+    ModelId,
+    PublicKey,
+    SignedStatement,
+    check_chunk_list,
+    open_statement,
+)
+from p2pmodel.model.chunk_list import ENTRY_BYTES
+from p2pmodel.net import Address, Network
+from p2pmodel.overlay import Overlay, overlay_key
+from p2pmodel.peer.announcing import Announcer
+from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.reports import Progress
+from p2pmodel.peer.requests import OnProgress
+from p2pmodel.store import Intake, Store
+from p2pmodel.swarm import Download, Link, Swarm, Tally
+
+log = logging.getLogger(__name__)
+
+_REPORT_S = 0.2
+_WAIT_S = 0.5
+_CHUNK_LOOKUPS = 8
+"""Missing chunks looked up in the overlay by their own hash, when no connected peer holds them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """The parts of a peer that a fetch works with."""
+
+    store: Store
+    overlay: Overlay
+    swarm: Swarm
+    network: Network
+    announcer: Announcer
+    rng: Random
+
+
+@dataclass(slots=True)
+class Fetching:
+    """The state of one fetch. `progress` is called on the loop, with what a person wants to see."""
+
+    rooms: Rooms
+    model_id: ModelId
+    direct: Sequence[Address] = ()
+    progress: OnProgress = lambda _: None
+    neighbours_known: bool = True
+    tally: Tally = field(default_factory=Tally)
+    _began: float = 0.0
+    _corrupt_from: set[PublicKey] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._began = self._now()
+
+    def _now(self) -> float:
+        return self.rooms.network.clock.monotonic()
+
+    def finder(self) -> Finder:
+        rooms = self.rooms
+        return Finder(
+            overlay_key(self.model_id),
+            overlay=rooms.overlay,
+            swarm=rooms.swarm,
+            clock=rooms.network.clock,
+            direct=self.direct,
+        )
+
+    # --- manifest and chunk lists --------------------------------------------------------------------------------
+
+    async def layout(self, finder: Finder) -> Layout:
+        """The model's manifest and chunk lists, from this disk or from peers.
+
+        Raises `NotFoundError` or `NoPeersError` after `FETCH_MISS_S` without anybody, `VerificationError` where every
+        answer was corrupt or the id is not that of a manifest.
+        """
+        held = await self.rooms.network.offload(self.rooms.store.layout, self.model_id)
+        if held is not None:
+            return held
+        manifest = await self.manifest(finder)
+        lists = await asyncio.gather(*(self._chunk_list(file, finder) for file in manifest.files))
+        return Layout(manifest, lists)
+
+    async def manifest(self, finder: Finder) -> Manifest:
+        """Raises as `layout` does."""
+        encoded = await self._object(self.model_id, finder, size_bytes_max=MANIFEST_BYTES_MAX, phase="lookup")
+        try:
+            return Manifest.decode(encoded)
+        except DecodeError as error:
+            raise VerificationError(f"the object {self.model_id.hex} is not a manifest: {error}") from error
+
+    async def _chunk_list(self, file: FileEntry, finder: Finder) -> ChunkList:
+        size = file.chunk_count * ENTRY_BYTES
+        if not size:
+            return ChunkList(b"")
+        encoded = await self._object(file.chunk_list, finder, size_bytes_max=size, phase="manifest")
+        try:
+            chunks = ChunkList(encoded)
+            check_chunk_list(file, chunks)
+        except DecodeError as error:
+            raise VerificationError(f"the publisher's manifest contradicts itself: {error}") from error
+        return chunks
+
+    async def _object(self, digest: Digest, finder: Finder, *, size_bytes_max: int, phase: str) -> bytes:
+        """From this disk, or from any peer that the finder brings, until one has it."""
+        held = await self.rooms.network.offload(self.rooms.store.object, digest)
+        if held is not None:
+            return held
+        asked: set[Link] = set()
+        while True:
+            fresh = [link for link in finder.links if link not in asked]
+            if fresh:
+                asked.update(fresh)
+                try:
+                    data = await self.rooms.swarm.fetch_object(digest, fresh, size_bytes_max=size_bytes_max)
+                except CorruptChunkError:
+                    self._corrupt_from.update(link.peer for link in fresh)
+                except PeerFault:
+                    pass
+                else:
+                    await self.rooms.network.offload(self.rooms.store.put_object, data)
+                    return data
+                continue
+            self._give_up_early(finder)
+            self.progress(Progress(phase=phase, peers=len(finder.links)))
+            await finder.changed(_WAIT_S)
+
+    def _give_up_early(self, finder: Finder) -> None:
+        """Raise where there was time enough to find a holder, and none was found."""
+        if self._now() - self._began < FETCH_MISS_S or finder.rounds == 0:
+            return
+        if self._corrupt_from:
+            names = ", ".join(sorted(peer.text[:12] for peer in self._corrupt_from))
+            raise VerificationError(
+                f"the manifest that peers sent does not have the hash {self.model_id.hex}; refused ({names})"
+            )
+        raise self.nobody(finder, f"no peer has the model {self.model_id.hex}")
+
+    def nobody(self, finder: Finder, what: str) -> P2PModelError:
+        """The error for `what`, with what a person can do about it."""
+        if self.rooms.overlay.neighbours() or finder.links:
+            return NotFoundError(f"{what}; {self._asked(finder)}")
+        tried = "; ".join(f"{address}: {reason}" for address, reason in list(finder.failures.items())[:3])
+        hint = tried or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
+        return NoPeersError(f"{what}, and no other peer could be reached ({hint})")
+
+    def _asked(self, finder: Finder) -> str:
+        count = len(self.rooms.overlay.neighbours())
+        asked = f"{count} overlay peer{'s' if count != 1 else ''} asked"
+        if finder.failures:
+            address, reason = next(iter(finder.failures.items()))
+            return f"{asked}, and {address} could not be reached: {reason}"
+        return asked
+
+    # --- signatures ----------------------------------------------------------------------------------------------
+
+    async def statements(self, finder: Finder, wanted: Sequence[PublicKey]) -> list[SignedStatement]:
+        """What publishers have signed about the model, verified; asks peers until every `wanted` key is among them.
+
+        Raises `SignatureError` where one is not.
+        """
+        store, offload = self.rooms.store, self.rooms.network.offload
+        held = {one.signer: one for one in await offload(store.statements, self.model_id)}
+        asked: set[Link] = set()
+        while True:
+            fresh = [link for link in finder.links if link not in asked]
+            missing = [key for key in wanted if key not in held]
+            if not fresh and (not missing or self._settled(finder)):
+                break
+            asked.update(fresh)
+            for link in fresh:
+                for one in await self._statements_of(link):
+                    held.setdefault(one.signer, one)
+                    await offload(store.add_statement, one)
+            if not fresh:
+                await finder.changed(_WAIT_S)
+        if missing:
+            by = ", ".join(key.text for key in held) or "nobody"
+            raise SignatureError(f"the model is not signed by {missing[0].text}; it is signed by {by}")
+        return list(held.values())
+
+    def _settled(self, finder: Finder) -> bool:
+        return self._now() - self._began > FETCH_MISS_S and finder.rounds > 0
+
+    async def _statements_of(self, link: Link) -> list[SignedStatement]:
+        try:
+            async with asyncio.timeout(FETCH_MISS_S):
+                envelopes = await link.request_statements(self.model_id)
+        except (PeerFault, TimeoutError):
+            return []
+        signed = []
+        for envelope in envelopes:
+            try:
+                one = open_statement(envelope)
+            except (DecodeError, SignatureError) as error:
+                log.warning("peer %s sent a statement that does not hold: %s", link.peer.text, error)
+                continue
+            if one.statement.model_id == self.model_id:
+                signed.append(one)
+        return signed
+
+    # --- chunks --------------------------------------------------------------------------------------------------
+
+    async def transfer(self, layout: Layout, intake: Intake, finder: Finder) -> None:
+        """Pull what the intake misses. Raises `NoPeersError` after a long stall, and whatever our own disk raises."""
+        swarm = self.rooms.swarm
+        await self.rooms.announcer.begin(layout)
+        download = swarm.open_download(layout, intake.wanted, intake.have, intake, links=finder.links)
+        self.tally = download.tally
+        finder.on_link = download.add_link
+        claims = asyncio.get_running_loop().create_task(self._claim_now_and_then(intake, download))
+        watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
+        running = asyncio.get_running_loop().create_task(download.run())
+        try:
+            await asyncio.wait({running, watch}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (watch, running):
+                if task.done():
+                    task.result()
+        finally:
+            finder.on_link = lambda link: None
+            for task in (claims, watch, running):
+                task.cancel()
+            await asyncio.gather(claims, watch, running, return_exceptions=True)
+            swarm.close_download(download)
+
+    async def _claim_now_and_then(self, intake: Intake, download: Download) -> None:
+        claimed = 0
+        last = self._now()
+        while True:
+            await asyncio.sleep(_REPORT_S)
+            fresh = download.tally.bytes_fetched - claimed
+            if fresh and (fresh >= CLAIM_BYTES or self._now() - last >= CLAIM_INTERVAL_S):
+                claimed += fresh
+                await self.rooms.network.offload(intake.claim)
+                last = self._now()
+
+    async def _watch(self, layout: Layout, intake: Intake, download: Download, finder: Finder) -> None:
+        total = _size(layout, intake.wanted)
+        base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
+        moved, moved_at = 0, self._now()
+        looked_up: set[int] = set()
+        while True:
+            now = self._now()
+            done = base + download.tally.bytes_fetched
+            rate, peers = download.rate(now)
+            note = ""
+            if download.tally.bytes_fetched > moved or download.sources:
+                moved, moved_at = download.tally.bytes_fetched, now
+            elif now - moved_at > _WAIT_S:
+                note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
+                await self._look_up_chunks(layout, download, looked_up)
+            if now - moved_at > FETCH_STALL_S:
+                raise self.stalled(layout, download, finder)
+            self.progress(
+                Progress(
+                    phase="transfer",
+                    bytes_done=min(done, total),
+                    bytes_total=total,
+                    rate_bytes_per_s=rate,
+                    peers=peers,
+                    eta_s=(total - done) / rate if rate > 0 else None,
+                    note=note,
+                )
+            )
+            await asyncio.sleep(_REPORT_S)
+
+    def stalled(self, layout: Layout, download: Download, finder: Finder) -> NoPeersError:
+        left = download.missing.bit_count()
+        kept = _size(layout, HaveMap(len(layout), layout.have_map().bits & ~download.missing))
+        liars = [served.address for served in download.tally.served.values() if served.rejected]
+        dropped = f"; dropped for corrupt chunks: {', '.join(liars)}" if liars else ""
+        return NoPeersError(
+            f"no reachable peer holds the {left} chunks that are missing{dropped}; "
+            f"{kept:,} bytes are kept, run the same command to resume"
+        )
+
+    async def _look_up_chunks(self, layout: Layout, download: Download, looked_up: set[int]) -> None:
+        """Chunks are announced by their own hashes too: somebody may hold them as part of another model."""
+        unheld = [index for index in HaveMap(len(layout), download.unheld) if index not in looked_up]
+        for index in unheld[:_CHUNK_LOOKUPS]:
+            looked_up.add(index)
+            async for provider in self.rooms.overlay.providers(overlay_key(layout[index].digest)):
+                if provider.peer in download.banned:
+                    continue
+                try:
+                    link = await self.rooms.swarm.connect(provider.address, provider.peer)
+                except PeerFault:
+                    continue
+                download.add_link(link)
+                download.offer(link, 1 << index)
+
+
+def _size(layout: Layout, chunks: HaveMap) -> int:
+    if chunks.whole:
+        return layout.manifest.bytes_total
+    return sum(layout[index].length for index in chunks)
+
+
+def default_destination(data_dir: Path, model_id: ModelId) -> Path:
+    """Where a fetch without `--to` puts a model."""
+    return data_dir / "models" / model_id.hex

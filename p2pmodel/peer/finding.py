@@ -1,0 +1,135 @@
+"""Finding the peers for one model: those named by the caller, and those that the overlay tells of, again and again.
+
+A finder keeps looking while it is open, because providers come and go, and hands every connection to whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from p2pmodel.errors import PeerFault
+from p2pmodel.model import PublicKey
+from p2pmodel.net import Address, Clock
+from p2pmodel.overlay import Overlay
+from p2pmodel.swarm import Link, Swarm
+
+log = logging.getLogger(__name__)
+
+_LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Between look-ups of the same key: a model that was just published appears in the first; later, new holders."""
+_DIALS_MAX = 16
+_REDIAL_S = 5.0
+
+
+class Finder:
+    """Looks for peers that provide `key`; use as `async with`. `links` are the connections found so far."""
+
+    def __init__(
+        self,
+        key: bytes,
+        *,
+        overlay: Overlay,
+        swarm: Swarm,
+        clock: Clock,
+        direct: Sequence[Address] = (),
+        on_link: Callable[[Link], None] = lambda link: None,
+    ) -> None:
+        self.on_link = on_link
+        self.rounds = 0
+        """Look-ups of the overlay that have ended."""
+        self.providers_seen = 0
+        self.failures: dict[str, str] = {}
+        """Why an address could not be reached, for the person."""
+        self._key = key
+        self._overlay = overlay
+        self._swarm = swarm
+        self._clock = clock
+        self._direct = list(direct)
+        self._links: dict[PublicKey, Link] = {}
+        self._dialed_at: dict[Address, float] = {}
+        self._dials = asyncio.Semaphore(_DIALS_MAX)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    async def __aenter__(self) -> Finder:
+        self._spawn(self._dial_direct())
+        self._spawn(self._look())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @property
+    def links(self) -> list[Link]:
+        """Open connections to peers that were named or that provide the key, the first found first."""
+        return [link for peer, link in self._links.items() if self._swarm.links.get(peer) is link]
+
+    @property
+    def dialing(self) -> bool:
+        return len(self._tasks) > 1
+
+    async def changed(self, timeout_s: float) -> None:
+        """Wait until a connection, a failure or the end of a look-up brings news, or the time is over."""
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _spawn(self, work) -> None:  # type: ignore[no-untyped-def]
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._changed.set()
+
+    async def _dial_direct(self) -> None:
+        while True:
+            for address in self._direct:
+                self._dial_soon(address, None)
+            await asyncio.sleep(_REDIAL_S)
+            if not self._direct:
+                return
+
+    async def _look(self) -> None:
+        while True:
+            async for provider in self._overlay.providers(self._key):
+                self.providers_seen += 1
+                self._dial_soon(provider.address, provider.peer)
+            self.rounds += 1
+            self._changed.set()
+            await asyncio.sleep(_LOOKUP_PAUSES_S[min(self.rounds - 1, len(_LOOKUP_PAUSES_S) - 1)])
+
+    def _dial_soon(self, address: Address, peer: PublicKey | None) -> None:
+        now = self._clock.monotonic()
+        known = self._links.get(peer) if peer is not None else None
+        if known is not None and self._swarm.links.get(known.peer) is known:
+            return
+        if peer is None and any(link.channel.address == address for link in self.links):
+            return
+        if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S:
+            return
+        self._dialed_at[address] = now
+        self._spawn(self._dial(address, peer))
+
+    async def _dial(self, address: Address, peer: PublicKey | None) -> None:
+        async with self._dials:
+            try:
+                link = await self._swarm.connect(address, peer)
+            except PeerFault as fault:
+                self.failures[str(address)] = str(fault)
+                log.info("no connection to %s: %s", address, fault)
+                return
+        self.failures.pop(str(address), None)
+        self._links[link.peer] = link
+        self.on_link(link)

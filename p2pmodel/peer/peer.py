@@ -1,0 +1,276 @@
+"""The peer: overlay, swarm and store put together, with the few things that only the whole can do.
+
+`async with Peer(config) as peer:` locks the data directory, binds one port for UDP and TCP, joins the network through
+the entry peers in the background, announces what is on the disk, and undoes all of it at the end. Files that change
+under it are noticed and withdrawn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from random import Random
+from types import TracebackType
+
+from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.limits import STOP_TIMEOUT_S
+from p2pmodel.model import Digest, ModelId, PublicKey
+from p2pmodel.net import Address, Identity, Network, RealNetwork, network_id, split_host_port
+from p2pmodel.overlay import CLUSTER, INTERNET, Overlay
+from p2pmodel.peer.announcing import Announcer
+from p2pmodel.peer.config import PeerConfig, absolute
+from p2pmodel.peer.fetching import Rooms
+from p2pmodel.peer.files import make_private_directory, storage_errors
+from p2pmodel.peer.keyring import Keyring
+from p2pmodel.peer.reports import FetchReport
+from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
+from p2pmodel.peer.shelf import StoreShelf
+from p2pmodel.store import DirectoryLock, Store
+from p2pmodel.swarm import Swarm
+from p2pmodel.version import __version__
+
+log = logging.getLogger(__name__)
+
+_CHECK_FILES_S = 15.0
+"""How soon a file that changed is withdrawn, at most; serving it stops at once."""
+_REJOIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_PORT_TRIES = 16
+
+
+class Peer:
+    """A running peer. `peer_id` is its public key, `listen` its address (UDP and TCP)."""
+
+    def __init__(self, config: PeerConfig, *, network: Callable[[Identity], Network] = RealNetwork) -> None:
+        self.config = config
+        self.keyring = Keyring(config.data_dir)
+        self.joined = asyncio.Event()
+        """Set once an entry peer has answered, or there is none to ask."""
+        self.store: Store
+        self.swarm: Swarm
+        self.overlay: Overlay
+        self.network: Network
+        self.announcer: Announcer
+        self.peer_id: PublicKey
+        self.listen: Address
+        self._network_type = network
+        self._rng = Random(os.urandom(16))
+        self._stack = AsyncExitStack()
+        self._background: set[asyncio.Task[None]] = set()
+        self._model_locks: dict[ModelId, asyncio.Lock] = {}
+
+    # --- life ----------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Peer:
+        """Raises `RefusedError` where another process has the data directory, `NetworkError` for a port in use."""
+        try:
+            await self._start()
+        except BaseException:
+            await self._stop()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stop()
+
+    async def _start(self) -> None:
+        config = self.config
+        with storage_errors(f"use the data directory {config.data_dir}"):
+            make_private_directory(config.data_dir)
+        self._stack.enter_context(DirectoryLock(config.data_dir))
+        key = await self.keyring.node_key()
+        self.peer_id = key.public
+        this_network = network_id(config.network.name)
+        identity = Identity(
+            key, this_network, encryption=config.encryption == "required", agent=f"p2pmodel/{__version__}"
+        )
+        self.network = self._network_type(identity)
+        self._stack.push_async_callback(self.network.close)
+        self.store = await self.network.offload(Store.open, config.data_dir)
+        self._stack.push_async_callback(self.network.offload, self.store.close)
+        self.swarm = Swarm(
+            key=self.peer_id,
+            network=self.network,
+            shelf=StoreShelf(self.store),
+            rng=self._rng,
+            upload_limit_bytes_per_s=config.upload_limit_bytes_per_s,
+            download_limit_bytes_per_s=config.download_limit_bytes_per_s,
+        )
+        self._stack.push_async_callback(self.swarm.stop)
+        self.overlay = Overlay(
+            key=key,
+            network=self.network,
+            network_id=this_network,
+            rng=self._rng,
+            profile=CLUSTER if config.network.profile == "cluster" else INTERNET,
+        )
+        self.announcer = Announcer(self.store, self.overlay, self.network)
+        self.listen = await self._bind()
+        self._stack.push_async_callback(self.overlay.stop)
+        self.spawn(self._join(config.entry_peers))
+        self.spawn(self._watch_files())
+
+    async def _bind(self) -> Address:
+        """One port for TCP and UDP. A default port that is taken gives way to a free one."""
+        host, port = split_host_port(self.config.listen)
+        host = str((await resolve(host, port or 1)).host)
+        try:
+            return await self._bind_both(host, port)
+        except NetworkError:
+            if self.config.listen_explicit:
+                raise
+        return await self._bind_both(host, 0)
+
+    async def _bind_both(self, host: str, port: int) -> Address:
+        for attempt in range(_PORT_TRIES):
+            listener = await self.network.listen(host, port, self.swarm.accept)
+            try:
+                address = await self.overlay.start(host, listener.address.port)
+            except NetworkError:
+                # With port 0 the free TCP port may be somebody's UDP port: take another.
+                listener.close()
+                if port or attempt == _PORT_TRIES - 1:
+                    raise
+                continue
+            self._stack.callback(listener.close)
+            return address
+        raise AssertionError("unreachable")
+
+    async def _stop(self) -> None:
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._stack.aclose()
+
+    def spawn(self, work: Awaitable[object]) -> asyncio.Task[None]:
+        """Run in the background until done or the peer stops; a failure is logged, with what failed."""
+        task = asyncio.get_running_loop().create_task(_supervised(work))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def finish_background(self, task: asyncio.Task[None]) -> None:
+        """Keep `_stop` from cancelling this task: it must run to its end (a barrier before a claim)."""
+        self._background.discard(task)
+        self._stack.push_async_callback(asyncio.wait, [task], timeout=STOP_TIMEOUT_S)
+
+    async def _join(self, entry_peers: Sequence[str]) -> None:
+        """Enter the network, however long the entry peers take to come up; then announce what is here."""
+        await self.announcer.update_all()
+        attempt = 0
+        while entry_peers and not self.overlay.neighbours():
+            try:
+                if await self.bootstrap(entry_peers):
+                    break
+            except NetworkError as error:
+                log.warning("%s", error)
+            else:
+                if attempt == 1:
+                    log.warning("no bootstrap peer answers (%s); trying again", ", ".join(entry_peers))
+            if attempt == 0:
+                self.joined.set()
+            await asyncio.sleep(_REJOIN_S[min(attempt, len(_REJOIN_S) - 1)])
+            attempt += 1
+        self.joined.set()
+        await self.network.offload(self.store.prove)
+        await self.announcer.update_all()
+
+    async def bootstrap(self, entry_peers: Iterable[str]) -> int:
+        """Ask these peers (HOST:PORT) for their neighbours; how many answered. Raises `NetworkError` for bad names."""
+        addresses = [await resolve(*split_host_port(text)) for text in entry_peers]
+        return await self.overlay.bootstrap(addresses)
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_FILES_S)
+            await self.check_files()
+
+    async def check_files(self) -> None:
+        """Stat what is served in place; withdraw what changed and tell the peers that follow it."""
+        await self.network.offload(self.store.check_files)
+        for model_id in await self.announcer.update_all():
+            model = await self.network.offload(self.store.model, model_id)
+            log.warning("model %s is withdrawn: %s", model_id.hex, model.fault if model else "it is gone")
+            await self.swarm.tell_state(model_id)
+
+    # --- what it is for ------------------------------------------------------------------------------------------
+
+    @property
+    def rooms(self) -> Rooms:
+        return Rooms(self.store, self.overlay, self.swarm, self.network, self.announcer, self._rng)
+
+    @asynccontextmanager
+    async def only_fetch(self, model_id: ModelId) -> AsyncIterator[None]:
+        """One fetch of a model at a time: the second finds on this disk what the first brought."""
+        lock = self._model_locks.setdefault(model_id, asyncio.Lock())
+        async with lock:
+            yield
+
+    async def publish(
+        self, path: str | os.PathLike[str], *, name: str = "", message: str = "", on_progress: OnProgress | None = None
+    ) -> str:
+        """Hash, sign and serve a directory or file in place; returns the model id (64 hex digits).
+
+        Raises as `Store.publish` does.
+        """
+        from p2pmodel.peer.service import LocalService
+
+        request = PublishRequest(path=str(absolute(Path(path))), name=name, message=message)
+        return (await LocalService(self).publish(request, on_progress)).model_id
+
+    async def fetch(
+        self,
+        ref: str | Digest,
+        *,
+        to: str | os.PathLike[str] | None = None,
+        files: Sequence[str] = (),
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        peers: Sequence[str] = (),
+        signed_by: Sequence[str] = (),
+        overwrite: bool = False,
+        timeout_s: float | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> FetchReport:
+        """Find a model and bring its files to `to` (in the data directory by default), verified.
+
+        Raises `NotFoundError`, `NoPeersError`, `FetchTimeoutError`, `VerificationError`, `SignatureError`,
+        `NoSpaceError`, `RefusedError`, `UsageError`. What has arrived is kept, and the next call resumes.
+        """
+        from p2pmodel.peer.service import LocalService
+
+        request = FetchRequest(
+            ref=str(ref),
+            files=list(files),
+            include=list(include),
+            exclude=list(exclude),
+            to=None if to is None else str(absolute(Path(to))),
+            peers=list(peers),
+            signed_by=list(signed_by),
+            overwrite=overwrite,
+            timeout_s=timeout_s,
+        )
+        return await LocalService(self).fetch(request, on_progress)
+
+
+async def _supervised(work: Awaitable[object]) -> None:
+    try:
+        await work
+    except P2PModelError as error:
+        log.warning("%s", error)
+    except Exception:
+        log.exception("a background task failed")
+
+
+async def resolve(host: str, port: int) -> Address:
+    """The first address of a host that a person named. Raises `NetworkError` where it has none."""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port)
+    except OSError as error:
+        raise NetworkError(f"cannot find the address of {host!r}: {error.strerror}") from error
+    return Address(str(found[0][4][0]), port)

@@ -1,0 +1,365 @@
+"""What the command line asks of a peer, carried out by a peer in this process. The daemon serves the same over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from p2pmodel.errors import (
+    DecodeError,
+    FetchTimeoutError,
+    NotFoundError,
+    UsageError,
+)
+from p2pmodel.limits import FETCH_MISS_S
+from p2pmodel.model import (
+    Layout,
+    Manifest,
+    ModelId,
+    PublicKey,
+    Reference,
+    SecretKey,
+    SignedStatement,
+    Statement,
+    check_name_part,
+    sign_statement,
+)
+from p2pmodel.net import Address, split_host_port
+from p2pmodel.peer.fetching import Fetching, default_destination
+from p2pmodel.peer.naming import resolve_name
+from p2pmodel.peer.peer import Peer, resolve
+from p2pmodel.peer.rendering import detail, fetch_report, neighbours, signers, summary
+from p2pmodel.peer.reports import (
+    BadRange,
+    FetchReport,
+    ModelDetail,
+    ModelSummary,
+    Neighbour,
+    PeerStatus,
+    Progress,
+    PublishReport,
+    Transfer,
+    VerifyReport,
+)
+from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.selection import select_files
+from p2pmodel.peer.trust import load_trust
+from p2pmodel.version import __version__
+
+_ANNOUNCE_S = 5.0
+"""How long `publish` waits for the root record to be out."""
+
+
+class LocalService:
+    """Fills `PeerService`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._started_at = time.monotonic()
+        self._transfers: dict[ModelId, Progress] = {}
+        self.http: str | None = None
+        """Where the control API listens, for `status`."""
+
+    async def close(self) -> None:
+        """Nothing of its own to end: the peer is its owner's."""
+
+    # --- looking -------------------------------------------------------------------------------------------------
+
+    async def status(self) -> PeerStatus:
+        peer = self._peer
+        overlay = peer.overlay.stats()
+        models = await peer.network.offload(peer.store.models)
+        warnings = [f"{model.path}: {model.fault}" for model in models if model.fault]
+        if peer.config.entry_peers and not overlay.neighbours:
+            warnings.append(f"no bootstrap peer has answered yet: {', '.join(peer.config.entry_peers)}")
+        return PeerStatus(
+            peer_id=peer.peer_id.text,
+            listen=str(peer.listen),
+            http=self.http,
+            data_dir=str(peer.config.data_dir),
+            network=peer.config.network.name,
+            version=__version__,
+            pid=os.getpid(),
+            uptime_s=round(time.monotonic() - self._started_at, 3),
+            neighbours=overlay.neighbours,
+            connections=len(peer.swarm.links),
+            models=len(models),
+            chunks_held=sum(model.chunks_held for model in models),
+            keys_announced=overlay.keys_provided,
+            records_held=overlay.records_held,
+            bytes_sent=peer.swarm.bytes_sent,
+            bytes_received=peer.swarm.bytes_received,
+            transfers=[Transfer(model_id=key.hex, progress=value) for key, value in self._transfers.items()],
+            warnings=warnings,
+        )
+
+    async def neighbours(self) -> list[Neighbour]:
+        return neighbours(self._peer)
+
+    async def models(self) -> list[ModelSummary]:
+        peer = self._peer
+        await peer.network.offload(peer.store.check_files)
+        models = await peer.network.offload(peer.store.models)
+        return [summary(model, await self._names(model.model_id)) for model in models]
+
+    async def _names(self, model_id: ModelId) -> list[SignedStatement]:
+        return await self._peer.network.offload(self._peer.store.statements, model_id)
+
+    async def show(self, request: ShowRequest) -> ModelDetail:
+        async with _time_limit(request.timeout_s):
+            await self._enter(request.bootstrap)
+            direct = await _addresses(request.peers)
+            model_id, _ = await self._model(request.ref, direct)
+            trust = await load_trust(self._peer.config.data_dir)
+            encoded = await self._peer.network.offload(self._peer.store.object, model_id)
+            signed = await self._names(model_id)
+            if encoded is None:
+                fetching = Fetching(self._peer.rooms, model_id, direct)
+                async with fetching.finder() as finder:
+                    manifest = await fetching.manifest(finder)
+                    signed = await fetching.statements(finder, [])
+            else:
+                manifest = Manifest.decode(encoded)
+            return await self._peer.network.offload(detail, self._peer.store, manifest, signers(signed, trust))
+
+    # --- publishing ----------------------------------------------------------------------------------------------
+
+    async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
+        peer, began = self._peer, time.monotonic()
+        name, revision = _own_name(request.name)
+        key = await self._publisher_key(request.key_pem)
+        published = await self._hash(Path(request.path), request.follow_symlinks, on_progress)
+        statement = Statement(published.model_id, int(peer.network.clock.wall()), name, revision, request.message)
+        signed = sign_statement(statement, key)
+        await peer.network.offload(peer.store.add_statement, signed)
+        placed = await self._announce(published.model_id)
+        return PublishReport(
+            model_id=published.model_id.hex,
+            path=str(published.path),
+            files=published.files,
+            bytes_total=published.bytes_total,
+            chunks=published.chunks,
+            signed_by=key.public.text,
+            seconds=round(time.monotonic() - began, 3),
+            name=f"{key.public.text}/{name}" if name else "",
+            skipped=list(published.skipped),
+            announced=placed > 0,
+        )
+
+    async def _publisher_key(self, pem: str | None) -> SecretKey:
+        if pem is None:
+            return await self._peer.keyring.publisher_key()
+        try:
+            return SecretKey.from_pem(pem.encode())
+        except DecodeError as error:
+            raise UsageError(f"the publisher's key: {error}") from error
+
+    async def _hash(self, path: Path, follow_symlinks: bool, on_progress: OnProgress | None):  # type: ignore[no-untyped-def]
+        loop, stop, began = asyncio.get_running_loop(), threading.Event(), time.monotonic()
+
+        def tell(done: int, total: int, file: str) -> None:
+            if on_progress is None:
+                return
+            rate = done / max(time.monotonic() - began, 1e-3)
+            eta = (total - done) / rate if rate else None
+            news = Progress(
+                phase="hashing", bytes_done=done, bytes_total=total, rate_bytes_per_s=rate, eta_s=eta, file=file
+            )
+            loop.call_soon_threadsafe(on_progress, news)
+
+        try:
+            return await self._peer.network.offload(
+                self._peer.store.publish, path, follow_symlinks=follow_symlinks, on_progress=tell, stop=stop
+            )
+        finally:
+            stop.set()
+
+    async def _announce(self, model_id: ModelId) -> int:
+        try:
+            async with asyncio.timeout(_ANNOUNCE_S):
+                return await self._peer.announcer.update(model_id, now=True)
+        except TimeoutError:
+            return 0
+
+    # --- fetching ------------------------------------------------------------------------------------------------
+
+    async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
+        async with _time_limit(request.timeout_s):
+            await self._enter(request.bootstrap)
+            direct = await _addresses(request.peers)
+            trust = await load_trust(self._peer.config.data_dir)
+            wanted_keys = [trust.resolve_key(text) for text in request.signed_by]
+            model_id, path = await self._model(request.ref, direct)
+            files = [*request.files, *([path] if path else [])]
+            async with self._peer.only_fetch(model_id):
+                return await self._fetch(model_id, files, direct, wanted_keys, request, on_progress)
+
+    async def _fetch(
+        self,
+        model_id: ModelId,
+        files: Sequence[str],
+        direct: Sequence[Address],
+        wanted_keys: Sequence[PublicKey],
+        request: FetchRequest,
+        on_progress: OnProgress | None,
+    ) -> FetchReport:
+        began = time.monotonic()
+
+        def tell(progress: Progress) -> None:
+            self._transfers[model_id] = progress
+            if on_progress is not None:
+                on_progress(progress)
+
+        fetching = Fetching(self._peer.rooms, model_id, direct, tell)
+        try:
+            async with fetching.finder() as finder:
+                layout = await fetching.layout(finder)
+                signed = await fetching.statements(finder, wanted_keys)
+                indices = select_files(layout.manifest, files=files, include=request.include, exclude=request.exclude)
+                destination = Path(request.to) if request.to else self._default_destination(model_id)
+                if request.dry_run:
+                    return await self._dry_run(layout, indices, destination, signed, began)
+                reused = await self._bring(fetching, layout, indices, destination, finder, request.overwrite)
+            seconds = time.monotonic() - began
+            await self._peer.announcer.update(model_id)
+            await self._peer.swarm.tell_state(model_id)
+            single = len(files) == 1 and [layout.files[i].path.text for i in indices] == list(files)
+            shown = destination / files[0] if single and not request.files else destination
+            return fetch_report(layout, indices, shown, fetching.tally, reused, seconds, signed)
+        finally:
+            self._transfers.pop(model_id, None)
+
+    async def _bring(self, fetching: Fetching, layout: Layout, indices, destination, finder, overwrite) -> int:  # type: ignore[no-untyped-def]
+        """Adopt, transfer, place. Returns the bytes that were on this disk already."""
+        peer = self._peer
+        offload, loop = peer.network.offload, asyncio.get_running_loop()
+
+        def tell(done: int, total: int, file: str) -> None:
+            news = Progress(phase="placing", bytes_done=done, bytes_total=total, file=file)
+            loop.call_soon_threadsafe(fetching.progress, news)
+
+        intake = await offload(peer.store.open_intake, layout, indices, destination, overwrite=overwrite)
+        try:
+            await offload(intake.adopt, tell)
+            reused: int = intake.bytes_reused
+            if intake.missing.held:
+                await fetching.transfer(layout, intake, finder)
+            await offload(intake.finish)
+            return reused
+        finally:
+            # The barrier and the claim behind it take as long as the disk does; the files are whole already.
+            closing = peer.spawn(offload(intake.close))
+            await peer.finish_background(closing)
+
+    def _default_destination(self, model_id: ModelId) -> Path:
+        return default_destination(self._peer.config.data_dir, model_id)
+
+    async def _dry_run(
+        self, layout: Layout, indices: Sequence[int], destination: Path, signed: Sequence[SignedStatement], began: float
+    ) -> FetchReport:
+        held = await self._peer.network.offload(self._peer.store.have_map, layout.model_id)
+        wanted = layout.have_map(indices)
+        here = wanted.bits & (held.bits if held else 0)
+        reused = sum(layout[i].length for i in type(wanted)(wanted.count, here))
+        return fetch_report(layout, indices, destination, None, reused, time.monotonic() - began, signed)
+
+    # --- verifying -----------------------------------------------------------------------------------------------
+
+    async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
+        peer, began = self._peer, time.monotonic()
+        loop, stop = asyncio.get_running_loop(), threading.Event()
+
+        def tell(done: int, total: int, file: str) -> None:
+            if on_progress is not None:
+                news = Progress(phase="hashing", bytes_done=done, bytes_total=total, file=file)
+                loop.call_soon_threadsafe(on_progress, news)
+
+        model_id, path = await self._target(request.target)
+        try:
+            bad = await peer.network.offload(peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
+        finally:
+            stop.set()
+        await peer.announcer.update(model_id)
+        model = await peer.network.offload(peer.store.model, model_id)
+        assert model is not None
+        return VerifyReport(
+            model_id=model_id.hex,
+            path=str(path or model.path),
+            files=model.files,
+            bytes_checked=model.bytes_total,
+            ok=not bad,
+            bad=[BadRange(file=r.file, offset=r.offset, length=r.length, reason=r.reason) for r in bad],
+            seconds=round(time.monotonic() - began, 3),
+        )
+
+    async def _target(self, target: str) -> tuple[ModelId, Path | None]:
+        path = Path(target)
+        if path.is_absolute():
+            model_id = await self._peer.network.offload(self._peer.store.model_at, path)
+            if model_id is None:
+                raise NotFoundError(f"{target} was neither published nor fetched by this peer")
+            return model_id, path
+        model_id, _ = await self._model(target, ())
+        return model_id, None
+
+    # --- references ----------------------------------------------------------------------------------------------
+
+    async def _enter(self, bootstrap: Sequence[str]) -> None:
+        """Be in the network before asking it, or know that nobody answers."""
+        if bootstrap:
+            await self._peer.bootstrap(bootstrap)
+        try:
+            async with asyncio.timeout(FETCH_MISS_S):
+                await self._peer.joined.wait()
+        except TimeoutError:
+            pass
+
+    async def _model(self, ref: str, direct: Sequence[Address]) -> tuple[ModelId, str]:
+        reference = Reference.parse(ref)
+        if reference.model_id is not None:
+            return reference.model_id, reference.path.text if reference.path else ""
+        return await resolve_name(self._peer, reference, direct), ""
+
+
+def _own_name(text: str) -> tuple[str, str]:
+    """`model` or `model@revision` as a publisher gives it. Raises `UsageError`."""
+    if not text:
+        return "", ""
+    name, at, revision = text.partition("@")
+    if "/" in name:
+        raise UsageError(f"--name {text!r}: the namespace is the publisher's key; give the model's name alone")
+    try:
+        return check_name_part(name), check_name_part(revision) if at else ""
+    except DecodeError as error:
+        raise UsageError(f"--name: {error}") from error
+
+
+async def _addresses(peers: Sequence[str]) -> list[Address]:
+    return [await resolve(*split_host_port(text)) for text in peers]
+
+
+class _time_limit:
+    """`FetchTimeoutError` once `seconds` are over."""
+
+    def __init__(self, seconds: float | None) -> None:
+        if seconds is not None and seconds <= 0:
+            raise UsageError("a time limit is a positive number of seconds")
+        self._seconds = seconds
+        self._timeout = asyncio.timeout(seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, *exception) -> None:  # type: ignore[no-untyped-def]
+        try:
+            await self._timeout.__aexit__(*exception)
+        except TimeoutError as error:
+            if not self._timeout.expired():
+                raise
+            raise FetchTimeoutError(
+                f"not done within {self._seconds:g} s; what has arrived is kept, run the same command to resume"
+            ) from error
