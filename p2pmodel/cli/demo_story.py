@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -15,7 +18,9 @@ if TYPE_CHECKING:
     from p2pmodel.cli.demo_peers import DemoPeer
     from p2pmodel.peer.reports import FetchReport, PublishReport
 
-_WIDTH = 96
+_WIDTH_MAX = 100
+_UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]i)?B\b|s\b|min\b)")
+_KEEP_TOGETHER = "\N{NO-BREAK SPACE}"
 
 
 class Story:
@@ -24,6 +29,7 @@ class Story:
     def __init__(self, *, silent: bool) -> None:
         self._silent = silent
         self._bold = sys.stdout.isatty() and not _no_color()
+        self._width = min(_WIDTH_MAX, shutil.get_terminal_size((_WIDTH_MAX, 24)).columns)
         self._step = 0
 
     def _say(self, line: str = "") -> None:
@@ -38,8 +44,9 @@ class Story:
         self._say(f"\x1b[1m{text}\x1b[0m" if self._bold else text)
 
     def _text(self, paragraph: str) -> None:
-        for line in textwrap.wrap(paragraph, _WIDTH - 3, break_long_words=False, break_on_hyphens=False):
-            self._say(f"   {line}")
+        joined = _UNIT.sub(_KEEP_TOGETHER, paragraph)  # a number and its unit stay on one line
+        for line in textwrap.wrap(joined, self._width - 3, break_long_words=False, break_on_hyphens=False):
+            self._say(f"   {line.replace(_KEEP_TOGETHER, ' ')}")
 
     def opening(self, peers: int, size_bytes: int) -> None:
         self._say(
@@ -76,29 +83,35 @@ class Story:
             f"{format_duration(report.seconds)} ({format_rate(report.bytes_total / max(report.seconds, 1e-6))})."
         )
 
-    def fetching(self, peers: Sequence[DemoPeer], *, last: bool) -> None:
-        names = _names(peers)
-        if last:
-            self._head(f"{names.capitalize()} fetches it from all the others")
+    def fetching(self, peers: Sequence[DemoPeer], *, first: bool) -> None:
+        several = len(peers) > 1
+        self._head(f"{_names(peers).capitalize()} {'fetch it at the same time' if several else 'fetches it'}")
+        if first:
             self._text(
-                "Peers that have fetched the model have announced it too. Chunks are asked of all of them at once."
+                "It knows nothing but the id. The overlay says who has it: peer 1. What peer 2 has checked it "
+                "announces in turn, and serves to whoever asks, from the first chunk on."
             )
-            return
-        self._head(f"{names.capitalize()} {'fetch it at the same time' if len(peers) > 1 else 'fetches it'}")
-        self._text(
-            f"{'They know' if len(peers) > 1 else 'It knows'} nothing but the id: the overlay says who has it. "
-            + (
-                "A peer serves every chunk that it has checked, so they also fetch from each other."
-                if len(peers) > 1
-                else ""
+        else:
+            self._text(
+                "Now the overlay names more than one peer for the id, and chunks are asked of all of them at once"
+                f"{', also of each other' if several else ''}. A peer that is slow, gone or lying would cost a retry "
+                "elsewhere, not the download."
             )
-        )
 
-    def fetched(self, peer: DemoPeer, report: FetchReport, number_of: Callable[[str], int]) -> None:
-        sources = sorted((number_of(source.peer_id), source.bytes) for source in report.peers if source.bytes)
-        parts = listed([f"{format_size(size)} from peer {number}" for number, size in sources])
-        rate = format_rate(report.bytes_fetched / max(report.seconds, 1e-6))
-        self._text(f"peer {peer.number}: {parts}; {format_duration(report.seconds)}, {rate}")
+    def fetched(self, fetches: Sequence[tuple[DemoPeer, FetchReport]], number_of: Callable[[str], int]) -> None:
+        rows = []
+        for peer, report in fetches:
+            sources = sorted((number_of(source.peer_id), source.bytes) for source in report.peers if source.bytes)
+            rows.append(
+                (
+                    f"peer {peer.number}",
+                    format_size(report.bytes_fetched),
+                    f"in {format_duration(report.seconds)}",
+                    format_rate(report.bytes_fetched / max(report.seconds, 1e-6)),
+                    ", ".join(f"{format_size(size)} from peer {number}" for number, size in sources),
+                )
+            )
+        self._table(rows, right=(1, 2, 3))
 
     def summary(
         self,
@@ -159,6 +172,4 @@ def _names(peers: Sequence[DemoPeer]) -> str:
 
 
 def _no_color() -> bool:
-    import os
-
     return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
