@@ -66,6 +66,8 @@ REQUESTS_PER_PEER_MAX = 256
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
 HAVES_PER_MESSAGE_MAX = 16_384
+PEERS_PER_MESSAGE_MAX = 32
+"""Peers that one peer tells another of, for one model."""
 RECEIVE_BUFFERS_MAX = 16
 """Chunk buffers of at most 4 MiB that all connections share; when none is free, reading pauses."""
 IDLE_TIMEOUT_S = 120.0
@@ -81,8 +83,9 @@ REQUEST_WINDOW_CHUNKS_MAX = 64
 REQUEST_DEADLINE_MIN_S = 2.0
 REQUEST_DEADLINE_MAX_S = 20.0
 """libtorrent's piece timeout."""
-QUEUE_TARGET_S = 1.0
-"""How much work is kept queued at a peer, in seconds of its measured rate."""
+WINDOW_ROUND_TRIPS = 2.0
+"""Work kept queued at a peer, in multiples of its rate times its shortest response time: once to fill the path, once
+more so that the rate can grow (BBR's gain in start-up is 2.9, in steady state 1.25)."""
 RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
 DUPLICATE_REQUESTS_MAX = 2

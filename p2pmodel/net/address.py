@@ -58,6 +58,13 @@ class Address:
         return self.ip.is_loopback
 
     @property
+    def scope(self) -> int:
+        """How far the address reaches: 0 the internet, 1 a private network, 2 this machine."""
+        if self.ip.is_loopback:
+            return 2
+        return 1 if self.ip.is_private or self.ip.is_link_local else 0
+
+    @property
     def is_routable(self) -> bool:
         """Whether a datagram or connection may be sent there at all: not multicast, unspecified, reserved."""
         return not (self.ip.is_multicast or self.ip.is_unspecified or self.host == "255.255.255.255")

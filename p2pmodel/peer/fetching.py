@@ -244,6 +244,7 @@ class Fetching:
         download = swarm.open_download(layout, intake.wanted, intake.have, intake, links=finder.links)
         self.tally = download.tally
         finder.on_link = download.add_link
+        download.on_peers = finder.suggest
         claims = asyncio.get_running_loop().create_task(self._claim_now_and_then(intake, download))
         watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
         running = asyncio.get_running_loop().create_task(download.run())
@@ -254,6 +255,7 @@ class Fetching:
                     task.result()
         finally:
             finder.on_link = lambda link: None
+            download.on_peers = lambda peers: None
             for task in (claims, watch, running):
                 task.cancel()
             await asyncio.gather(claims, watch, running, return_exceptions=True)

@@ -75,6 +75,11 @@ class Finder:
     def dialing(self) -> bool:
         return len(self._tasks) > 1
 
+    def suggest(self, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        """Peers that another peer named."""
+        for peer, address in peers:
+            self._dial_soon(address, peer)
+
     async def changed(self, timeout_s: float) -> None:
         """Wait until a connection, a failure or the end of a look-up brings news, or the time is over."""
         self._changed.clear()
@@ -105,10 +110,17 @@ class Finder:
         while True:
             async for provider in self._overlay.providers(self._key):
                 self.providers_seen += 1
+                if provider.address.scope > self._scope():
+                    continue
                 self._dial_soon(provider.address, provider.peer)
             self.rounds += 1
             self._changed.set()
             await asyncio.sleep(_LOOKUP_PAUSES_S[min(self.rounds - 1, len(_LOOKUP_PAUSES_S) - 1)])
+
+    def _scope(self) -> int:
+        """How near an address may be that the overlay tells of: as near as the nearest peer that we talk to anyway."""
+        known = [address for _, address in self._overlay.neighbours()]
+        return max((address.scope for address in [*known, *self._direct]), default=0)
 
     def _dial_soon(self, address: Address, peer: PublicKey | None) -> None:
         now = self._clock.monotonic()

@@ -7,14 +7,14 @@ the loop goes on until every wanted chunk is verified. Only trouble of our own (
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
-from p2pmodel.net import Clock
+from p2pmodel.net import Address, Clock
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.requests import ChunkRequest
@@ -81,6 +81,8 @@ class Download:
         self.links: dict[PublicKey, Link] = {}
         self.banned: set[PublicKey] = set()
         """Peers that sent a corrupt chunk of this model: not asked again."""
+        self.on_peers: Callable[[Sequence[tuple[PublicKey, Address]]], None] = lambda peers: None
+        """Told of peers that others name; whoever connects to them gives the link to `add_link`."""
         self._wanted = wanted
         self._intake = intake
         self._clock = clock
@@ -160,6 +162,9 @@ class Download:
         self.tally.bytes_wasted += link.wasted_bytes
         self._changed.set()
         self._fill_all()
+
+    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        self.on_peers(peers)
 
     # --- the loop ------------------------------------------------------------------------------------------------
 

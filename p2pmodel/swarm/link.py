@@ -7,7 +7,7 @@ what each has asked of the other. Whatever breaks the protocol closes the channe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol, TypeVar
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
@@ -29,6 +29,9 @@ class Listening(Protocol):
         """The peer holds these chunks (all of them, not only the new ones)."""
 
     def link_unknown(self, link: Link) -> None: ...
+
+    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        """The peer names others who follow the model. Addresses of a narrower scope than its own are left out."""
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None: ...
 
@@ -163,6 +166,9 @@ class Link:
             self._told.add(model_id)
             self._send(wire.HaveMapOf(model_id.raw, held.count, held.encode()))
 
+    def tell_peers(self, model_id: ModelId, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        self._send(wire.Peers(model_id.raw, [(peer.raw, address.pack()) for peer, address in peers]))
+
     def ping(self) -> None:
         self._send(wire.Ping())
 
@@ -192,6 +198,8 @@ class Link:
                 self._requests.statements(request, envelopes)
             case wire.RequestChunk() | wire.RequestObject() | wire.RequestStatements() | wire.RequestName() as asked:
                 self._queue.add(asked)
+            case wire.Peers(model, peers):
+                self._peers(ModelId(Digest(model)), peers)
             case wire.Ping():
                 pass
 
@@ -236,6 +244,15 @@ class Link:
         follower = self.followers.get(model_id)
         if follower is not None:
             follower.link_unknown(self)
+
+    def _peers(self, model_id: ModelId, peers: list[tuple[bytes, bytes]]) -> None:
+        follower = self.followers.get(model_id)
+        if follower is None:
+            return
+        told = [(PublicKey(key), Address.unpack(packed)) for key, packed in peers]
+        # A peer on the internet must not make us knock at the doors of our own network.
+        scope = self.channel.address.scope
+        follower.link_peers(self, [(key, address) for key, address in told if address.scope <= scope])
 
     def _subscribed(self, model_id: ModelId) -> None:
         if model_id not in self.interests and len(self.interests) >= MODELS_PER_PEER_MAX:

@@ -8,6 +8,7 @@ that wait at a much slower one. Whatever arrives first and verifies counts; noth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -16,21 +17,49 @@ from typing import Generic, TypeVar
 from p2pmodel.limits import (
     DUPLICATE_REQUESTS_MAX,
     IN_FLIGHT_BYTES_MAX,
-    QUEUE_TARGET_S,
     RANDOM_FIRST_CHUNKS,
     REQUEST_DEADLINE_MAX_S,
     REQUEST_DEADLINE_MIN_S,
     REQUEST_WINDOW_CHUNKS_MAX,
     REQUEST_WINDOW_CHUNKS_MIN,
     REQUEST_WINDOW_CHUNKS_START,
+    WINDOW_ROUND_TRIPS,
 )
 from p2pmodel.swarm.rarity import Rarity, random_bit
 
 K = TypeVar("K", bound=Hashable)
 """How a peer is named."""
 
-_RATE_HORIZON_S = 2.0
-"""Half-life of a peer's rate: short enough to notice a stall, long enough to smooth over chunks."""
+_RATE_MEMORY_S = 1.0
+"""Short enough to notice a stall, long enough to smooth over chunks."""
+
+
+class BusyRate:
+    """Bytes per second while something was asked for, forgotten with time constant `_RATE_MEMORY_S`.
+
+    A sum that decays, divided by decayed time: a burst does not look like speed, nor idleness like slowness.
+    """
+
+    __slots__ = ("_busy_s", "_bytes", "_mark")
+
+    def __init__(self) -> None:
+        self._bytes = self._busy_s = 0.0
+        self._mark = 0.0
+
+    def resume(self, now: float) -> None:
+        """Something is asked for again, after nothing was."""
+        self._mark = now
+
+    def add(self, length: int, now: float) -> None:
+        elapsed = max(now - self._mark, 0.0)
+        self._mark = now
+        keep = math.exp(-elapsed / _RATE_MEMORY_S)
+        self._bytes = self._bytes * keep + length
+        self._busy_s = self._busy_s * keep + elapsed
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        return self._bytes / max(self._busy_s, 1e-3)
 
 
 @dataclass(slots=True)
@@ -49,8 +78,11 @@ class _Source:
     bits: int = 0
     requests: dict[int, _Request] = field(default_factory=dict)
     queued_bytes: int = 0
+    arrivals: BusyRate = field(default_factory=BusyRate)
     rate_bytes_per_s: float = 0.0
     last_arrival: float | None = None
+    response_s: float = float("inf")
+    """The shortest time from a request to its verified chunk: the path and the chunk, without the queue."""
     window: int = REQUEST_WINDOW_CHUNKS_START
     snubbed: bool = False
     """It let a deadline pass and has sent nothing since."""
@@ -182,6 +214,8 @@ class Schedule(Generic[K]):
 
     def _ask(self, peer: K, source: _Source, index: int, now: float) -> None:
         length = self._length_of(index)
+        if not source.requests:
+            source.arrivals.resume(now)
         patience_s = 4.0 * source.expected_s(length)
         deadline = now + min(max(patience_s, REQUEST_DEADLINE_MIN_S), REQUEST_DEADLINE_MAX_S)
         source.requests[index] = _Request(index, length, now, deadline)
@@ -226,15 +260,14 @@ class Schedule(Generic[K]):
         self._missing &= ~bits
 
     def _measure(self, source: _Source, request: _Request, now: float) -> None:
-        since = max(request.asked_at, source.last_arrival if source.last_arrival is not None else request.asked_at)
-        elapsed = max(now - since, 1e-4)
-        sample = request.length / elapsed
-        weight = 1.0 if source.last_arrival is None else 1.0 - 0.5 ** (max(elapsed, 0.02) / _RATE_HORIZON_S * 8)
-        source.rate_bytes_per_s += weight * (sample - source.rate_bytes_per_s)
+        source.arrivals.add(request.length, now)
+        source.rate_bytes_per_s = source.arrivals.rate_bytes_per_s
         source.last_arrival = now
         source.snubbed = False
-        chunks = source.rate_bytes_per_s * QUEUE_TARGET_S / max(request.length, 1)
-        target = int(min(max(chunks, REQUEST_WINDOW_CHUNKS_MIN), REQUEST_WINDOW_CHUNKS_MAX))
+        source.response_s = min(source.response_s, max(now - request.asked_at, 1e-4))
+        path_bytes = source.rate_bytes_per_s * source.response_s * WINDOW_ROUND_TRIPS
+        chunks = path_bytes / max(request.length, 1) + REQUEST_WINDOW_CHUNKS_MIN
+        target = int(min(chunks, REQUEST_WINDOW_CHUNKS_MAX))
         # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.
         source.window = min(target, source.window * 2)
 

@@ -10,7 +10,14 @@ from collections.abc import Iterable
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import CONNECTIONS_MAX, CONNECTIONS_PER_HOST_MAX, IDLE_TIMEOUT_S, KEEPALIVE_S, OBJECT_BYTES_MAX
+from p2pmodel.limits import (
+    CONNECTIONS_MAX,
+    CONNECTIONS_PER_HOST_MAX,
+    IDLE_TIMEOUT_S,
+    KEEPALIVE_S,
+    OBJECT_BYTES_MAX,
+    PEERS_PER_MESSAGE_MAX,
+)
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import Address, Channel, Network
 from p2pmodel.swarm.download import Download
@@ -126,6 +133,21 @@ class Swarm:
         download = self.downloads.get(model_id)
         if download is not None:
             download.add_link(link)
+        if others := self._followers(model_id, link):
+            link.tell_peers(model_id, others)
+
+    def _followers(self, model_id: ModelId, newcomer: Link) -> list[tuple[PublicKey, Address]]:
+        """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows."""
+        scope = newcomer.channel.address.scope
+        others = [
+            (link.peer, address)
+            for link in self.links.values()
+            if link is not newcomer
+            and (model_id in link.interests or model_id in link.held)
+            and (address := link.listens_at) is not None
+            and address.scope <= scope
+        ]
+        return self._rng.sample(others, min(len(others), PEERS_PER_MESSAGE_MAX))
 
     async def _keep_house(self) -> None:
         while True:

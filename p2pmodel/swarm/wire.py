@@ -17,6 +17,7 @@ from p2pmodel.limits import (
     CONTROL_BYTES_MAX,
     HAVES_PER_MESSAGE_MAX,
     OBJECT_BYTES_MAX,
+    PEERS_PER_MESSAGE_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_PER_MODEL_MAX,
 )
@@ -119,6 +120,13 @@ class Ping(Message, frozen=True, tag=13):
     """Keeps an idle connection from being cut. No answer."""
 
 
+class Peers(Message, frozen=True, tag=14):
+    """Others who follow this model: key (32 bytes) and compact address of each. Sent to who has just subscribed."""
+
+    model: Hash
+    peers: Annotated[list[tuple[Hash, Annotated[bytes, Meta(max_length=18)]]], Meta(max_length=PEERS_PER_MESSAGE_MAX)]
+
+
 AnyMessage = (
     Subscribe
     | Unsubscribe
@@ -133,6 +141,7 @@ AnyMessage = (
     | RequestName
     | Statements
     | Ping
+    | Peers
 )
 
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
