@@ -77,7 +77,8 @@ def ls(
     for model in models:
         data(model.model_id)
         if not quiet:
-            data(f"  {_line(model)}")
+            for line in _about(model):
+                data(f"  {line}")
 
 
 async def _models(invocation: Invocation) -> list[ModelSummary]:
@@ -154,20 +155,16 @@ def _target(text: str) -> str:
     return text
 
 
-def _line(model: ModelSummary) -> str:
+def _about(model: ModelSummary) -> list[str]:
     from p2pmodel.cli.output import count, printable
     from p2pmodel.peer.units import format_size
 
     held = "" if model.bytes_held == model.bytes_total else f" ({_percent(model)} here)"
-    parts = [
-        printable(model.name) or "(no name)",
-        printable(model.fault) if model.state == "broken" and model.fault else model.state,
-        f"{format_size(model.bytes_total)}{held}",
-        count(model.files, "file"),
-    ]
+    parts = [model.state, f"{format_size(model.bytes_total)}{held}", count(model.files, "file")]
     if model.pinned:
         parts.append("pinned")
-    return "  ".join([*parts, printable(model.path)])
+    about = [", ".join(parts), model.name, model.path, model.fault if model.state == "broken" else ""]
+    return [printable(line) for line in about if line]
 
 
 def _percent(model: ModelSummary) -> str:

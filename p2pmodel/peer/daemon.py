@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def open_peer(config: PeerConfig) -> AsyncIterator[tuple[Peer, LocalService]]:
-    """Lock the data directory and run a peer on it.
+    """Run a peer on its data directory, which it locks.
 
     Raises `RefusedError` where another process has it, `NetworkError` where the port cannot be had.
     """
@@ -47,7 +47,7 @@ async def run_daemon(
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`; then withdraw, close and clean up, all within `STOP_TIMEOUT_S`."""
     stop = stop or asyncio.Event()
-    serving = asyncio.ensure_future(_serve(config, on_ready, stop))
+    serving = asyncio.ensure_future(_serve(config, on_ready))
     stopping = asyncio.ensure_future(stop.wait())
     with _signals(stop, config):
         try:
@@ -60,7 +60,7 @@ async def run_daemon(
         serving.result()
 
 
-async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], stop: asyncio.Event) -> None:
+async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None]) -> None:
     async with AsyncExitStack() as stack:
         peer, service = await stack.enter_async_context(open_peer(config))
 
@@ -85,7 +85,7 @@ async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], 
         await write_runtime(config.data_dir, record)
         stack.callback(remove_runtime, config.data_dir)
         on_ready(record)
-        await stop.wait()
+        await asyncio.Event().wait()  # until it is cancelled, here and at no later point, so that the end is orderly
 
 
 @contextmanager
