@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from p2pmodel.errors import DecodeError, HandshakeError
 from p2pmodel.limits import HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
@@ -44,7 +44,7 @@ def tls_context(identity: Identity) -> SSL.Context:
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     context.set_options(SSL.OP_NO_TICKET)
-    context.use_privatekey(crypto.PKey.from_cryptography_key(identity.key.private_key))
+    context.use_privatekey(identity.key.private_key)
     context.use_certificate(identity.certificate)
     # Any certificate passes here; the key it carries is what `Handshake` compares.
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *_: True)
