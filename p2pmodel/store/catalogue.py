@@ -58,7 +58,9 @@ class KeptFile:
 
     def is_same(self, identity: FileIdentity) -> bool:
         """Whether what was just found on disk is this file, unchanged; a partial file is written all the time."""
-        return self.identity.same_place(identity) if self.state is FileState.PARTIAL else self.identity == identity
+        if self.state is FileState.PARTIAL:
+            return self.identity.same_place(identity) and self.identity.mtime_ns <= identity.mtime_ns
+        return self.identity == identity
 
 
 class Copy:

@@ -104,9 +104,11 @@ class Destination:
 
     def close(self) -> None:
         """Remove the partial directory if nothing is in it, and the destination likewise if it was made for this."""
-        self._directory.remove(self.partials_name)
-        self._partials.close()
-        self._directory.close()
+        try:
+            self._directory.remove(self.partials_name)
+        finally:
+            self._partials.close()
+            self._directory.close()
         if self._made and (above := self._files.open_directory(self.root.parent)) is not None:
             above.remove(self.root.name)
             above.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
@@ -101,6 +101,7 @@ class Intake:
             self._proven &= self._copy.bits
             self._catalogue.save_files(writer, self._copy, kept)
             self._catalogue.save_have(writer, self._copy, self._proven | self._copy.hidden, clean=False)
+        self._copy.clean = False
         self._dirty.update(file.index for file in kept if self._copy.bits & file.mask & ~self._proven)
         self._dirty.update(file.index for file in kept if file.state is FileState.PLACED)
         self._adopted = True
@@ -170,28 +171,26 @@ class Intake:
                 bits, dirty = self._copy.bits, sorted(self._dirty)
                 self._dirty.clear()
             try:
-                placed = [kept for file_index in dirty if (kept := self._sync(file_index)) is not None]
-                if placed:
+                synced = [step for file_index in dirty if (step := self._sync(file_index)) is not None]
+                if placed := [after for _, after in synced if after.state is FileState.PROVEN]:
                     self._destination.sync_directories([self.layout.files[file.index].path for file in placed])
             except P2PModelError:
                 with self._state:
                     self._dirty.update(dirty)
                 raise
-            if bits == self._proven and not placed and not clean:
+            if bits == self._proven and not synced and not clean:
                 return
             with self._recording, self._database.transaction() as writer:
-                self._catalogue.save_files(
-                    writer, self._copy, [replace(file, state=FileState.PROVEN) for file in placed]
-                )
+                self._catalogue.save_files(writer, self._copy, [after for _, after in synced])
                 self._catalogue.save_have(writer, self._copy, self._recorded | bits | self._copy.hidden, clean=clean)
             self._proven = bits
             self._copy.clean = clean
-            for file in placed:
-                if self._copy.file(file.index) == file:
-                    self._copy.put(replace(file, state=FileState.PROVEN))
+            for before, after in synced:
+                if self._copy.file(before.index) is before:
+                    self._copy.put(after)
 
-    def _sync(self, file_index: int) -> KeptFile | None:
-        """Barrier for one file, which is returned where it has its final name already.
+    def _sync(self, file_index: int) -> tuple[KeptFile, KeptFile] | None:
+        """Barrier for one file; what the catalogue says of it now, and what it may say once the barrier has held.
 
         After a barrier that failed nobody knows what is on the disk, so what it should have proven is held no more.
         """
@@ -202,7 +201,7 @@ class Intake:
             if kept.state is FileState.PARTIAL:
                 with self._partial(file_index) as file:
                     file.sync()
-                return None
+                    return kept, replace(kept, identity=file.status().identity)
             placed = self._files.open_file(kept.location)
             if placed is None:
                 raise P2PModelError(f"{str(kept.location)!r} has vanished")
@@ -210,7 +209,7 @@ class Intake:
                 placed.sync()
             finally:
                 placed.close()
-            return kept
+            return kept, replace(kept, state=FileState.PROVEN)
         except P2PModelError:
             if self._copy.file(file_index) is not kept:  # it has got its final name meanwhile
                 return self._sync(file_index)
@@ -275,18 +274,20 @@ class Intake:
                 return
             self._closed = True
             self._state.wait_for(lambda: not self._writing)
-        try:
+        with ExitStack() as ending:  # whatever fails on the way, the rest is let go of
+            ending.callback(self._on_close, self)
+            ending.callback(self._destination.close)
+            ending.callback(self._open.close)
             if self._adopted and self._copy.bits:
                 self._claim(clean=True)
-        finally:
-            self._open.close()
-            if not self._copy.bits and not any(file.state is not FileState.PARTIAL for file in self._copy.files):
-                for kept in self._copy.files:
-                    self._destination.remove_partial(kept.index)
-                self._catalogue.remove_copy(self._copy)
-                self._catalogue.remove_model(self.layout.model_id, self.layout)
-            self._destination.close()
-            self._on_close(self)
+            elif not self._copy.bits and all(file.state is FileState.PARTIAL for file in self._copy.files):
+                self._discard()
+
+    def _discard(self) -> None:
+        for kept in self._copy.files:
+            self._destination.remove_partial(kept.index)
+        self._catalogue.remove_copy(self._copy)
+        self._catalogue.remove_model(self.layout.model_id, self.layout)
 
 
 def _repeated(layout: Layout) -> dict[int, tuple[int, ...]]:

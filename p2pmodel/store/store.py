@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError, UsageError
@@ -58,11 +59,12 @@ class Store:
         """End every fetch that is still open and let go of all files."""
         with self._lock:
             intakes = list(self._intakes.values())
-        for intake in intakes:
-            intake.close()
-        self._server.open_files.close()
-        self._pool.close()
-        self._database.close()
+        with ExitStack() as ending:
+            ending.callback(self._database.close)
+            ending.callback(self._pool.close)
+            ending.callback(self._server.open_files.close)
+            for intake in intakes:
+                ending.callback(intake.close)
 
     # --- objects and statements
 

@@ -16,13 +16,16 @@ HOSTILE = [
     "", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "~/../x/..", "a\\b", "..\\x",
     "C:", "C:x", "c:/windows", "\\\\host\\share", "//host/share", "a\0b", "a\nb", "a\rb", "a\tb", "\x7f", "\x85",
     "con", "CON", "con.txt", "a/NUL", "nul.tar.gz", "aux", "prn", "com1", "LPT9.x", "com¹", "conin$", "a.", "a ", " a",
-    "a/b./c", "a<b", "a>b", 'a"b', "a|b", "a?b", "a*b", "a:b", "a:stream", ".git", ".GIT/config", "GIT~1", ".g\u206ait", "x/.git/hooks/pre",
-    ".p2pmodel-0123456789abcdef/00000.part", ".P2PMODEL", "e\u0301", "\u202egnp.exe", "a\u200bb", "\ufeffa", "\u2028",
+    "a/b./c", "a<b", "a>b", 'a"b', "a|b", "a?b", "a*b", "a:b", "a:stream", ".git", ".GIT/config", "x/.git/hooks/pre",
+    "GIT~1",
+    ".p2pmodel-0123456789abcdef/00000.part", ".P2PMODEL", "e\u0301", "\u202egnp.exe", "a\u200bb", "\ufeffa",
+    "\u2028", ".g\u206ait",
     "\ud800", "a\udcffb", "x" * 256, "é" * 128, "/".join("a" * 33), "a/" * 600 + "a",
 ]  # fmt: skip
 ORDINARY = [
     "model.safetensors", "model-00001-of-00004.safetensors", "config.json", "1_Pooling/config.json", ".gitattributes",
-    ".github/workflow.yml", "tokenizer (1).json", "über/模型.bin", "a b/c d", "...a", "-rf", "~", "$HOME", "x" * 255, "a'b",
+    ".github/workflow.yml", "tokenizer (1).json", "über/模型.bin", "a b/c d", "...a", "-rf", "~", "$HOME", "x" * 255,
+    "a'b",
     "common/null.txt", "console", "%2e%2e/x", "#", "a;b", "!important",
 ]  # fmt: skip
 
