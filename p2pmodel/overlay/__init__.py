@@ -1,6 +1,6 @@
 """WHO has it? Kademlia: joining, finding the providers of a key, announcing what this peer provides."""
 
-from p2pmodel.overlay.neighbours import load_neighbours, save_neighbours
+from p2pmodel.overlay.neighbours import decode_neighbours, encode_neighbours
 from p2pmodel.overlay.node_id import node_id, overlay_key
 from p2pmodel.overlay.overlay import Overlay, OverlayStats, Provider
 from p2pmodel.overlay.profile import CLUSTER, INTERNET, Profile
@@ -12,8 +12,8 @@ __all__ = [
     "OverlayStats",
     "Profile",
     "Provider",
-    "load_neighbours",
+    "decode_neighbours",
+    "encode_neighbours",
     "node_id",
     "overlay_key",
-    "save_neighbours",
 ]

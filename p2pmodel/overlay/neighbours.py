@@ -1,10 +1,9 @@
-"""Neighbours kept over a restart: a small JSON file, replaced whole, believed only as far as a list of whom to ask."""
+"""Neighbours kept over a restart: a small JSON text, believed only as far as a list of whom to ask. No IO here."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from pathlib import Path
+from itertools import islice
 
 import msgspec
 
@@ -24,28 +23,21 @@ class _File(msgspec.Struct):
     neighbours: list[_Neighbour]
 
 
-def save_neighbours(path: Path, neighbours: Iterable[tuple[PublicKey, Address]]) -> None:
-    """Write the file anew (temporary name, flush, rename), so that a crash leaves the old or the new one.
-
-    Blocking. Raises `OSError`.
-    """
-    entries = [_Neighbour(peer.text, str(address)) for peer, address in neighbours][:NEIGHBOURS_SAVED_MAX]
-    temporary = path.with_name(path.name + ".new")
-    with temporary.open("wb") as file:
-        file.write(msgspec.json.encode(_File(1, entries)))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def encode_neighbours(neighbours: Iterable[tuple[PublicKey, Address]]) -> bytes:
+    """What to write, whole and atomically, so that `Overlay.bootstrap` can be given these addresses next time."""
+    kept = islice(neighbours, NEIGHBOURS_SAVED_MAX)
+    return msgspec.json.encode(_File(1, [_Neighbour(peer.text, str(address)) for peer, address in kept]))
 
 
-def load_neighbours(path: Path) -> list[tuple[PublicKey, Address]]:
-    """What `save_neighbours` wrote; nothing where there is no file or it cannot be read as one. Blocking."""
+def decode_neighbours(content: bytes) -> list[tuple[PublicKey, Address]]:
+    """The neighbours of `encode_neighbours`. Raises `DecodeError` for anything else."""
+    if len(content) > NEIGHBOURS_FILE_BYTES_MAX:
+        raise DecodeError("a list of neighbours that is too long")
     try:
-        with path.open("rb") as file:
-            content = file.read(NEIGHBOURS_FILE_BYTES_MAX + 1)
-        if len(content) > NEIGHBOURS_FILE_BYTES_MAX:
-            return []
-        entries = msgspec.json.decode(content, type=_File).neighbours[:NEIGHBOURS_SAVED_MAX]
-        return [(PublicKey.from_text(entry.peer), Address.parse(entry.address)) for entry in entries]
-    except (OSError, ValueError, RecursionError, msgspec.MsgspecError, DecodeError, UsageError):
-        return []
+        file = msgspec.json.decode(content, type=_File)
+        return [
+            (PublicKey.from_text(entry.peer), Address.parse(entry.address))
+            for entry in file.neighbours[:NEIGHBOURS_SAVED_MAX]
+        ]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, UsageError) as error:
+        raise DecodeError("not a list of neighbours") from error

@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from p2pmodel.errors import DecodeError, NetworkError
 from p2pmodel.limits import (
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _REJOIN_S = 1.0
 _REJOIN_MAX_S = 60.0
+_REMEMBERED_MAX = 64
 _RESTART_S = 5.0
 
 
@@ -82,6 +84,8 @@ class Overlay:
         self._profile = profile
         self._client_only = client_only
         self._entries: dict[Address, None] = {}
+        self._remembered: list[Address] = []
+        """Neighbours of better days: whom to ask, beside the entry nodes, when nobody is left."""
         self._tasks: list[asyncio.Task[None]] = []
         self._rejoin_s = _REJOIN_S
         self._rejoin_at = 0.0
@@ -104,10 +108,18 @@ class Overlay:
         ]
         return address
 
-    async def bootstrap(self, addresses: Sequence[Address]) -> int:
-        """Join through `addresses`; returns how many answered. They are kept, for when the table is ever empty."""
-        self._entries.update(dict.fromkeys(addresses))
-        answers = await asyncio.gather(*(self._hello(address) for address in dict.fromkeys(addresses)))
+    async def bootstrap(self, addresses: Sequence[Address], *, keep: bool = True) -> int:
+        """Join through `addresses`; returns how many answered.
+
+        With `keep` they are asked again whenever the table is empty, and now and then while it is small.
+        """
+        if keep:
+            self._entries.update(dict.fromkeys(addresses))
+        self._rejoin_at = max(self._rejoin_at, self._protocol.clock.monotonic() + 2 * _REJOIN_S)
+        assert self._protocol.transport is not None
+        ipv6 = self._protocol.transport.address.ip.version == 6
+        asked = [address for address in dict.fromkeys(addresses) if ipv6 or address.ip.version == 4]
+        answers = await asyncio.gather(*map(self._hello, asked))
         if any(answers):
             await self._find_self()
         return sum(answers)
@@ -259,7 +271,9 @@ class Overlay:
             await asyncio.sleep(self._profile.tick_s if len(protocol.table) else min(_REJOIN_S, self._profile.tick_s))
             now = protocol.clock.monotonic()
             protocol.providers.expire(now)
-            if self._entries and now >= self._rejoin_at and len(protocol.table) < BUCKET_SIZE:
+            if len(protocol.table):
+                self._remembered = [contact.address for contact in islice(protocol.table, _REMEMBERED_MAX)]
+            if now >= self._rejoin_at and len(protocol.table) < BUCKET_SIZE:
                 await self._rejoin()
             due = protocol.table.to_refresh(now, self._profile.refresh_s)
             if due and len(protocol.table):
@@ -270,7 +284,7 @@ class Overlay:
     async def _rejoin(self) -> None:
         """Ask the entry nodes again: soon and ever less often while we are alone, now and then while we are few."""
         alone = not len(self._protocol.table)
-        await self.bootstrap(list(self._entries))
+        await self.bootstrap([*self._entries, *(self._remembered if alone else ())], keep=False)
         self._rejoin_s = min(2 * self._rejoin_s, _REJOIN_MAX_S) if alone else _REJOIN_S
         still_alone = not len(self._protocol.table)
         pause_s = self._rejoin_s if still_alone else self._profile.refresh_s

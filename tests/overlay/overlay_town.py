@@ -111,8 +111,8 @@ class Internet:
 
     def carry(self, data: bytes, source: Address, to: Address) -> None:
         self.datagrams += 1
-        if data[0] == 0:
-            name = data[23 : 23 + (data[22] & 31)]
+        if data[:1] == b"\0":
+            name = data[23 : 23 + (data[22:23] or b"\0")[0] % 32]
             self.names[name] = self.names.get(name, 0) + 1
         if self.tap is not None:
             self.tap(data, source, to)

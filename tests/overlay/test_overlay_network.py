@@ -1,0 +1,370 @@
+"""Networks of overlay nodes in virtual time: joining, finding, expiring, withdrawing, announcing in bulk, growing."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from overlay_town import NETWORK_ID, FakeNetwork, Node, Town, run
+
+from p2pmodel.errors import NetworkError
+from p2pmodel.model import SecretKey
+from p2pmodel.net import Address
+from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
+
+KEY = bytes(range(20))
+HASTY = Profile(
+    republish_s=20.0, ttl_s=45, refresh_s=60.0, tick_s=1.0, replicas=20, sweep_replicas=12, group_nodes_max=0
+)
+
+
+async def until(condition: object, limit_s: float = 60.0) -> float:
+    """Virtual seconds until `condition()` holds."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    while not condition():  # type: ignore[operator]
+        assert loop.time() - started < limit_s, "it never came about"
+        await asyncio.sleep(0.05)
+    return loop.time() - started
+
+
+async def first_found(node: Node, key: bytes) -> float | None:
+    """Virtual seconds to the first provider, None where there is none."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    lookup = node.overlay.providers(key)
+    try:
+        async for _ in lookup:
+            return loop.time() - started
+        return None
+    finally:
+        await lookup.aclose()  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_provider_is_found_by_everybody_when_a_fifth_of_150_nodes_is_dead_and_a_miss_ends_in_three_seconds() -> None:
+    async def tale() -> None:
+        town = Town(1, delay_s=(0.02, 0.1), loss=0.01)
+        await town.join(1)
+        for _ in range(149):
+            node = await town.node()
+            await node.overlay.bootstrap([town.nodes[0].address])
+        publisher, rng = town.nodes[70], random.Random(1)
+        assert await publisher.overlay.provide([KEY]) == 1
+        town.kill(rng.sample([node for node in town.nodes if node is not publisher], 30))
+        alive = [n for n in town.nodes if n.address not in town.internet.dead and n is not publisher]
+        found = [await first_found(node, KEY) for node in rng.sample(alive, 40)]
+        times = sorted(time for time in found if time is not None)
+        assert len(times) == 40
+        assert times[20] <= 0.6
+        assert times[-1] <= 2.0
+        for node in rng.sample(alive, 5):
+            started = asyncio.get_running_loop().time()
+            assert await node.find(rng.randbytes(20)) == set()
+            assert asyncio.get_running_loop().time() - started <= 3.0
+
+    run(tale())
+
+
+def test_a_key_is_stored_with_the_truly_nearest_nodes() -> None:
+    async def tale() -> None:
+        town = Town(2)
+        await town.join(60)
+        await town.nodes[30].overlay.provide([KEY])
+        nearest = [node for node in town.truly_nearest(KEY, 21) if node is not town.nodes[30]][:20]
+        assert all(KEY in node.protocol.providers._by_key for node in nearest)
+        assert town.holders_of(KEY) == 20
+
+    run(tale())
+
+
+def test_a_record_ends_when_its_provider_has_died_and_lives_on_while_it_republishes() -> None:
+    async def tale() -> None:
+        town = Town(3, profile=HASTY)
+        await town.join(8)
+        dying, living, reader = town.nodes[2], town.nodes[3], town.nodes[5]
+        await dying.overlay.provide([KEY])
+        await living.overlay.provide([KEY])
+        assert await reader.find(KEY) == {dying.peer, living.peer}
+        town.kill([dying])
+        await asyncio.sleep(50)
+        assert await reader.find(KEY) == {living.peer}
+        await asyncio.sleep(200)
+        assert await reader.find(KEY) == {living.peer}
+        assert reader.overlay.stats().records_held <= 1
+
+    run(tale())
+
+
+def test_nobody_s_wall_clock_matters() -> None:
+    async def tale() -> None:
+        town = Town(4)
+        await town.join(6)
+        for n, node in enumerate(town.nodes):
+            node.overlay._network.clock.wall_offset += (n - 3) * 3.15e8  # ten years apart
+        await town.nodes[1].overlay.provide([KEY])
+        for node in town.nodes[2:]:
+            assert await node.find(KEY) == {town.nodes[1].peer}
+
+    run(tale())
+
+
+def test_a_provider_whose_clock_was_set_back_is_heard_again() -> None:
+    async def tale() -> None:
+        town = Town(5)
+        await town.join(5)
+        publisher = town.nodes[1]
+        await publisher.overlay.provide([KEY])
+        await publisher.overlay.withdraw()
+        assert town.holders_of(KEY) == 0
+        publisher.overlay._announcer._sequences._last = 0
+        publisher.overlay._network.clock.wall_offset -= 1e8
+        assert await publisher.overlay.provide([KEY]) == 1
+        assert town.holders_of(KEY) == 4
+
+    run(tale())
+
+
+def test_withdrawing_some_or_all_and_stopping_take_the_records_away() -> None:
+    async def tale() -> None:
+        town = Town(6)
+        await town.join(10)
+        publisher, keys = town.nodes[4], [bytes([n]) * 20 for n in range(1, 71)]
+        assert await publisher.overlay.provide(keys) == 70
+        assert town.holders_of(keys[0]) == 9
+        await publisher.overlay.withdraw(keys[:60])
+        assert [town.holders_of(key) for key in (keys[0], keys[59], keys[60])] == [0, 0, 9]
+        assert publisher.overlay.stats().keys_provided == 10
+        assert await town.nodes[7].find(keys[0]) == set()
+        await publisher.overlay.provide(keys[:1])
+        assert town.holders_of(keys[0]) == 9
+        before, started = town.internet.datagrams, asyncio.get_running_loop().time()
+        await publisher.overlay.stop()
+        await publisher.overlay.stop()
+        assert town.internet.datagrams - before <= 2 * 9
+        assert asyncio.get_running_loop().time() - started < 3.0
+        town.nodes.remove(publisher)
+        assert all(town.holders_of(key) == 0 for key in keys)
+        with pytest.raises(NetworkError):
+            publisher.overlay.stats()
+
+    run(tale())
+
+
+def test_stopping_among_the_dead_ends_in_time() -> None:
+    async def tale() -> None:
+        town = Town(7)
+        await town.join(6)
+        await town.nodes[0].overlay.provide([KEY])
+        town.kill(town.nodes[1:])
+        started = asyncio.get_running_loop().time()
+        await town.nodes[0].overlay.stop()
+        assert asyncio.get_running_loop().time() - started <= 3.1
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_announcing_5000_keys_costs_a_hundredth_of_announcing_each() -> None:
+    async def tale() -> None:
+        town, rng = Town(8), random.Random(8)
+        await town.join(100)
+        publisher = town.nodes[50]
+        keys = [rng.randbytes(20) for _ in range(5000)]
+        before = town.internet.datagrams
+        publisher.overlay.provide_later(keys)
+        assert publisher.overlay.stats().keys_pending == 5000
+        await until(lambda: publisher.overlay.stats().keys_pending == 0)
+        sweep = town.internet.datagrams - before
+        for key in rng.sample(keys, 50):
+            nearest = [node for node in town.truly_nearest(key, 13) if node is not publisher][:12]
+            assert all(key in node.protocol.providers._by_key for node in nearest)
+        before = town.internet.datagrams
+        for _ in range(10):
+            await publisher.overlay.provide([rng.randbytes(20)])
+        each = (town.internet.datagrams - before) / 10
+        assert sweep * 100 <= each * 5000
+        assert await town.nodes[3].find(rng.choice(keys)) == {publisher.peer}
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_who_published_alone_is_found_by_those_who_join_later_however_many() -> None:
+    async def tale() -> None:
+        town = Town(9)
+        publisher = await town.node()
+        assert await publisher.overlay.provide([KEY]) == 0
+        publisher.overlay.provide_later([bytes([7]) * 20])
+        assert publisher.overlay.stats().keys_pending == 2
+        await asyncio.sleep(100)
+        (second,) = await town.join(1, through=publisher)
+        assert await second.find(KEY) == {publisher.peer}
+        await until(lambda: publisher.overlay.stats().keys_pending == 0, 5.0)
+        for _ in range(7):
+            joined = await town.join(10, through=second)
+            assert await joined[-1].find(KEY) == {publisher.peer}
+            assert await joined[0].find(bytes([7]) * 20) == {publisher.peer}
+        await asyncio.sleep(20)
+        nearest = [node for node in town.truly_nearest(KEY, 13) if node is not publisher][:12]
+        assert sum(KEY in node.protocol.providers._by_key for node in nearest) >= 6
+
+    run(tale())
+
+
+def test_a_node_names_itself_for_what_it_provides_but_never_to_itself() -> None:
+    async def tale() -> None:
+        town = Town(10)
+        publisher = await town.node()
+        reader = await town.node(client_only=True)
+        await publisher.overlay.provide([KEY])
+        assert await reader.overlay.bootstrap([publisher.address]) == 1
+        found = [provider async for provider in reader.overlay.providers(KEY)]
+        assert [(provider.peer, provider.address) for provider in found] == [(publisher.peer, publisher.address)]
+        assert found[0].expires_at > reader.overlay._network.clock.wall()
+        assert [provider async for provider in publisher.overlay.providers(KEY)] == []
+        assert publisher.overlay.neighbours() == []
+
+    run(tale())
+
+
+def test_a_key_with_more_providers_than_fit_in_a_reply_yields_them_all() -> None:
+    async def tale() -> None:
+        town = Town(11)
+        await town.join(45)
+        for node in town.nodes[:40]:
+            await node.overlay.provide([KEY])
+        found = await town.nodes[44].find(KEY)
+        assert found == {node.peer for node in town.nodes[:40]}
+
+    run(tale())
+
+
+def test_networks_of_different_names_do_not_mix() -> None:
+    async def tale() -> None:
+        town = Town(12)
+        await town.join(3)
+        stranger = await town.node(network_id=bytes(16))
+        assert await stranger.overlay.bootstrap([town.nodes[0].address]) == 0
+        assert stranger.overlay.neighbours() == []
+        assert all(len(node.overlay.neighbours()) == 2 for node in town.nodes[:3])
+
+    run(tale())
+
+
+def test_a_node_whose_entry_comes_up_late_joins_by_itself() -> None:
+    async def tale() -> None:
+        town = Town(13)
+        early = await town.node()
+        entry_address = Address("33.3.3.3", 4321)
+        assert await early.overlay.bootstrap([entry_address]) == 0
+        early.overlay.provide_later([KEY])
+        await asyncio.sleep(30)
+        overlay = Overlay(
+            key=SecretKey.from_seed(bytes([4]) * 32),
+            network=FakeNetwork(town.internet),
+            network_id=NETWORK_ID,
+            rng=random.Random(1),
+            profile=CLUSTER,
+        )
+        assert await overlay.start("33.3.3.3", 4321) == entry_address
+        await until(lambda: len(early.overlay.neighbours()) == 1, 61.0)
+        await until(lambda: early.overlay.stats().keys_pending == 0, 5.0)
+        assert [found.peer async for found in overlay.providers(KEY)] == [early.peer]
+
+    run(tale())
+
+
+def test_dead_neighbours_leave_the_table_and_old_ones_are_asked_again_when_nobody_is_left() -> None:
+    async def tale() -> None:
+        town = Town(14, profile=HASTY)
+        await town.join(6)
+        survivor = town.nodes[3]
+        survivor.overlay._entries.clear()
+        town.kill([node for node in town.nodes if node is not survivor])
+        await until(lambda: survivor.overlay.neighbours() == [], 600.0)
+        town.internet.dead.clear()
+        await until(lambda: len(survivor.overlay.neighbours()) >= 3, 61.0)
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_a_quiet_network_stays_quiet() -> None:
+    """Stock full tables can ping for ever: a hundred nodes after an hour send little and leave no request open."""
+
+    async def tale() -> None:
+        town = Town(15, profile=INTERNET)
+        await town.join(100)
+        await town.nodes[0].overlay.provide([KEY])
+        await asyncio.sleep(30)
+        before = town.internet.datagrams
+        await asyncio.sleep(1800)
+        assert town.internet.datagrams == before
+        assert not any(node.protocol._outstanding for node in town.nodes)
+
+    run(tale())
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    async def tale() -> list[tuple[bytes, Address, Address]]:
+        town = Town(16, loss=0.05)
+        trace: list[tuple[bytes, Address, Address]] = []
+        town.internet.tap = lambda *datagram: trace.append(datagram)
+        await town.join(1)
+        for _ in range(11):
+            await (await town.node()).overlay.bootstrap([town.nodes[0].address])
+        await town.nodes[3].overlay.provide([KEY])
+        await town.nodes[7].find(KEY)
+        return trace
+
+    first, second = run(tale()), run(tale())
+    assert len(first) > 300
+    assert first == second
+
+
+def test_a_cancelled_lookup_leaves_no_request_open() -> None:
+    async def tale() -> None:
+        town = Town(17)
+        await town.join(20)
+        await asyncio.sleep(5)
+        await town.nodes[3].overlay.provide([KEY])
+        assert await first_found(town.nodes[9], KEY) is not None
+        task = asyncio.create_task(town.nodes[9].find(bytes([9]) * 20))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert not town.nodes[9].protocol._outstanding
+
+    run(tale())
+
+
+def test_a_port_in_use_is_an_error_of_ours() -> None:
+    async def tale() -> None:
+        town = Town(18)
+        first = await town.node()
+        overlay = Overlay(
+            key=SecretKey.from_seed(bytes([4]) * 32),
+            network=FakeNetwork(town.internet),
+            network_id=NETWORK_ID,
+            rng=random.Random(1),
+        )
+        with pytest.raises(NetworkError):
+            await overlay.start(first.address.host, first.address.port)
+
+    run(tale())
+
+
+def test_ipv6_nodes_join_and_find_each_other() -> None:
+    async def tale() -> None:
+        town = Town(19)
+        for n in range(1, 31):
+            node = await town.node(host=f"2a0{n % 10}:{n}::1")
+            if n > 1:
+                assert await node.overlay.bootstrap([town.nodes[0].address]) == 1
+        await town.nodes[3].overlay.provide([KEY])
+        assert town.holders_of(KEY) == 20
+        assert await town.nodes[28].find(KEY) == {town.nodes[3].peer}
+
+    run(tale())

@@ -1,0 +1,458 @@
+"""The plain parts of the overlay, driven by hand: table, crawl, records, store of records, sweep, tokens, rates."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+
+from p2pmodel.errors import DecodeError
+from p2pmodel.model import PublicKey, SecretKey
+from p2pmodel.net import Address
+from p2pmodel.overlay import decode_neighbours, encode_neighbours
+from p2pmodel.overlay.announcements import Announcements
+from p2pmodel.overlay.calls import RoundTrips
+from p2pmodel.overlay.crawl import Candidate, Crawl, State
+from p2pmodel.overlay.node_id import address_group, may_contact, node_id
+from p2pmodel.overlay.package import Contact
+from p2pmodel.overlay.provider_store import ProviderStore
+from p2pmodel.overlay.rate import SourceRates
+from p2pmodel.overlay.records import Batch, check_evidence, fold_path, merkle_levels, merkle_path, sign_batch
+from p2pmodel.overlay.routing import RoutingTable
+from p2pmodel.overlay.sweep import SPACE, Region, Sweep, enclosing, known_around
+from p2pmodel.overlay.tokens import Tokens
+
+NETWORK, HOLDER, HOLDER_AT = bytes(16), bytes([7]) * 20, Address("9.9.9.9", 99)
+PEER = SecretKey.from_seed(bytes(32)).public
+
+
+def contact(rng: random.Random, *, host: str | None = None, bits: int = 160, node: bytes | None = None) -> Contact:
+    place = node or rng.getrandbits(bits).to_bytes(20, "big")
+    address = Address(host or f"{rng.randrange(20, 99)}.{rng.randrange(256)}.{rng.randrange(256)}.1", 4000)
+    return Contact(place, PEER, address, 0.0)
+
+
+def table(own: bytes = bytes(20), *, group: int = 0, stale_s: float = 900.0) -> RoutingTable:
+    return RoutingTable(own, 0.0, group_nodes_max=group, stale_s=stale_s, changed=lambda: None)
+
+
+# --- routing table ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_nearest_is_exact(seed: int) -> None:
+    rng = random.Random(seed)
+    routes = table(rng.randbytes(20))
+    for _ in range(600):
+        routes.add(contact(rng, bits=rng.choice((160, 150))), 0.0)
+    everybody = list(routes)
+    assert len(everybody) == len(routes) > 60
+    for _ in range(50):
+        target = rng.getrandbits(160)
+        exact = sorted(everybody, key=lambda c: c.long_id ^ target)[:20]
+        assert routes.nearest(target, 20) == exact
+
+
+def test_a_node_never_holds_itself_and_finds_another_by_its_very_id() -> None:
+    rng = random.Random(1)
+    routes = table(bytes(20))
+    routes.add(contact(rng, node=bytes(20)), 0.0)
+    assert len(routes) == 0
+    other = contact(rng)
+    routes.add(other, 0.0)
+    assert routes.nearest(other.long_id, 1) == [other]
+
+
+def test_a_full_bucket_asks_for_one_proof_of_life_and_the_living_eldest_stays() -> None:
+    rng = random.Random(2)
+    routes = table(bytes(20), stale_s=10.0)
+    far = [contact(rng, node=bytes([0xFF, 0xFF]) + rng.randbytes(18)) for _ in range(40)]
+    probes = [probe for each in far if (probe := routes.add(each, 100.0)) is not None]
+    assert len(probes) == 1
+    routes.seen(probes[0], 100.0)
+    assert probes[0] in list(routes)
+    assert probes[0].seen_at == 100.0
+
+
+def test_three_silences_make_room_for_a_proven_replacement() -> None:
+    rng = random.Random(3)
+    routes = table(bytes(20))
+    far = [contact(rng, node=bytes([0xFF, 0xFF]) + rng.randbytes(18)) for _ in range(25)]
+    for each in far:
+        routes.add(each, 0.0)
+    count, silent = len(routes), next(iter(routes))
+    for _ in range(2):
+        routes.failed(silent)
+    assert silent in list(routes)
+    assert silent not in routes.nearest(silent.long_id, 5, reliable=True)
+    routes.failed(silent)
+    assert silent not in list(routes)
+    assert len(routes) == count == len(list(routes))
+
+
+def test_one_address_group_fills_no_bucket_but_loopback_and_private_networks_do() -> None:
+    for host, expected in (("80.1.2.{}", 3), ("127.0.0.{}", 20), ("192.168.1.{}", 20)):
+        rng = random.Random(4)
+        routes = table(bytes([0xFF]) * 20, group=3)
+        for n in range(20):
+            routes.add(contact(rng, host=host.format(n + 1), node=bytes([0, n]) + rng.randbytes(18)), 0.0)
+        assert len(routes) == expected, host
+
+
+def test_a_live_contact_keeps_its_address_and_a_silent_one_may_move() -> None:
+    rng = random.Random(5)
+    routes = table()
+    first = contact(rng)
+    routes.add(first, 100.0)
+    moved = Contact(first.id, PEER, Address("99.1.1.1", 1), 101.0)
+    first.seen_at, old = 100.0, first.address
+    routes.add(moved, 101.0)
+    assert first.address == old
+    routes.failed(first)
+    routes.add(moved, 102.0)
+    assert first.address == moved.address
+    assert first.packed == first.id + moved.address.pack()
+
+
+def test_the_size_estimate_is_within_a_factor_of_two() -> None:
+    rng = random.Random(6)
+    routes = table(rng.randbytes(20))
+    for _ in range(3000):
+        routes.add(contact(rng), 0.0)
+    assert 1500 < routes.size_estimate() < 6000
+
+
+# --- crawl ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lookup_finds_the_nearest_among_the_living_and_names_no_dead_node() -> None:
+    rng = random.Random(7)
+    nodes = {rng.randbytes(20): Address(f"50.{n % 250}.{n // 250}.1", 4000) for n in range(400)}
+    dead = set(rng.sample(sorted(nodes), 120))
+    target = rng.randbytes(20)
+    place = int.from_bytes(target, "big")
+
+    def distance(node: bytes, to: int) -> int:
+        return int.from_bytes(node, "big") ^ to
+
+    crawl = Crawl(target, bytes(20))
+    for node in rng.sample(sorted(nodes), 10):
+        crawl.offer(node, nodes[node])
+    asked: list[Candidate] = []
+    while not crawl.finished:
+        while (candidate := crawl.next()) is not None:
+            asked.append(candidate)
+            if candidate.id in dead:
+                crawl.stalled(candidate)
+        candidate = asked.pop(rng.randrange(len(asked)))
+        if candidate.id in dead:
+            crawl.failed(candidate)
+            continue
+        crawl.answered(candidate, bytes(8))
+        known = sorted(nodes, key=lambda n: distance(n, candidate.long_id))[:60]
+        for node in sorted(known, key=lambda n: distance(n, place))[:20]:
+            crawl.offer(node, nodes[node])
+    alive = sorted((n for n in nodes if n not in dead), key=lambda n: distance(n, place))
+    found = [candidate.id for candidate in crawl.closest()]
+    # Replies of 20 name six dead nodes, so 14 places are certain and the last few may be near misses.
+    assert found[:14] == alive[:14]
+    assert not dead & set(found)
+    assert len(found) == 20
+
+
+def test_a_liar_cannot_make_a_lookup_ask_without_end() -> None:
+    rng = random.Random(8)
+    crawl = Crawl(bytes(20), bytes([1]) * 20)
+    crawl.offer(rng.randbytes(20), Address("50.1.1.1", 1))
+    bits = 159
+    while not crawl.finished:
+        candidate = crawl.next()
+        assert candidate is not None
+        crawl.answered(candidate, bytes(8))
+        bits = max(8, bits - 1)
+        for _ in range(20):
+            crawl.offer(rng.getrandbits(bits).to_bytes(20, "big"), Address("50.1.1.1", rng.randrange(1, 65536)))
+    assert crawl.queries <= 160
+    assert len(crawl._ranked) <= 256
+
+
+def test_a_false_address_does_not_hide_a_node_and_an_id_is_tried_at_few() -> None:
+    crawl = Crawl(bytes(20), bytes([1]) * 20)
+    for port in range(1, 9):
+        crawl.offer(bytes([2]) * 20, Address("50.1.1.1", port))
+    first, second, third = crawl.next(), crawl.next(), crawl.next()
+    assert first is not None
+    assert second is not None
+    assert third is None
+    crawl.failed(first)
+    crawl.answered(second, bytes(8))
+    assert crawl.finished
+    assert [candidate.address for candidate in crawl.closest()] == [second.address]
+
+
+def test_one_address_group_takes_few_of_the_nearest_places() -> None:
+    crawl = Crawl(bytes(20), bytes([1]) * 20, group_nodes_max=3)
+    for n in range(20):
+        crawl.offer(bytes(19) + bytes([n + 1]), Address(f"66.1.1.{n + 1}", 5))
+    honest = [bytes([9, n]) + bytes(18) for n in range(20)]
+    for n, node in enumerate(honest):
+        crawl.offer(node, Address(f"70.{n}.1.1", 5))
+    while (candidate := crawl.next()) is not None:
+        crawl.answered(candidate, bytes(8))
+    closest = [candidate.id for candidate in crawl.closest()]
+    assert len(closest) == 20
+    assert len(set(closest) & set(honest)) == 17
+    assert all(candidate.state is State.ANSWERED for candidate in crawl.closest())
+
+
+# --- records ----------------------------------------------------------------------------------------------------------
+
+
+def batch(
+    keys: Iterable[bytes], *, seed: int = 0, sequence: int = 1, host: str = "80.1.1.1", ends: float = 100.0
+) -> Batch:
+    key = SecretKey.from_seed(seed.to_bytes(32, "big"))
+    joined = sorted(keys)
+    signature = sign_batch(key, NETWORK, HOLDER, port=4000, ttl_s=100, sequence=sequence, keys=joined)
+    return Batch(key.public, Address(host, 4000), 100, sequence, joined, signature, ends)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 31, 32, 33, 49, 50])
+def test_every_key_of_a_batch_leads_to_its_root_and_no_other_key_does(count: int) -> None:
+    rng = random.Random(count)
+    keys = sorted(rng.randbytes(20) for _ in range(count))
+    levels = merkle_levels(keys)
+    for index, key in enumerate(keys):
+        path = merkle_path(levels, index)
+        assert fold_path(key, index, count, path) == levels[-1][0]
+        assert count == 1 or fold_path(rng.randbytes(20), index, count, path) != levels[-1][0]
+        with pytest.raises(DecodeError):
+            fold_path(key, index, count, path + bytes(20))
+        if path:
+            with pytest.raises(DecodeError):
+                fold_path(key, index, count, path[:-1])
+
+
+def test_evidence_holds_for_its_key_holder_and_network_and_for_nothing_else() -> None:
+    rng = random.Random(9)
+    keys = sorted(rng.randbytes(20) for _ in range(50))
+    evidence = batch(keys).evidence(keys[17], 0.0)
+    assert check_evidence(evidence, keys[17], NETWORK, HOLDER, HOLDER_AT) == Address("80.1.1.1", 4000)
+    for key, network, holder in (
+        (keys[18], NETWORK, HOLDER),
+        (keys[17], bytes([1]) * 16, HOLDER),
+        (keys[17], NETWORK, bytes(20)),
+    ):
+        with pytest.raises(DecodeError):
+            check_evidence(evidence, key, network, holder, HOLDER_AT)
+    for name, value in (("sequence", 2), ("ttl_s", 101), ("address", Address("80.1.1.1", 4001).pack()), ("index", 18)):
+        changed = batch(keys).evidence(keys[17], 0.0)
+        setattr(changed, name, value)
+        with pytest.raises(DecodeError):
+            check_evidence(changed, keys[17], NETWORK, HOLDER, HOLDER_AT)
+
+
+def test_a_record_ends_and_a_newer_one_replaces_it() -> None:
+    store, key = ProviderStore(), bytes([5]) * 20
+    assert store.add(batch([key], sequence=1, ends=100.0), 0.0) == 1
+    assert store.add(batch([key], sequence=2, ends=200.0), 50.0) == 1
+    assert len(store) == 1
+    assert store.find(key, 0, 150.0)[0] == 1
+    assert store.add(batch([key], sequence=1, ends=900.0), 150.0) == 0
+    assert store.find(key, 0, 200.0)[0] == 0
+    assert len(store) == 0
+    assert not store._by_key
+    assert not store._by_peer
+    assert not store._by_source
+
+
+def test_withdrawing_takes_only_older_announcements_and_an_old_one_cannot_undo_it() -> None:
+    store, keys = ProviderStore(), [bytes([n]) * 20 for n in range(1, 6)]
+    store.add(batch(keys, sequence=5), 0.0)
+    store.add(batch(keys, seed=1, sequence=5), 0.0)
+    assert store.withdraw(PEER, [keys[0]], 6) == 1
+    assert store.withdraw(PEER, [], 4) == 0
+    assert store.withdraw(PEER, [], 7) == 4
+    assert len(store) == 5
+    assert store.is_stale(PEER, 7)
+    assert store.add(batch(keys, sequence=7), 0.0) == 0
+    assert store.sequence_of(PEER) == 7
+    assert store.add(batch(keys, sequence=8), 0.0) == 5
+
+
+def test_records_are_capped_per_key_per_group_per_source_and_in_all() -> None:
+    key = bytes([5]) * 20
+    store = ProviderStore()
+    for n in range(100):
+        store.add(batch([key], seed=n, host=f"80.{n}.1.1"), 0.0)
+    assert store.find(key, 0, 0.0)[0] == 64
+    store = ProviderStore()
+    for n in range(20):
+        store.add(batch([key], seed=n, host=f"80.1.1.{n + 1}"), 0.0)
+    assert store.find(key, 0, 0.0)[0] == 8
+    store = ProviderStore()
+    for n in range(20):
+        store.add(batch([key], seed=n, host="127.0.0.1"), 0.0)
+    assert store.find(key, 0, 0.0)[0] == 20
+    store = ProviderStore(keys_per_source_max=3, keys_max=5)
+    assert store.add(batch([bytes([n]) * 20 for n in range(1, 9)], seed=1), 0.0) == 3
+    assert store.add(batch([bytes([n]) * 20 for n in range(1, 9)], seed=2, host="90.1.1.1"), 0.0) == 2
+    assert len(store) == 5
+
+
+def test_readers_that_begin_at_different_places_see_different_providers_first() -> None:
+    store, key = ProviderStore(), bytes([5]) * 20
+    for n in range(10):
+        store.add(batch([key], seed=n, host=f"80.{n}.1.1"), 0.0)
+    firsts = {next(store.find(key, start, 0.0)[1]).peer for start in range(10)}
+    assert len(firsts) == 10
+
+
+# --- announcements and sweep ------------------------------------------------------------------------------------------
+
+
+def test_keys_are_due_when_pending_when_old_and_when_the_network_has_outgrown_them() -> None:
+    kept, keys = Announcements(100.0), [bytes([n]) * 20 for n in range(4)]
+    kept.add(keys)
+    assert kept.take_due(0.0) == keys
+    assert kept.take_due(0.0) == []
+    kept.give_back(keys)
+    kept.announced(keys[:3], 10.0, 8.0)
+    assert kept.take_due(20.0) == [keys[3]]
+    kept.give_back(keys)
+    kept.announced([keys[3]], 20.0, 8.0)
+    assert not kept.grown(15.9)
+    assert kept.take_due(109.0) == []
+    assert kept.take_due(110.0) == keys[:3]
+    kept.give_back(keys)
+    kept.announced(keys, 110.0, 8.0)
+    assert kept.grown(16.0)
+    assert kept.pending == 4
+    assert kept.remove([keys[0], bytes(20), b"x" * 20]) == [keys[0]]
+    assert len(kept) == 3
+
+
+def sweep_over(keys: list[bytes], nodes: list[bytes], replicas: int) -> tuple[dict[bytes, set[bytes]], int, int]:
+    """Who was given which key by a sweep over a perfectly known network, and the lookups and datagrams it took."""
+    given: dict[bytes, set[bytes]] = {}
+    looked, sent = 0, 0
+    places = {node: int.from_bytes(node, "big") for node in nodes}
+
+    async def explore(target: bytes, seeds: Iterable[tuple[bytes, Address]]) -> list[Candidate]:
+        nonlocal looked
+        looked += 1
+        place = int.from_bytes(target, "big")
+        nearest = sorted(nodes, key=lambda node: places[node] ^ place)[:20]
+        return [Candidate(node, Address("50.1.1.1", 1), place) for node in nearest]
+
+    async def send(node: Candidate, share: list[bytes]) -> None:
+        nonlocal sent
+        sent += 1
+        assert 0 < len(share) <= 50
+        assert share == sorted(set(share))
+        for key in share:
+            given.setdefault(key, set()).add(node.id)
+
+    asyncio.run(Sweep(sorted(keys), replicas, explore, send).run())
+    return given, looked, sent
+
+
+@pytest.mark.parametrize(("nodes", "keys", "replicas"), [(3, 60, 20), (25, 300, 20), (200, 1500, 12), (500, 40, 20)])
+def test_a_sweep_gives_every_key_to_exactly_its_nearest_nodes(nodes: int, keys: int, replicas: int) -> None:
+    rng = random.Random(nodes)
+    ids = [rng.randbytes(20) for _ in range(nodes)]
+    wanted = [rng.randbytes(20) for _ in range(keys)]
+    given, looked, sent = sweep_over(wanted, ids, replicas)
+    for key in wanted:
+        place = int.from_bytes(key, "big")
+        nearest = sorted(ids, key=lambda node: int.from_bytes(node, "big") ^ place)[:replicas]
+        assert given[key] == set(nearest)
+    assert looked <= keys
+    assert sent <= keys * min(replicas, nodes)
+
+
+def test_regions_are_aligned_and_what_is_known_never_reaches_past_the_farthest_node() -> None:
+    rng = random.Random(11)
+    for _ in range(200):
+        place = rng.getrandbits(160)
+        ids = [rng.randbytes(20) for _ in range(rng.randrange(1, 300))]
+        nearest = [Candidate(node, Address("50.1.1.1", 1), place) for node in ids]
+        nearest = sorted(nearest, key=lambda node: node.distance)[:20]
+        known = known_around(place, nearest)
+        assert place in known
+        if len(ids) < 20:
+            assert known == Region(0, SPACE)
+            continue
+        size = known.end - known.low
+        assert known.low % size == 0
+        assert size - 1 <= nearest[-1].distance
+        assert sum(node.long_id in enclosing(place, nearest, 12) for node in nearest) >= 12
+
+
+# --- small parts ------------------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_good_for_its_address_for_five_to_ten_minutes() -> None:
+    tokens, here = Tokens(bytes(32)), Address("80.1.1.1", 1)
+    token = tokens.issue(here, 0.0)
+    assert tokens.check(token, Address("80.1.1.1", 999), 599.0)
+    assert not tokens.check(token, here, 600.0)
+    assert not tokens.check(token, Address("80.1.1.2", 1), 0.0)
+    assert not Tokens(bytes([1]) * 32).check(token, here, 0.0)
+    assert not tokens.check(b"", here, 0.0)
+
+
+def test_a_source_is_held_to_its_rate_and_sources_are_forgotten() -> None:
+    rates, here = SourceRates(rate=10, sources_max=3), Address("80.1.1.1", 1)
+    assert sum(rates.allow(here, 0.0) for _ in range(50)) == 10
+    assert not rates.allow(Address("80.1.1.1", 2), 0.0)
+    assert rates.allow(here, 0.1)
+    assert rates.allow(Address("127.0.0.1", 1), 0.0)
+    for n in range(10):
+        rates.allow(Address(f"81.1.1.{n + 1}", 1), 0.0)
+    assert len(rates) == 3
+
+
+def test_the_timeout_follows_the_round_trips_within_its_limits() -> None:
+    trips = RoundTrips()
+    assert trips.timeout_s == 0.5
+    for _ in range(50):
+        trips.add(0.2)
+    assert 0.2 <= trips.timeout_s < 0.25
+    for _ in range(50):
+        trips.add(0.0001)
+    assert trips.timeout_s == 0.05
+    for _ in range(50):
+        trips.add(9.0)
+    assert trips.timeout_s == 1.5
+
+
+def test_nobody_out_there_sends_us_to_our_own_machine_or_local_network() -> None:
+    public, private, loopback = Address("80.1.1.1", 1), Address("192.168.1.1", 1), Address("127.0.0.1", 1)
+    assert may_contact(public, private)
+    assert may_contact(loopback, loopback)
+    assert not may_contact(private, public)
+    assert not may_contact(loopback, private)
+    for host in ("0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.169.254", "::", "ff02::1"):
+        assert not may_contact(Address(host, 1), public), host
+    assert address_group("2a01:1:2:3::1") == address_group("2a01:1:2:4::9")
+    assert address_group("80.1.2.3") != address_group("80.1.3.3")
+    assert address_group("10.1.2.3") is None
+
+
+def test_saved_neighbours_come_back_and_anything_else_is_refused() -> None:
+    kept = [(PEER, Address("80.1.1.1", 1)), (PEER, Address("2a01::1", 2))]
+    assert decode_neighbours(encode_neighbours(kept)) == kept
+    for content in (b"", b"{}", b"[" * 5000, b'{"version":1,"neighbours":[{"peer":"x","address":"localhost:1"}]}'):
+        with pytest.raises(DecodeError):
+            decode_neighbours(content)
+
+
+def test_ids_depend_on_the_key_alone() -> None:
+    other = PublicKey(bytes([1]) * 32)
+    assert node_id(PEER) == node_id(replace(PEER))
+    assert node_id(PEER) != node_id(other)
+    assert len(node_id(PEER)) == 20
