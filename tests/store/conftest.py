@@ -46,6 +46,17 @@ class Workshop:
         self._stores.append(store)
         return store
 
+    def abandon(self, store: Store) -> None:
+        """What is left of a store when its process dies: the descriptors go, and nothing else happens."""
+        store._database.close()
+        for intake in store._intakes.values():
+            intake._open.close()
+            intake._destination._partials.close()
+            intake._destination._directory.close()
+        store._server.open_files.close()
+        store._pool.close()
+        self._stores.remove(store)
+
     def published(self, files: Mapping[str, bytes] | None = None, name: str = "source") -> tuple[Store, Published]:
         seed = self.store(f"{name}-data")
         return seed, seed.publish(self.tree(name, self.model_files() if files is None else files))
