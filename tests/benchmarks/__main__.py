@@ -1,0 +1,106 @@
+"""`python -m tests.benchmarks [NAME...]`: medians and ranges of every contender in one run, and the scorecard's ratios.
+
+Loopback only. Ctrl-C and SIGTERM end everything that was started and delete what was written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+from tests.benchmarks.measure import BenchmarkError
+from tests.benchmarks.transfer import Transfer, contenders
+
+BENCHMARKS = {"transfer": Transfer}
+_UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def size_bytes(text: str) -> int:
+    digits = text.rstrip("BbGgIiKkMm")
+    try:
+        size = round(float(digits) * _UNITS[text[len(digits) :].upper()])
+    except (ValueError, KeyError):
+        size = 0
+    if size <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512MiB or 2GiB")
+    return size
+
+
+def _parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
+    parser.add_argument("--size", type=size_bytes, default=size_bytes("2GiB"), help="of the model (default 2GiB)")
+    parser.add_argument("--repeat", type=int, default=5, metavar="N", help="samples of each contender (default 5)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to this file")
+    names = [contender.name for contender in contenders()]
+    parser.add_argument("--only", action="append", default=[], choices=names, help="leave out the others; repeatable")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="write below this directory (default: the system's)")
+    parser.add_argument("--cold", action="store_true", help="do not keep pages warm for the writer (see the README)")
+    args = parser.parse_args(argv)
+    if unknown := sorted(set(args.names) - set(BENCHMARKS)):
+        parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(BENCHMARKS)}")
+    if args.repeat < 1:
+        parser.error("--repeat is at least 1")
+    return args
+
+
+def machine() -> dict[str, object]:
+    congestion = Path("/proc/sys/net/ipv4/tcp_congestion_control")
+    versions = {}
+    for package in ("p2pmodel", "libtorrent", "blake3", "cryptography", "uvloop", "aiohttp"):
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "congestion_control": congestion.read_text().strip() if congestion.exists() else "",
+        "load_average": os.getloadavg(),
+        "versions": versions,
+    }
+
+
+def _end(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parse(argv)
+    signal.signal(signal.SIGTERM, _end)
+    results: dict[str, object] = {"machine": machine()}
+    for name in args.names or BENCHMARKS:
+        benchmark = BENCHMARKS[name](
+            args.size, args.repeat, args.only, not args.cold, lambda text: print(text, file=sys.stderr, flush=True)
+        )
+        with tempfile.TemporaryDirectory(
+            prefix="p2pmodel-benchmark-", dir=args.work, ignore_cleanup_errors=True
+        ) as work:
+            benchmark.run(Path(work).resolve())
+        print(f"\n{name}: {args.size:,} bytes, n = {args.repeat}, median [least..most]; GB = 1e9 bytes\n")
+        print("\n".join(benchmark.tables()))
+        print(benchmark.disturbance())
+        print()
+        print("\n".join(str(line) for line in benchmark.lines()))
+        results[name] = benchmark.as_json()
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,179 @@
+"""The yardstick: sendfile -> recv_into -> BLAKE3 -> pwrite over two loopback connections, and nothing else.
+
+`python raw.py serve FILE` and `python raw.py fetch SIZE` speak lines of JSON on stdin and stdout. With `--sealed` the
+bytes go through records of 256 KiB, AES-128-GCM under a fixed key: the cost of encryption, not its safety. No requests,
+no resume, no peers, no manifest: what a complete program leaves of this speed is the price of being one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+CONNECTIONS = 2
+CHUNK_BYTES = 1024 * 1024
+RECORD_BYTES = 256 * 1024
+_TAG_BYTES = 16
+_KEY = bytes(16)
+_RANGE = struct.Struct(">QQ")
+
+
+def say(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def questions() -> Iterator[dict[str, str]]:
+    for line in sys.stdin:
+        yield json.loads(line)
+
+
+def _tune(sock: socket.socket) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # bbr, where it is the default, paces even loopback.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
+def _receive_exactly(sock: socket.socket, target: memoryview) -> None:
+    while target:
+        count = sock.recv_into(target)
+        if not count:
+            raise ConnectionError("cut off")
+        target = target[count:]
+
+
+# --- sender ----------------------------------------------------------------------------------------------------------
+
+
+def serve(path: Path, *, sealed: bool) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    listener = socket.create_server(("127.0.0.1", 0))
+    say(port=listener.getsockname()[1])
+    send = _send_sealed if sealed else _send_plain
+    while True:
+        sock, _ = listener.accept()
+        threading.Thread(target=_serve_one, args=(sock, fd, send), daemon=True).start()
+
+
+def _serve_one(sock: socket.socket, fd: int, send: Callable[[socket.socket, int, int, int], None]) -> None:
+    with sock:
+        _tune(sock)
+        asked = bytearray(_RANGE.size)
+        _receive_exactly(sock, memoryview(asked))
+        offset, length = _RANGE.unpack(asked)
+        send(sock, fd, offset, length)
+
+
+def _send_plain(sock: socket.socket, fd: int, offset: int, length: int) -> None:
+    end = offset + length
+    while offset < end:
+        offset += os.sendfile(sock.fileno(), fd, offset, end - offset)
+
+
+def _send_sealed(sock: socket.socket, fd: int, offset: int, length: int) -> None:
+    key = AESGCM(_KEY)
+    plain, record = memoryview(bytearray(RECORD_BYTES)), memoryview(bytearray(RECORD_BYTES + _TAG_BYTES))
+    for count, at in enumerate(range(offset, offset + length, RECORD_BYTES)):
+        size = min(RECORD_BYTES, offset + length - at)
+        if os.preadv(fd, [plain[:size]], at) != size:
+            raise OSError("a short read")
+        key.encrypt_into(count.to_bytes(12, "big"), plain[:size], None, record[: size + _TAG_BYTES])
+        sock.sendall(record[: size + _TAG_BYTES])
+
+
+# --- receiver --------------------------------------------------------------------------------------------------------
+
+
+class Fetch:
+    """One file over `CONNECTIONS` connections, each with an equal run of chunks. `digests` has one for each chunk."""
+
+    def __init__(self, port: int, size_bytes: int, digests: bytes, destination: Path, *, sealed: bool) -> None:
+        self._port, self._size_bytes, self._digests, self._sealed = port, size_bytes, digests, sealed
+        self._destination = destination
+        self._errors: list[Exception] = []
+
+    def run(self) -> float:
+        """Seconds from before the connections until the last byte is written."""
+        began = time.monotonic()
+        fd = os.open(self._destination, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        os.posix_fallocate(fd, 0, self._size_bytes)
+        chunks = -(-self._size_bytes // CHUNK_BYTES)
+        share = -(-chunks // CONNECTIONS) * CHUNK_BYTES
+        threads = [
+            threading.Thread(target=self._part, args=(fd, start, min(start + share, self._size_bytes)))
+            for start in range(0, self._size_bytes, share)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        os.close(fd)
+        if self._errors:
+            raise self._errors[0]
+        return time.monotonic() - began
+
+    def _part(self, fd: int, start: int, end: int) -> None:
+        try:
+            self._receive(fd, start, end)
+        except (OSError, ValueError) as error:
+            self._errors.append(error)
+
+    def _receive(self, fd: int, start: int, end: int) -> None:
+        buffer, record = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(RECORD_BYTES + _TAG_BYTES))
+        key, count = AESGCM(_KEY), 0
+        with socket.create_connection(("127.0.0.1", self._port)) as sock:
+            _tune(sock)
+            sock.sendall(_RANGE.pack(start, end - start))
+            for offset in range(start, end, CHUNK_BYTES):
+                chunk = buffer[: min(CHUNK_BYTES, end - offset)]
+                if not self._sealed:
+                    _receive_exactly(sock, chunk)
+                for at in range(0, len(chunk) if self._sealed else 0, RECORD_BYTES):
+                    size = min(RECORD_BYTES, len(chunk) - at)
+                    sealed = record[: size + _TAG_BYTES]
+                    _receive_exactly(sock, sealed)
+                    key.decrypt_into(count.to_bytes(12, "big"), sealed, None, chunk[at : at + size])
+                    count += 1
+                number = offset // CHUNK_BYTES
+                if blake3(chunk).digest() != self._digests[32 * number : 32 * number + 32]:
+                    raise ValueError(f"chunk {number} is corrupt")
+                if os.pwrite(fd, chunk, offset) != len(chunk):
+                    raise OSError("a short write")
+
+
+def fetch(size_bytes: int, digests: Path, *, sealed: bool) -> None:
+    known = digests.read_bytes()
+    say(ready=True)
+    for asked in questions():
+        work = Fetch(int(asked["port"]), size_bytes, known, Path(asked["to"]), sealed=sealed)
+        say(seconds=work.run())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sealed", action="store_true")
+    modes = parser.add_subparsers(dest="mode", required=True)
+    serving = modes.add_parser("serve")
+    serving.add_argument("file", type=Path)
+    fetching = modes.add_parser("fetch")
+    fetching.add_argument("size", type=int)
+    fetching.add_argument("digests", type=Path)
+    args = parser.parse_args()
+    if args.mode == "serve":
+        serve(args.file, sealed=args.sealed)
+    else:
+        fetch(args.size, args.digests, sealed=args.sealed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""The benchmarks themselves run: a tiny model through the yardstick, with the table, the file and nothing left over."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.slow
+def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tmp_path: Path) -> None:
+    work, found = tmp_path / "work", tmp_path / "found.json"
+    work.mkdir()
+    options = ["--size", "3MiB", "--repeat", "2", "--cold", "--only", "raw", "--only", "raw-sealed"]
+    command = [sys.executable, "-m", "tests.benchmarks", "transfer", *options, "--work", work, "--json", found]
+    done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "libtorrent: MISSING: not asked for" in done.stdout
+    assert "P1  unknown" in done.stdout
+    contenders = json.loads(found.read_text())["transfer"]["contenders"]
+    assert {name: len(one["samples"]) for name, one in contenders.items()} == {"raw": 2, "raw-sealed": 2}
+    assert not list(work.iterdir())
