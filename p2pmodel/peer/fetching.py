@@ -81,7 +81,8 @@ class Fetching:
     model_id: ModelId
     direct: Sequence[Address] = ()
     progress: OnProgress = lambda _: None
-    neighbours_known: bool = True
+    entry_peers: Sequence[str] = ()
+    """Bootstrap peers that should have led into the network, for the message where none did."""
     tally: Tally = field(default_factory=Tally)
     _began: float = 0.0
     _corrupt_from: set[PublicKey] = field(default_factory=set)
@@ -176,8 +177,9 @@ class Fetching:
         """The error for `what`, with what a person can do about it."""
         if self.rooms.overlay.neighbours() or finder.links:
             return NotFoundError(f"{what}; {self._asked(finder)}")
-        tried = "; ".join(f"{address}: {reason}" for address, reason in list(finder.failures.items())[:3])
-        hint = tried or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
+        tried = [f"{address}: {reason}" for address, reason in finder.failures.items()]
+        tried += [f"bootstrap peer {address} does not answer" for address in self.entry_peers]
+        hint = "; ".join(tried[:3]) or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
         return NoPeersError(f"{what}, and no other peer could be reached ({hint})")
 
     def _asked(self, finder: Finder) -> str:

@@ -118,7 +118,8 @@ class LocalService:
             encoded = await self._peer.network.offload(self._peer.store.object, model_id)
             signed = await self._names(model_id)
             if encoded is None:
-                fetching = Fetching(self._peer.rooms, model_id, direct)
+                entries = self._entry_peers(request.bootstrap)
+                fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries)
                 async with fetching.finder() as finder:
                     manifest = await fetching.manifest(finder)
                     signed = await fetching.statements(finder, [])
@@ -214,7 +215,7 @@ class LocalService:
             if on_progress is not None:
                 on_progress(progress)
 
-        fetching = Fetching(self._peer.rooms, model_id, direct, tell)
+        fetching = Fetching(self._peer.rooms, model_id, direct, tell, self._entry_peers(request.bootstrap))
         try:
             async with fetching.finder() as finder:
                 layout = await fetching.layout(finder)
@@ -317,6 +318,9 @@ class LocalService:
                 await self._peer.joined.wait()
         except TimeoutError:
             pass
+
+    def _entry_peers(self, bootstrap: Sequence[str]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*bootstrap, *self._peer.config.entry_peers]))
 
     async def _model(self, ref: str, direct: Sequence[Address]) -> tuple[ModelId, str]:
         reference = Reference.parse(ref)
