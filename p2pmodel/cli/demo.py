@@ -81,7 +81,7 @@ async def _demo(
     import shutil
     import time
 
-    from p2pmodel.errors import NoSpaceError
+    from p2pmodel.errors import InterruptedFetchError, NoSpaceError
     from p2pmodel.peer.units import format_size
 
     began = time.monotonic()
@@ -93,6 +93,9 @@ async def _demo(
                 "take a smaller --size, or set TMPDIR to a larger disk"
             )
         result = await _act(size_bytes, count, directory, story, draw=draw)
+    except asyncio.CancelledError:
+        left = f"the files are left in {directory}" if keep else "all files are removed"
+        raise InterruptedFetchError(f"interrupted; all peers of the demo are stopped and {left}") from None
     finally:
         if not keep:
             # Also after a cancellation: the person must not be left with gigabytes in the temporary directory.
@@ -104,13 +107,17 @@ async def _demo(
 
 
 async def _act(size_bytes: int, count: int, directory: Path, story: Story, *, draw: bool) -> dict[str, Any]:
+    import asyncio
     import secrets
 
-    from p2pmodel.cli.demo_peers import running_peers
+    from p2pmodel.cli.demo_peers import DemoNetwork
     from p2pmodel.peer.requests import PublishRequest
 
     story.opening(count, size_bytes)
-    async with running_peers(count, directory, f"demo-{secrets.token_hex(8)}") as peers:
+    network = DemoNetwork(directory, f"demo-{secrets.token_hex(8)}")
+    try:
+        await network.start(count)
+        peers = network.peers
         story.started(peers)
         model = await _make(directory / "model", size_bytes, draw=draw)
         story.made(model)
@@ -129,6 +136,8 @@ async def _act(size_bytes: int, count: int, directory: Path, story: Story, *, dr
         story.summary(peers, fetches, lambda peer_id: numbers.get(peer_id, 0), published.chunks)
         faults = await _faults(model, fetches)
         story.checked(len(model.sha256), len(fetches), faults)
+    finally:
+        await asyncio.shield(network.stop())
     return _result(model, peers, fetches, published, faults)
 
 
@@ -180,9 +189,12 @@ async def _fetch_at_once(peers: list[DemoPeer], model_id: str, *, draw: bool) ->
 
             return await peer.client.fetch(FetchRequest(ref=model_id, to=str(peer.directory / "model")), on_progress)
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(fetch(peer)) for peer in peers]
-    return [(peer, task.result()) for peer, task in zip(peers, tasks, strict=True)]
+        tasks = [asyncio.ensure_future(fetch(peer)) for peer in peers]
+        try:
+            return list(zip(peers, await asyncio.gather(*tasks), strict=True))
+        finally:
+            for task in tasks:
+                task.cancel()
 
 
 def _together(latest: dict[int, Progress], count: int) -> Progress:

@@ -6,8 +6,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,39 +41,71 @@ class DemoPeer:
         return self.directory / "data"
 
 
-@asynccontextmanager
-async def running_peers(count: int, directory: Path, network_name: str) -> AsyncIterator[list[DemoPeer]]:
-    """`count` daemons, all entered through the first. However the body ends, none of their processes is left."""
-    network = directory / "network.toml"
-    network.write_text(f'name = "{network_name}"\nprofile = "cluster"\nbootstrap = []\n')
-    processes: list[asyncio.subprocess.Process] = []
-    peers: list[DemoPeer] = []
-    try:
-        first = await _start(1, directory, network, None, processes)
-        peers.append(first)
-        starts = [_start(n, directory, network, first.listen, processes) for n in range(2, count + 1)]
-        peers += await asyncio.gather(*starts)
-        yield peers
-    finally:
-        for peer in peers:
+class DemoNetwork:
+    """Daemons in a network of their own, entered through the first. After `stop` none of their processes is left."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self.peers: list[DemoPeer] = []
+        self._directory = directory
+        self._network = directory / "network.toml"
+        self._network.write_text(f'name = "{name}"\nprofile = "cluster"\nbootstrap = []\n')
+        self._births: list[asyncio.Task[asyncio.subprocess.Process]] = []
+
+    async def start(self, count: int) -> None:
+        """Raises `NetworkError` with what the daemon said where one does not come up."""
+        first = await self._start(1, None)
+        self.peers.append(first)
+        self.peers += await asyncio.gather(*(self._start(n, first.listen) for n in range(2, count + 1)))
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL for what is still there after the time that a daemon may take. By process id only."""
+        for peer in self.peers:
             await peer.client.close()
-        await asyncio.shield(_stop(processes))
+        born = await asyncio.gather(*self._births, return_exceptions=True)
+        running = [process for process in born if not isinstance(process, BaseException)]
+        for process in running:
+            _signal(process, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await asyncio.gather(*(process.wait() for process in running))
+        except TimeoutError:
+            for process in running:
+                _signal(process, signal.SIGKILL)
+            await asyncio.gather(*(process.wait() for process in running))
+
+    async def _start(self, number: int, bootstrap: str | None) -> DemoPeer:
+        home = self._directory / f"peer-{number}"
+        home.mkdir()
+        log = home / "daemon.log"
+        # A cancellation must not lose a process that is just being born: it would outlive the demo.
+        birth = asyncio.ensure_future(_spawn(self._command(home, bootstrap), log))
+        self._births.append(birth)
+        process = await asyncio.shield(birth)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                line = await process.stdout.readline()
+            ready = msgspec.json.decode(line, type=_Ready)
+        except (TimeoutError, msgspec.MsgspecError) as error:
+            tail = " ".join((await read_tail(log, 600)).split())
+            raise NetworkError(f"peer {number} of the demo did not start: {tail or 'it said nothing'}") from error
+        client = await find_daemon(home / "data")
+        if client is None:
+            raise P2PModelError(f"peer {number} of the demo started and does not answer")
+        return DemoPeer(number, ready.peer_id, ready.listen, home, process, client)
+
+    def _command(self, home: Path, bootstrap: str | None) -> list[str]:
+        command = [sys.executable, "-m", "p2pmodel", "daemon", "--json", "--listen", "127.0.0.1:0", "--http", "off"]
+        command += ["--data-dir", str(home / "data"), "--network", str(self._network), "--no-lan"]
+        # What this person has configured for the own peer must not colour the demo.
+        command += ["--encryption", "required", "--upload-limit", "unlimited", "--download-limit", "unlimited"]
+        return command + (["--bootstrap", bootstrap] if bootstrap else [])
 
 
-async def _start(
-    number: int, directory: Path, network: Path, bootstrap: str | None, processes: list[asyncio.subprocess.Process]
-) -> DemoPeer:
-    home = directory / f"peer-{number}"
-    home.mkdir()
-    command = [sys.executable, "-m", "p2pmodel", "daemon", "--json", "--listen", "127.0.0.1:0", "--http", "off"]
-    command += ["--data-dir", str(home / "data"), "--network", str(network), "--no-lan", "--encryption", "required"]
-    # What this person has configured for the own peer must not colour the demo.
-    command += ["--upload-limit", "unlimited", "--download-limit", "unlimited"]
-    command += ["--bootstrap", bootstrap] if bootstrap else []
+async def _spawn(command: list[str], log: Path) -> asyncio.subprocess.Process:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("P2PMODEL_")}
-    log = home / "daemon.log"
     with log.open("wb") as log_file:
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -83,33 +113,6 @@ async def _start(
             env=environment,
             start_new_session=True,  # Ctrl-C is for the demo, which then stops them in order
         )
-    processes.append(process)
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            line = await process.stdout.readline()
-        ready = msgspec.json.decode(line, type=_Ready)
-    except (TimeoutError, msgspec.MsgspecError) as error:
-        tail = " ".join((await read_tail(log, 600)).split())
-        raise NetworkError(f"peer {number} of the demo did not start: {tail or 'it said nothing'}") from error
-    client = await find_daemon(home / "data")
-    if client is None:
-        raise P2PModelError(f"peer {number} of the demo started and does not answer")
-    return DemoPeer(number, ready.peer_id, ready.listen, home, process, client)
-
-
-async def _stop(processes: list[asyncio.subprocess.Process]) -> None:
-    """SIGTERM, then SIGKILL for what is still there after the time that a daemon may take. By process id only."""
-    running = [process for process in processes if process.returncode is None]
-    for process in running:
-        _signal(process, signal.SIGTERM)
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await asyncio.gather(*(process.wait() for process in running))
-    except TimeoutError:
-        for process in running:
-            _signal(process, signal.SIGKILL)
-        await asyncio.gather(*(process.wait() for process in running))
 
 
 def _signal(process: asyncio.subprocess.Process, number: int) -> None:

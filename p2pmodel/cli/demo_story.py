@@ -102,16 +102,11 @@ class Story:
         rows = []
         for peer, report in fetches:
             sources = sorted((number_of(source.peer_id), source.bytes) for source in report.peers if source.bytes)
-            rows.append(
-                (
-                    f"peer {peer.number}",
-                    format_size(report.bytes_fetched),
-                    f"in {format_duration(report.seconds)}",
-                    format_rate(report.bytes_fetched / max(report.seconds, 1e-6)),
-                    ", ".join(f"{format_size(size)} from peer {number}" for number, size in sources),
-                )
-            )
-        self._table(rows, right=(1, 2, 3))
+            rate = format_rate(report.bytes_fetched / max(report.seconds, 1e-6))
+            whole = f"{format_size(report.bytes_fetched)} in {format_duration(report.seconds)}, {rate}"
+            rows.append((f"peer {peer.number}", whole))
+            rows.append(("", listed([f"{format_size(size)} from peer {number}" for number, size in sources])))
+        self._table(rows)
 
     def summary(
         self,
@@ -153,7 +148,7 @@ class Story:
             [
                 ("p2pmodel daemon", "run a peer of your own"),
                 ("p2pmodel publish DIR", "offer a model: prints its id"),
-                ("p2pmodel fetch ID --bootstrap HOST:PORT", "get it on another machine, HOST:PORT being your peer"),
+                ("p2pmodel fetch ID --bootstrap HOST:PORT", "get it elsewhere, through your peer"),
                 ("p2pmodel --help", "everything else"),
             ]
         )

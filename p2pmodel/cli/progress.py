@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ _PHASES = {
     "manifest": "reading the manifest",
     "transfer": "fetching",
     "hashing": "hashing",
-    "placing": "placing files",
+    "placing": "checking what is here",
     "announcing": "announcing",
 }
 
@@ -28,6 +29,10 @@ _PHASES = {
 def may_draw(*, wanted: bool) -> bool:
     """Whether a bar may be drawn: on a terminal that can move its cursor, and nobody said no."""
     return wanted and sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb")
+
+
+_STEADY_S = 1.0
+"""A time left is told only after this long: before, it is a guess from the first few bytes."""
 
 
 class ProgressView:
@@ -38,6 +43,7 @@ class ProgressView:
         self._label = label
         self._bars = _bars() if draw else None
         self._task: TaskID | None = None
+        self._phase, self._phase_began = "", 0.0
 
     def __enter__(self) -> ProgressView:
         if self._bars is not None:
@@ -54,14 +60,20 @@ class ProgressView:
         self.last = progress
         if self._bars is None:
             return
-        fields: dict[str, Any] = {"amount": _amount(progress), "rate": _rate(progress), "side": _side(progress)}
+        now = time.monotonic()
+        if progress.phase != self._phase:
+            self._phase, self._phase_began = progress.phase, now
+        steady = now - self._phase_began > _STEADY_S
+        fields: dict[str, Any] = {
+            "amount": _amount(progress),
+            "rate": _rate(progress),
+            "side": _side(progress, steady=steady),
+        }
         description = self._label or _PHASES.get(progress.phase, printable(progress.phase))
         total = progress.bytes_total or None
         if self._task is None:
             self._task = self._bars.add_task(description, total=total, **fields)
-        self._bars.update(
-            self._task, description=description, completed=progress.bytes_done, total=total, refresh=True, **fields
-        )
+        self._bars.update(self._task, description=description, completed=progress.bytes_done, total=total, **fields)
 
 
 def _bars() -> Bars:
@@ -90,20 +102,22 @@ def _bars() -> Bars:
 def _amount(progress: Progress) -> str:
     if not progress.bytes_total:
         return ""
-    return f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}"
+    done, total = format_size(progress.bytes_done), format_size(progress.bytes_total)
+    unit = total.partition(" ")[2]
+    return f"{done.removesuffix(' ' + unit)} of {total}"  # 36.0 of 300.0 MiB
 
 
 def _rate(progress: Progress) -> str:
     return format_rate(progress.rate_bytes_per_s) if progress.rate_bytes_per_s else ""
 
 
-def _side(progress: Progress) -> str:
+def _side(progress: Progress, *, steady: bool) -> str:
     """What is left for the end of the line: a note is worth more than the numbers it explains."""
     if progress.note:
         return printable(progress.note)
     parts = []
     if progress.peers:
         parts.append(count(progress.peers, "peer"))
-    if progress.eta_s is not None:
+    if progress.eta_s is not None and steady:
         parts.append(f"{format_duration(progress.eta_s)} left")
     return ", ".join(parts)

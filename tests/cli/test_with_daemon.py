@@ -93,7 +93,7 @@ async def test_a_bar_is_drawn_on_a_terminal_without_colour_where_none_is_wanted(
 async def test_no_bar_is_drawn_where_it_was_declined(p2pmodel, daemon, option):
     daemon.endless = True
     screen, process = await on_a_terminal(p2pmodel, "fetch", daemon.model_id, option)
-    await daemon.fetching.wait()
+    await asyncio.wait_for(daemon.fetching.wait(), 20)
     process.send_signal(signal.SIGINT)
     await process.wait()
     written = await screen.rest()
