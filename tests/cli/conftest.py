@@ -4,9 +4,11 @@ import asyncio
 import os
 import sys
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import pytest
 
+from p2pmodel.cli.main import run_command_line
 from p2pmodel.peer.control import ControlServer
 from p2pmodel.peer.reports import (
     BadRange,
@@ -36,16 +38,28 @@ class Result:
 
 
 class Terminal:
-    """Runs commands on one data directory, without any settings of the person who runs the tests."""
+    """Runs commands on one data directory, without any settings of the person who runs the tests.
 
-    def __init__(self, directory):
+    A call runs the program's `main` in a thread of this process, which takes milliseconds; `start` and `process` run
+    it as a process of its own.
+    """
+
+    def __init__(self, directory, capsys):
         self.data_dir = directory / "data"
         self.directory = directory
+        self._capsys = capsys
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("P2PMODEL_")} | {
             "P2PMODEL_DATA_DIR": str(self.data_dir),
             "XDG_CONFIG_HOME": str(directory / "config"),
             "XDG_DATA_HOME": str(directory / "share"),
         }
+
+    async def __call__(self, *arguments, environment=None):
+        self._capsys.readouterr()
+        with patch.dict(os.environ, self.environment | (environment or {}), clear=True):
+            code = await asyncio.to_thread(run_command_line, [str(argument) for argument in arguments])
+        written = self._capsys.readouterr()
+        return Result(code, written.out, written.err)
 
     async def start(self, *arguments, environment=None, interpreter_options=()):
         return await asyncio.create_subprocess_exec(
@@ -60,15 +74,15 @@ class Terminal:
             stderr=asyncio.subprocess.PIPE,
         )
 
-    async def __call__(self, *arguments, **options):
+    async def process(self, *arguments, **options):
         process = await self.start(*arguments, **options)
         out, err = await process.communicate()
         return Result(process.returncode, out.decode(), err.decode())
 
 
 @pytest.fixture
-def p2pmodel(tmp_path):
-    return Terminal(tmp_path)
+def p2pmodel(tmp_path, capsys):
+    return Terminal(tmp_path, capsys)
 
 
 class FakeService:

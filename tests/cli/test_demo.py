@@ -60,8 +60,10 @@ async def test_the_demo_tells_its_story_on_stdout_and_keeps_its_files_where_aske
     assert b"is not an empty directory" in (await again.communicate())[1] and again.returncode == 2
 
 
-@pytest.mark.parametrize("line", [b"1. The peers start", b"One model"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [(signal.SIGINT, b"1. The peers start"), (signal.SIGTERM, b"One model"), (signal.SIGINT, b"4. ")],
+)
 async def test_an_interrupted_demo_leaves_no_process_and_no_file(demo, number, line):
     process = await demo("--size", "64MiB", "--peers", "3")
     while line not in await process.stdout.readline():

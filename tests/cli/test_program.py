@@ -4,8 +4,6 @@ import asyncio
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 COMMANDS = [
     "demo",
     "daemon",
@@ -50,8 +48,9 @@ async def test_each_command_has_the_options_of_the_contract(p2pmodel, command, o
     assert [option for option in options.split() if option not in result.out] == []
 
 
+@pytest.mark.slow
 async def test_help_loads_nothing_heavy(p2pmodel):
-    result = await p2pmodel("--help", interpreter_options=["-X", "importtime"])
+    result = await p2pmodel.process("--help", interpreter_options=["-X", "importtime"])
     loaded = {line.rpartition("|")[2].strip() for line in result.err.splitlines()}
     heavy = {
         "aiohttp",
@@ -99,9 +98,11 @@ async def test_a_path_that_is_missing_is_not_found(p2pmodel):
         assert (result.code, result.out) == (3, "") and "/nope" in result.err
 
 
-async def test_an_interrupted_command_says_so_once(p2pmodel):
-    result = await p2pmodel("status")
-    assert result.code == 9 and "no daemon runs on" in result.err and "Traceback" not in result.err
+@pytest.mark.slow
+async def test_a_process_ends_with_the_code_of_its_error_and_keeps_the_streams_apart(p2pmodel):
+    result = await p2pmodel.process("status")
+    assert (result.code, result.out) == (9, "")
+    assert result.err.startswith("p2pmodel: error: no daemon runs on") and result.err.count("\n") == 1
 
 
 async def test_debug_shows_where_an_error_comes_from(p2pmodel):
@@ -110,6 +111,7 @@ async def test_debug_shows_where_an_error_comes_from(p2pmodel):
         assert result.code == 9 and "Traceback" in result.err and "p2pmodel: error: " in result.err
 
 
+@pytest.mark.slow
 async def test_a_reader_that_leaves_early_is_no_drama(p2pmodel):
     process = await p2pmodel.start("config", "show")
     process.stdout._transport.close()  # the other end of the pipe is gone before anything is written

@@ -3,10 +3,6 @@
 import json
 import stat
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 
 async def test_the_data_directory_may_stand_before_or_after_the_command(p2pmodel, tmp_path):
     before = await p2pmodel("--data-dir", tmp_path / "x", "id")

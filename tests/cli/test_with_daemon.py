@@ -12,8 +12,6 @@ import pytest
 
 from p2pmodel.errors import SignatureError
 
-pytestmark = pytest.mark.slow
-
 
 async def test_publish_prints_the_id_alone_on_stdout(p2pmodel, daemon, tmp_path):
     (tmp_path / "m").mkdir()
@@ -67,6 +65,7 @@ async def test_an_error_in_the_daemon_ends_the_command_with_its_code(p2pmodel, d
     assert result.err == "p2pmodel: error: nobody whom you asked for has signed it\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_fetch_says_what_is_kept_and_stops_the_work(p2pmodel, daemon, number):
     daemon.endless = True
@@ -79,6 +78,7 @@ async def test_an_interrupted_fetch_says_what_is_kept_and_stops_the_work(p2pmode
     await asyncio.wait_for(daemon.cancelled.wait(), 5)
 
 
+@pytest.mark.slow
 async def test_a_bar_is_drawn_on_a_terminal_without_colour_where_none_is_wanted(p2pmodel, daemon):
     daemon.endless = True
     screen, process = await on_a_terminal(p2pmodel, "fetch", daemon.model_id)
@@ -89,6 +89,7 @@ async def test_a_bar_is_drawn_on_a_terminal_without_colour_where_none_is_wanted(
     assert "\x1b[3" not in await screen.rest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", ["--no-progress", "--json", "-q"])
 async def test_no_bar_is_drawn_where_it_was_declined(p2pmodel, daemon, option):
     daemon.endless = True
