@@ -196,10 +196,11 @@ class Download:
 
     def _expire(self) -> None:
         now = self._clock.monotonic()
-        for peer in self._schedule.expire(now):
-            link = self.links.get(peer)
-            if link is not None and now - link.last_heard_at > REQUEST_DEADLINE_MAX_S:
-                link.close(PeerGoneError("it has sent nothing for too long"))
+        self._schedule.expire(now)
+        for link in list(self.links.values()):
+            silent_s = link.silent_s(now)
+            if silent_s > REQUEST_DEADLINE_MAX_S and self._schedule.overdue(link.peer):
+                link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
 
     def _fill_all(self) -> None:
         # The rotation gives each peer the same chance of the free places in flight.

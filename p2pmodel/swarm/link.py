@@ -49,7 +49,8 @@ class Link:
     ) -> None:
         self.channel = channel
         self.connected_at = uploads.network.clock.monotonic()
-        self.last_heard_at = self.connected_at
+        self._heard_at = self.connected_at
+        self._heard_bytes = 0
         self.followers: dict[ModelId, Listening] = {}
         """Models that we follow here."""
         self.held: dict[ModelId, HaveMap] = {}
@@ -75,6 +76,12 @@ class Link:
         """Where the peer can be reached by others; None where it said that it cannot."""
         port = self.channel.hello.port
         return Address(self.channel.address.host, port) if port else None
+
+    def silent_s(self, now: float) -> float:
+        """How long ago bytes of any kind were last seen to have come in; as exact as this is called often."""
+        if self.channel.bytes_received != self._heard_bytes:
+            self._heard_bytes, self._heard_at = self.channel.bytes_received, now
+        return now - self._heard_at
 
     @property
     def wasted_bytes(self) -> int:
@@ -178,7 +185,6 @@ class Link:
     # --- net.ChannelHandler --------------------------------------------------------------------------------------
 
     def message_received(self, message: bytes) -> None:
-        self.last_heard_at = self._uploads.network.clock.monotonic()
         match wire.decode(message):
             case wire.Have(model, chunks):
                 self._have(ModelId(Digest(model)), chunks)
@@ -204,7 +210,6 @@ class Link:
                 pass
 
     def bulk_begins(self, request_id: int, length: int) -> BulkSink:
-        self.last_heard_at = self._uploads.network.clock.monotonic()
         return self._requests.sink(request_id, length)
 
     def bulk_finished(self, request_id: int, error: P2PModelError | None) -> None:

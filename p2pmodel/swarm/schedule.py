@@ -303,13 +303,6 @@ class Schedule(Generic[K]):
                 source.window = REQUEST_WINDOW_CHUNKS_MIN
         return late
 
-    def next_deadline(self) -> float | None:
-        return min(
-            (
-                request.deadline
-                for source in self._sources.values()
-                for request in source.requests.values()
-                if not request.overdue
-            ),
-            default=None,
-        )
+    def overdue(self, peer: K) -> bool:
+        """Whether a request to this peer is past its deadline."""
+        return any(request.overdue for request in self._sources[peer].requests.values())

@@ -154,7 +154,7 @@ class Swarm:
             await asyncio.sleep(KEEPALIVE_S)
             now = self._network.clock.monotonic()
             for link in list(self.links.values()):
-                if now - link.last_heard_at > IDLE_TIMEOUT_S:
+                if link.silent_s(now) > IDLE_TIMEOUT_S:
                     link.close(PeerGoneError("it has been silent for too long"))
                 else:
                     link.ping()
