@@ -68,8 +68,13 @@ MODELS_PER_PEER_MAX = 256
 HAVES_PER_MESSAGE_MAX = 16_384
 PEERS_PER_MESSAGE_MAX = 32
 """Peers that one peer tells another of, for one model."""
-RECEIVE_BUFFERS_MAX = 16
-"""Chunk buffers of at most 4 MiB that all connections share; when none is free, reading pauses."""
+BULK_BUFFER_BYTES_MAX = 64 * MIB
+"""Answers on their way in, over all connections, and as much again on their way out; when it is used up, reading
+pauses: as many chunks as are in flight, and each slow peer one more."""
+BULK_GRACE_S = 30.0
+BULK_BYTES_PER_S_MIN = 8 * KIB
+"""An answer that has begun must be whole after the grace and its length at this rate, for it holds a shared buffer.
+A seed with 1 Mbit/s that serves ten at once stays above it."""
 IDLE_TIMEOUT_S = 120.0
 KEEPALIVE_S = 45.0
 AGENT_CHARS_MAX = 64

@@ -9,18 +9,18 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
 from p2pmodel.limits import (
+    BULK_BUFFER_BYTES_MAX,
     CHUNK_BYTES,
     CHUNK_BYTES_MAX,
     CONNECT_TIMEOUT_S,
-    CONNECTIONS_MAX,
     CONNECTIONS_PER_HOST_MAX,
     HALF_OPEN_MAX,
     HANDSHAKE_TIMEOUT_S,
-    RECEIVE_BUFFERS_MAX,
 )
 from p2pmodel.model import PublicKey
 from p2pmodel.net.address import Address
@@ -36,6 +36,10 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _BACKLOG = 256
+_ACCEPTS_PER_WAKE = 32
+"""Far below `HALF_OPEN_MAX`, so that whoever is accepted gets to answer before a flood can make it the oldest."""
+_ACCEPT_PAUSE_S = 0.5
+"""When the process is out of descriptors: the socket stays readable, so trying at once would only burn cycles."""
 
 
 class SystemClock:
@@ -58,8 +62,8 @@ class RealNetwork:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="p2pmodel")
         self._shared = Shared(
             executor=self._executor,
-            receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), RECEIVE_BUFFERS_MAX),
-            send_buffers=BufferPool((SEALED_PIECE_BYTES,), RECEIVE_BUFFERS_MAX),
+            receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX),
+            send_buffers=BufferPool((SEALED_PIECE_BYTES,), BULK_BUFFER_BYTES_MAX),
             scratch=bytearray(SCRATCH_BYTES),
         )
         self._tls = tls_context(identity)
@@ -87,7 +91,10 @@ class RealNetwork:
         if not address.is_routable:
             raise PeerGoneError(f"{address} is no address to connect to")
         family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise PeerGoneError(f"cannot connect to {address}: {error.strerror}") from error
         sock.setblocking(False)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
@@ -105,9 +112,9 @@ class RealNetwork:
         self, sock: socket.socket, address: Address, *, outgoing: bool, expected: PublicKey | None = None
     ) -> TcpChannel:
         """Carry out the handshake on a connected socket, which this owns from now on."""
-        _tune(sock, address)
-        handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected)
         try:
+            _tune(sock, address)
+            handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected)
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
                 session = await _shake(sock, handshake)
         except TimeoutError as error:
@@ -116,7 +123,7 @@ class RealNetwork:
         except OSError as error:
             sock.close()
             raise HandshakeError(f"{address} broke off during the handshake") from error
-        except (HandshakeError, asyncio.CancelledError):
+        except BaseException:
             sock.close()
             raise
         return TcpChannel(sock, address, session, self._shared, outgoing=outgoing)
@@ -144,14 +151,19 @@ async def _shake(sock: socket.socket, handshake: Handshake) -> Session:
 
 
 class _TcpListener:
-    """Accepts, caps what is half open, and hands over finished channels."""
+    """Accepts, caps what is half open, and hands over finished channels.
+
+    When the cap is reached the oldest half-open connection makes room: an honest handshake takes milliseconds, so a
+    crowd of sockets that say nothing cannot keep others out.
+    """
 
     def __init__(self, network: RealNetwork, sock: socket.socket, accept: Callable[[Channel], None]) -> None:
         self._network = network
         self._sock = sock
         self._accept = accept
         self._address = bound_address(sock)
-        self._half_open: set[asyncio.Task[None]] = set()
+        self._half_open: dict[asyncio.Task[None], None] = {}
+        """In the order in which they came."""
         self._by_host: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._on_readable)
@@ -168,13 +180,16 @@ class _TcpListener:
             task.cancel()
 
     def _on_readable(self) -> None:
-        for _ in range(_BACKLOG):
+        for _ in range(_ACCEPTS_PER_WAKE):
             try:
                 sock, source = self._sock.accept()
             except BlockingIOError:
                 return
+            except ConnectionError:
+                continue
             except OSError:
-                # Out of descriptors, or the caller is gone already: the next wake-up tries again.
+                self._loop.remove_reader(self._sock)
+                self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
                 return
             sock.setblocking(False)
             address = Address(source[0].partition("%")[0], source[1])
@@ -183,12 +198,27 @@ class _TcpListener:
                 continue
             self._by_host[address.host] += 1
             task = self._loop.create_task(self._welcome(sock, address))
-            self._half_open.add(task)
-            task.add_done_callback(self._half_open.discard)
+            self._half_open[task] = None
+            task.add_done_callback(partial(self._ended, sock, address.host))
+            if len(self._half_open) > HALF_OPEN_MAX:
+                oldest = next(iter(self._half_open))
+                del self._half_open[oldest]
+                oldest.cancel()
+
+    def _accept_again(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock, self._on_readable)
+
+    def _ended(self, sock: socket.socket, host: str, task: asyncio.Task[None]) -> None:
+        self._by_host[host] -= 1
+        if not self._by_host[host]:
+            del self._by_host[host]
+        self._half_open.pop(task, None)
+        if task.cancelled():
+            # A task that is cancelled before its first step has closed nothing.
+            sock.close()
 
     def _admits(self, address: Address) -> bool:
-        if len(self._half_open) >= min(HALF_OPEN_MAX, CONNECTIONS_MAX):
-            return False
         return address.is_loopback or self._by_host[address.host] < CONNECTIONS_PER_HOST_MAX
 
     async def _welcome(self, sock: socket.socket, address: Address) -> None:
@@ -196,10 +226,6 @@ class _TcpListener:
             channel = await self._network.secure(sock, address, outgoing=False)
         except HandshakeError:
             return
-        finally:
-            self._by_host[address.host] -= 1
-            if not self._by_host[address.host]:
-                del self._by_host[address.host]
         self._accept(channel)
 
 

@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
+from p2pmodel.limits import (
+    BULK_BYTES_PER_S_MIN,
+    BULK_GRACE_S,
+    CHUNK_BYTES,
+    CONTROL_BYTES_MAX,
+    RECORD_BYTES,
+    SEND_QUEUE_BYTES_MAX,
+)
 from p2pmodel.net.address import Address
 from p2pmodel.net.buffers import BufferPool
 from p2pmodel.net.handshake import Session
@@ -70,6 +77,7 @@ class TcpChannel:
         self._reading = False
         self._writing = False
         self._drained: asyncio.Future[None] | None = None
+        self._receive_deadline: asyncio.TimerHandle | None = None
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -88,6 +96,7 @@ class TcpChannel:
             self._loop.remove_writer(self._sock)
             self._writing = False
         self._close_socket()
+        self._end_receive_deadline()
         bulk, self._inbound.bulk = self._inbound.bulk, None
         if bulk is not None:
             self._shared.receive_buffers.release(bulk.buffer)
@@ -154,15 +163,19 @@ class TcpChannel:
             return
         try:
             work(*args, **kwargs)
-        except PeerFault as fault:
-            self.close(fault)
+        except P2PModelError as error:
+            self.close(error)
+        except Exception:
+            # A bug of ours. The place in the stream is lost, so the channel must not look alive; the loop reports it.
+            self.close(PeerGoneError("an unexpected error on this side"))
+            raise
 
     def message_in(self, message: bytes) -> None:
-        if self._handler is not None:
+        if self._handler is not None and self._closed is None:
             self._handler.message_received(message)
 
     def bulk_begins(self, request_id: int, length: int) -> None:
-        if self._handler is None:
+        if self._handler is None or self._closed is not None:
             return
         sink = self._handler.bulk_begins(request_id, length)
         if not self._lend(request_id, length, sink):
@@ -175,6 +188,7 @@ class TcpChannel:
         if buffer is None:
             self._shared.receive_buffers.when_free(lambda: self._lend_later(request_id, length, sink))
             return False
+        self._receive_deadline = self._loop.call_later(_patience_s(length), self._too_slow)
         self._inbound.lend(Bulk(request_id, length, sink, buffer))
         return True
 
@@ -185,9 +199,23 @@ class TcpChannel:
 
         self._guard(lend)
 
+    def _end_receive_deadline(self) -> None:
+        if self._receive_deadline is not None:
+            self._receive_deadline.cancel()
+            self._receive_deadline = None
+
+    def _too_slow(self) -> None:
+        # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
+        self.close(PeerGoneError("an answer came or left too slowly"))
+
     def bulk_complete(self, bulk: Bulk) -> None:
+        self._end_receive_deadline()
+        try:
+            work = self._shared.executor.submit(bulk.sink.consume, memoryview(bulk.buffer)[: bulk.length])
+        except RuntimeError as error:
+            self._shared.receive_buffers.release(bulk.buffer)
+            raise PeerGoneError("this peer is stopping") from error
         self._consuming += 1
-        work = self._shared.executor.submit(bulk.sink.consume, memoryview(bulk.buffer)[: bulk.length])
         work.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._consumed, bulk, done))
 
     def _consumed(self, bulk: Bulk, done: Future[None]) -> None:
@@ -195,7 +223,9 @@ class TcpChannel:
         self._shared.receive_buffers.release(bulk.buffer)
         error = done.exception()
         if error is not None and not isinstance(error, P2PModelError):
-            raise error
+            # A bug of ours. Whoever asked must hear of it, or would wait for ever.
+            unexpected, error = error, P2PModelError(f"a chunk could not be kept: {error!r}")
+            error.__cause__ = unexpected
         if self._handler is not None:
             try:
                 self._handler.bulk_finished(bulk.request_id, error)
@@ -225,17 +255,15 @@ class TcpChannel:
                     await self._send_sealed(source, self._outbox.keys)
                 else:
                     await self._send_plain(source)
-            except (PeerGoneError, asyncio.CancelledError) as error:
+            except BaseException as error:
                 self.close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
-                raise
-            except P2PModelError as error:
-                self.close(PeerGoneError(f"an answer could not be finished: {error}"))
                 raise
         finally:
             source.release()
 
     async def _send_sealed(self, source: BulkSource, keys: DirectionKeys) -> None:
         buffer = await self._lease_send_buffer()
+        deadline = self._loop.call_later(_patience_s(source.length), self._too_slow)
         try:
             for offset in range(0, source.length, CHUNK_BYTES):
                 await self._drain()
@@ -246,6 +274,7 @@ class TcpChannel:
                     self._outbox.add_sealed(memoryview(buffer)[:sealed])
             await self._drain()
         finally:
+            deadline.cancel()
             self._shared.send_buffers.release(buffer)
 
     async def _send_plain(self, source: BulkSource) -> None:
@@ -293,8 +322,13 @@ class TcpChannel:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
-            # The thread goes on with our buffer, descriptor and nonces: nothing may be given back before it is done.
-            await asyncio.wait([running])
+            # The thread goes on with our buffer, descriptor and nonces: nothing may be given back before it is done,
+            # however often we are told to hurry.
+            while not running.done():
+                try:
+                    await asyncio.wait([running])
+                except asyncio.CancelledError:
+                    continue
             self.close(PeerGoneError("sending was cancelled in the middle of an answer"))
             raise
 
@@ -348,3 +382,8 @@ class TcpChannel:
             self._writing = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+
+def _patience_s(length: int) -> float:
+    """How long an answer of this length may hold a buffer."""
+    return BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN

@@ -12,7 +12,7 @@ from p2pmodel.net.seam import DatagramHandler
 
 _DATAGRAMS_PER_WAKE = 64
 _READ_BYTES = 2048
-"""Longer datagrams are cut, and so fail to decode; ours are at most `DATAGRAM_BYTES_MAX`."""
+"""Longer datagrams are cut; whoever handles them drops what is above `DATAGRAM_BYTES_MAX`."""
 
 
 class UdpDatagrams:
@@ -33,10 +33,15 @@ class UdpDatagrams:
         if self._sock.fileno() < 0 or not to.is_routable:
             return
         try:
-            self._sock.sendto(data, (to.host, to.port))
+            self._sock.sendto(data, (self._spelled(to), to.port))
         except OSError:
             # Full buffer, no route, an ICMP error of an earlier datagram: all are loss to the protocol above.
             pass
+
+    def _spelled(self, to: Address) -> str:
+        # A socket that listens on `::` takes IPv4 too, but wants such addresses in their mapped form (RFC 4291).
+        mapped = self._sock.family is socket.AF_INET6 and to.ip.version == 4
+        return f"::ffff:{to.host}" if mapped else to.host
 
     def close(self) -> None:
         if self._sock.fileno() >= 0:
@@ -67,7 +72,7 @@ def bind(kind: socket.SocketKind, host: str, port: int) -> socket.socket:
         family, *_, target = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)[
             0
         ]
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise NetworkError(f"{host!r} is not an IP address to listen on") from error
     sock = socket.socket(family, kind)
     try:
