@@ -53,10 +53,10 @@ class RoutingTable:
     def nearest(self, target: int, limit: int, *, reliable: bool = False) -> list[Contact]:
         """The `limit` contacts nearest to `target`, exactly; `reliable` leaves out those that failed to answer last.
 
-        Buckets are aligned subtrees, so all of one bucket is nearer than all of another: no bucket is looked at
-        that does not contribute.
+        Buckets are aligned subtrees, so all of one is nearer than all of another and any place in it tells which: no
+        bucket is looked at that does not contribute.
         """
-        order = sorted(self.buckets, key=lambda bucket: _distance_to_range(bucket, target))
+        order = sorted(self.buckets, key=lambda bucket: bucket.range[0] ^ target)
         found: list[Contact] = []
         for bucket in order:
             contacts = bucket.contacts()
@@ -142,7 +142,7 @@ class RoutingTable:
         self.bucket_of(target).refreshed_at = now
         for bucket in self.buckets:
             low, high = bucket.range
-            if _distance_to_range(bucket, target) + (high - low) <= radius:
+            if (low ^ target) | (high - low) <= radius:
                 bucket.refreshed_at = now
 
     def _update(self, bucket: Bucket, known: Contact, address: Address, now: float) -> None:
@@ -179,9 +179,3 @@ class RoutingTable:
         self._lows[at : at + 1] = [half.range[0] for half in halves]
         # Replacements of the old bucket may have found places in its halves.
         self._count += sum(map(len, halves)) - len(bucket)
-
-
-def _distance_to_range(bucket: Bucket, target: int) -> int:
-    """The distance from `target` to the nearest id that the bucket could hold."""
-    low, high = bucket.range
-    return (low ^ target) & ~(high - low)

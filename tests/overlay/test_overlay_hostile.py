@@ -146,6 +146,17 @@ def test_a_hostile_reply_neither_closes_the_socket_nor_fails_the_lookup(what: st
     attack(story)
 
 
+def test_a_request_of_another_network_gets_no_word() -> None:
+    async def story(town: Town, attacker: Attacker) -> None:
+        for network, answered in ((bytes(16), False), (NETWORK_ID[:15], False), (NETWORK_ID, True)):
+            reply = await attacker.ask(town.nodes[0], "hello", [network, bytes(20), b""])
+            assert (reply is not None) == answered
+            reply = await attacker.ask(town.nodes[0], "find_node", [network, bytes(20), b"", KEY, bytes(200)])
+            assert (reply is not None) == answered
+
+    attack(story)
+
+
 def test_a_stolen_proof_does_not_enter_the_thief() -> None:
     async def story(town: Town, attacker: Attacker) -> None:
         honest = town.nodes[1]
@@ -205,6 +216,7 @@ def test_a_liar_that_names_ever_new_nodes_costs_a_bounded_lookup() -> None:
     run(tale())
 
 
+@pytest.mark.slow
 def test_no_reply_is_longer_than_three_times_its_request() -> None:
     """With challenges and every name: bytes out to an address that proved nothing, per byte that came from it."""
 
@@ -328,6 +340,34 @@ def test_a_false_provider_record_is_not_reported() -> None:
         attacker.answer = lie
         assert await town.nodes[0].overlay.bootstrap([attacker.address], keep=False) == 1
         assert await town.nodes[0].find(KEY) == set()
+
+    run(tale())
+
+
+def test_a_node_out_there_cannot_send_us_to_our_own_machine_or_network() -> None:
+    async def tale() -> None:
+        town = Town(8)
+        (first,) = await town.join(1)
+        attacker = await Attacker(town).open()
+        inner = [Address(host, 22) for host in ("127.0.0.1", "192.168.1.1", "10.0.0.1", "169.254.169.254", "224.0.0.1")]
+        outer = Address("77.7.7.7", 22)
+
+        def lie(name: str, arguments: list[Any], source: Address) -> bytes | None:
+            nodes = b"".join(bytes([n]) * 20 + address.pack() for n, address in enumerate([*inner, outer]))
+            records = []
+            for address in [*inner, outer]:
+                signature = sign_batch(attacker.key, NETWORK_ID, attacker.id, port=22, ttl_s=60, sequence=1, keys=[KEY])
+                records.append([attacker.key.public.raw, address.pack(), 60, 60, 1, 0, 1, b"", signature])
+            reply = [attacker.honest_proof(arguments[2]), bytes(8), nodes, b"", len(records), records]
+            return msgspec.msgpack.encode(reply[: 2 if name == "hello" else 6])
+
+        attacker.answer = lie
+        contacted: set[Address] = set()
+        town.internet.tap = lambda data, source, to: contacted.add(to)
+        assert await first.overlay.bootstrap([attacker.address], keep=False) == 1
+        found = {provider.address async for provider in first.overlay.providers(KEY)}
+        assert found == {outer}
+        assert contacted == {first.address, attacker.address, outer}
 
     run(tale())
 

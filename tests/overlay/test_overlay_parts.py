@@ -163,6 +163,43 @@ def test_a_lookup_finds_the_nearest_among_the_living_and_names_no_dead_node() ->
     assert len(found) == 20
 
 
+def test_one_that_is_late_is_replaced_at_once_and_still_waited_for() -> None:
+    crawl = Crawl(bytes(20), bytes([1]) * 20, k=2)
+    nodes = [bytes(19) + bytes([n]) for n in range(1, 5)]
+    for node in nodes:
+        crawl.offer(node, Address("50.1.1.1", 1))
+    first, second = crawl.next(), crawl.next()
+    assert first is not None
+    assert second is not None
+    assert crawl.next() is None
+    crawl.stalled(first)
+    third = crawl.next()
+    assert third is not None
+    crawl.answered(second, bytes(8))
+    crawl.answered(third, bytes(8))
+    assert crawl.next() is None
+    assert not crawl.finished
+    crawl.answered(first, bytes(8))
+    assert crawl.finished
+    assert [candidate.id for candidate in crawl.closest()] == nodes[:2]
+
+
+def test_a_lookup_marks_what_it_has_shown_as_fresh_and_nothing_else() -> None:
+    rng = random.Random(12)
+    routes = table(rng.randbytes(20))
+    for _ in range(600):
+        routes.add(contact(rng), 0.0)
+    target = rng.getrandbits(160)
+    radius = routes.nearest(target, 60)[-1].long_id ^ target
+    routes.looked_up(target, radius, 50.0)
+    fresh = [bucket for bucket in routes.buckets if bucket.refreshed_at == 50.0]
+    assert 1 <= len(fresh) < len(routes.buckets)
+    for bucket in fresh:
+        ends = [place ^ target for place in bucket.range]
+        assert max(ends) <= radius or bucket is routes.bucket_of(target)
+    assert routes.to_refresh(100.0, 60.0) == [bucket for bucket in routes.buckets if bucket not in fresh]
+
+
 def test_a_liar_cannot_make_a_lookup_ask_without_end() -> None:
     rng = random.Random(8)
     crawl = Crawl(bytes(20), bytes([1]) * 20)
@@ -374,6 +411,7 @@ def test_a_sweep_gives_every_key_to_exactly_its_nearest_nodes(nodes: int, keys: 
     assert sent <= keys * min(replicas, nodes)
 
 
+@pytest.mark.slow
 def test_regions_are_aligned_and_what_is_known_never_reaches_past_the_farthest_node() -> None:
     rng = random.Random(11)
     for _ in range(200):
