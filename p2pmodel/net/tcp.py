@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -254,27 +255,35 @@ class TcpChannel:
                 if self._outbox.keys is not None:
                     await self._send_sealed(source, self._outbox.keys)
                 else:
-                    await self._send_plain(source)
+                    with self._send_deadline(source.length):
+                        await self._send_plain(source)
             except BaseException as error:
                 self.close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
                 raise
         finally:
             source.release()
 
-    async def _send_sealed(self, source: BulkSource, keys: DirectionKeys) -> None:
-        buffer = await self._lease_send_buffer()
-        deadline = self._loop.call_later(_patience_s(source.length), self._too_slow)
+    @contextmanager
+    def _send_deadline(self, length: int) -> Iterator[None]:
+        deadline = self._loop.call_later(_patience_s(length), self._too_slow)
         try:
-            for offset in range(0, source.length, CHUNK_BYTES):
-                await self._drain()
-                # Records leave in the order of their nonces, so messages wait while these are being sealed.
-                with self._outbox.held():
-                    size = min(CHUNK_BYTES, source.length - offset)
-                    sealed = await self._offload(seal_piece, keys, source, offset, size, memoryview(buffer))
-                    self._outbox.add_sealed(memoryview(buffer)[:sealed])
-            await self._drain()
+            yield
         finally:
             deadline.cancel()
+
+    async def _send_sealed(self, source: BulkSource, keys: DirectionKeys) -> None:
+        buffer = await self._lease_send_buffer()
+        try:
+            with self._send_deadline(source.length):
+                for offset in range(0, source.length, CHUNK_BYTES):
+                    await self._drain()
+                    # Records leave in the order of their nonces, so messages wait while these are being sealed.
+                    with self._outbox.held():
+                        size = min(CHUNK_BYTES, source.length - offset)
+                        sealed = await self._offload(seal_piece, keys, source, offset, size, memoryview(buffer))
+                        self._outbox.add_sealed(memoryview(buffer)[:sealed])
+                await self._drain()
+        finally:
             self._shared.send_buffers.release(buffer)
 
     async def _send_plain(self, source: BulkSource) -> None:

@@ -52,6 +52,7 @@ def write_as_a_socket_does(received: Received, data: bytes, scratch_bytes: int) 
         received.inbound.wrote(direct, memoryview(beyond))
 
 
+@pytest.mark.slow
 @SECRETS
 @settings(max_examples=60)
 @given(conversation=conversations(), cuts=st.lists(st.integers(1, 70), max_size=30), scratch=st.integers(1, 80))

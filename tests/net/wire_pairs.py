@@ -53,7 +53,9 @@ class Keeps:
 class Handler:
     """A `ChannelHandler` that keeps everything in the order in which it came."""
 
-    def __init__(self, sink: Callable[[int], BulkSink] | None = None, on_message: Callable[[bytes], None] | None = None):
+    def __init__(
+        self, sink: Callable[[int], BulkSink] | None = None, on_message: Callable[[bytes], None] | None = None
+    ):
         self.events: list[tuple] = []
         self.sinks: dict[int, BulkSink] = {}
         self._sink = sink or (lambda request_id: Keeps())

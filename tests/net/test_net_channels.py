@@ -1,0 +1,450 @@
+"""Channels over real loopback sockets: bytes arrive whole, under load and when things break, and nothing is left behind.
+
+Every test opens its connections through `town`, which in the end demands that no buffer is lent, no task pends, and
+nothing unexpected reached the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import struct
+import threading
+
+import pytest
+from wire_pairs import PATIENCE_S, Handler, Keeps, Source, identity
+
+from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
+from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
+from p2pmodel.net import tcp
+
+BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
+MIB = 1 << 20
+
+
+def data_of(number: int, length: int) -> bytes:
+    return random.Random(number).randbytes(length)
+
+
+async def gone(awaitable) -> PeerGoneError:
+    with pytest.raises(PeerGoneError) as caught:
+        async with asyncio.timeout(PATIENCE_S):
+            await awaitable
+    return caught.value
+
+
+@BOTH_WAYS
+async def test_messages_arrive_whole_and_in_order(town, encryption) -> None:
+    pair = await town.pair(encryption=encryption)
+    texts = [data_of(number, 1 + number * 37 % 3000) for number in range(200)] + [bytes(CONTROL_BYTES_MAX)]
+    for text in texts:
+        pair.near.send(text)
+    await pair.far_handler.until(lambda: len(pair.far_handler.messages) == len(texts))
+    assert pair.far_handler.messages == texts
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("length", [1, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, CHUNK_BYTES, 4 * MIB + 5])
+async def test_an_answer_of_any_length_arrives_whole(town, encryption, length) -> None:
+    pair = await town.pair(encryption=encryption)
+    source = Source(data_of(1, length))
+    await pair.near.send_bulk(7, source)
+    await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
+    assert pair.far_handler.sinks[7].data == source.data
+    assert source.released == 1
+
+
+async def test_an_answer_from_a_file_goes_by_sendfile_and_arrives_whole(town, tmp_path) -> None:
+    pair = await town.pair(encryption=False)
+    data = data_of(1, 3 * MIB + 17)
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        source = Source(data, reading=lambda _: pytest.fail("the file was read"), fd=file.fileno())
+        await pair.near.send_bulk(7, source)
+    await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
+    assert pair.far_handler.sinks[7].data == data
+
+
+async def test_a_file_that_shrinks_while_it_is_sent_ends_the_channel(town, tmp_path) -> None:
+    pair = await town.pair(encryption=False)
+    (tmp_path / "file").write_bytes(bytes(MIB))
+    with (tmp_path / "file").open("rb") as file, pytest.raises(P2PModelError, match="shrank"):
+        await pair.near.send_bulk(7, Source(bytes(2 * MIB), fd=file.fileno()))
+    await pair.far_handler.until_closed()
+    assert pair.far_handler.of("finished") == []
+
+
+@BOTH_WAYS
+async def test_fifty_answers_each_way_at_once_with_messages_between(town, encryption) -> None:
+    pair = await town.pair(encryption=encryption)
+    rng = random.Random(5)
+    answers = {number: rng.randbytes(rng.randrange(1, 300_000)) for number in range(50)}
+
+    async def serve(channel) -> None:
+        for number, data in answers.items():
+            await channel.send_bulk(number, Source(data))
+            channel.send(b"after %d" % number)
+
+    await asyncio.gather(serve(pair.near), serve(pair.far))
+    for handler in (pair.near_handler, pair.far_handler):
+        await handler.until(lambda handler=handler: len(handler.of("finished")) == len(handler.messages) == 50)
+        assert {number: sink.data for number, sink in handler.sinks.items()} == answers
+
+
+@BOTH_WAYS
+async def test_messages_overtake_an_answer_that_is_on_its_way(town, encryption) -> None:
+    pair = await town.pair(encryption=encryption)
+    begun, goes_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def reading(offset: int) -> None:
+        if offset >= 2 * MIB:
+            loop.call_soon_threadsafe(begun.set)
+            assert goes_on.wait(PATIENCE_S)
+
+    source = Source(data_of(1, 3 * MIB), reading)
+    sending = loop.create_task(pair.near.send_bulk(7, source))
+    await begun.wait()
+    pair.near.send(b"deferred while a piece is being read")
+    goes_on.set()
+    await sending
+    await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
+    assert pair.far_handler.messages == [b"deferred while a piece is being read"]
+    assert pair.far_handler.sinks[7].data == source.data
+
+
+@BOTH_WAYS
+async def test_a_message_arrives_before_the_end_of_an_answer_that_a_slow_disk_holds_up(town, encryption) -> None:
+    goes_on = threading.Event()
+    pair = await town.pair(encryption=encryption)
+    loop = asyncio.get_running_loop()
+    handler = pair.far_handler
+    source = Source(data_of(1, 2 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= MIB else None)
+    sending = loop.create_task(pair.near.send_bulk(7, source))
+    await handler.until(lambda: handler.of("begins"))
+    pair.far.send(b"the other direction is free")
+    await pair.near_handler.until(lambda: pair.near_handler.messages)
+    goes_on.set()
+    await sending
+    await handler.until(lambda: handler.of("finished"))
+
+
+# --- back-pressure ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+async def test_a_peer_that_reads_no_answers_makes_us_hold_one_piece_of_one(town) -> None:
+    near, far = await town.channels(*(identity(number) for number in (1, 2)))
+    reads = []
+    near.start(Handler())
+    source = Source(bytes(60 * MIB)[: 16 * MIB], reads.append)
+    answers = [Source(source.data, reads.append) for _ in range(3)]
+
+    async def serve() -> None:
+        for number, answer in enumerate(answers):
+            await near.send_bulk(number, answer)
+
+    sending = asyncio.get_running_loop().create_task(serve())
+    await _quiet(lambda: len(reads))
+    assert len(reads) * RECORD_BYTES < 30 * MIB, "the kernel's buffers and one piece, not everything"
+    assert town.lent_bytes < 2 * MIB
+    handler = Handler()
+    far.start(handler)
+    await sending
+    await handler.until(lambda: len(handler.of("finished")) == 3)
+    assert all(sink.data == source.data for sink in handler.sinks.values())
+
+
+async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
+    near, _ = await town.channels(identity(1), identity(2))
+    handler = Handler()
+    near.start(handler)
+    for _ in range(40):
+        near.send(bytes(CONTROL_BYTES_MAX))
+        assert near._outbox.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
+    assert isinstance(await handler.until_closed(), ProtocolError)
+
+
+async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town) -> None:
+    goes_on = threading.Event()
+    handler = Handler(sink=lambda request_id: Keeps(lambda: goes_on.wait(PATIENCE_S)))
+    pair = await town.pair(far_handler=handler)
+    town._networks[0]._shared.receive_buffers._bytes_max = 2 * MIB
+    answers = [Source(data_of(number, MIB)) for number in range(5)]
+
+    async def serve() -> None:
+        for number, source in enumerate(answers):
+            await pair.near.send_bulk(number, source)
+        pair.near.send(b"end")
+
+    sending = asyncio.get_running_loop().create_task(serve())
+    await handler.until(lambda: len(handler.of("begins")) == 3)
+    assert not pair.far._reading
+    assert handler.of("finished") == []
+    goes_on.set()
+    await sending
+    await handler.until(lambda: len(handler.of("finished")) == 5 and handler.messages)
+    assert [handler.sinks[number].data for number in range(5)] == [source.data for source in answers]
+
+
+async def test_a_channel_that_closes_while_it_waits_for_a_buffer_leaves_the_turn_to_others(town) -> None:
+    goes_on = threading.Event()
+    loop = asyncio.get_running_loop()
+    far_network = town.network(identity(9))
+    far_network._shared.receive_buffers._bytes_max = MIB
+    accepted: asyncio.Queue = asyncio.Queue()
+    address = await town.listen(far_network, accepted.put_nowait)
+    ends = []
+    for number in range(3):
+        near = await town.network(identity(number + 1)).connect(address, None)
+        near.start(Handler())
+        far, handler = await accepted.get(), Handler(sink=lambda _: Keeps(lambda: goes_on.wait(PATIENCE_S)))
+        far.start(handler)
+        ends.append((near, far, handler))
+        town._channels.append(near)
+    sending = [loop.create_task(near.send_bulk(1, Source(bytes([5]) * MIB))) for near, _, _ in ends]
+    for _, _, handler in ends:
+        await handler.until(lambda handler=handler: handler.of("begins"))
+    waiting = [end for end in ends if not end[1]._reading and end[1]._inbound.stalled]
+    assert len(waiting) == 2
+    waiting[0][1].close(PeerGoneError("enough"))
+    goes_on.set()
+    await waiting[1][2].until(lambda: waiting[1][2].of("finished"))
+    await asyncio.gather(*sending, return_exceptions=True)
+
+
+# --- breaking off -------------------------------------------------------------------------------------------------
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("after_bytes", [0, 3, 12, 400_000, 1_500_000])
+async def test_a_reset_at_any_point_ends_both_sides_and_gives_the_buffers_back(town, encryption, after_bytes) -> None:
+    pair = await town.pair(encryption=encryption)
+    source = Source(bytes(4 * MIB))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    async with asyncio.timeout(PATIENCE_S):
+        while pair.far.bytes_received < after_bytes:
+            await asyncio.sleep(0)
+    _reset(pair.far._sock)
+    pair.far.close(PeerGoneError("reset"))
+    await gone(sending)
+    await pair.near_handler.until_closed()
+    await pair.far_handler.until_closed()
+    assert source.released == 1
+    assert town.lent_bytes == 0
+
+
+@BOTH_WAYS
+async def test_sending_that_is_cancelled_ends_the_channel_because_half_an_answer_cannot_be_taken_back(
+    town, encryption
+) -> None:
+    pair = await town.pair(encryption=encryption)
+    goes_on, reading = threading.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def read(offset: int) -> None:
+        loop.call_soon_threadsafe(reading.set)
+        goes_on.wait(PATIENCE_S)
+
+    source = Source(bytes(2 * MIB), read)
+    sending = loop.create_task(pair.near.send_bulk(1, source))
+    await reading.wait()
+    sending.cancel()
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.sleep(0)
+    assert not sending.done() and source.released == 0, "the thread still reads into the buffer"
+    goes_on.set()
+    await asyncio.wait([sending])
+    assert sending.cancelled() and source.released == 1
+    await pair.near_handler.until_closed()
+    await pair.far_handler.until_closed()
+    await gone(pair.near.send_bulk(2, Source(b"late")))
+
+
+@BOTH_WAYS
+@pytest.mark.parametrize("error", [NoSpaceError("ours"), ValueError("a bug"), OSError(5, "EIO")])
+async def test_a_source_that_fails_in_the_middle_ends_the_channel(town, encryption, error) -> None:
+    pair = await town.pair(encryption=encryption)
+
+    def reading(offset: int) -> None:
+        if offset >= MIB:
+            raise error
+
+    source = Source(bytes(2 * MIB), reading)
+    with pytest.raises(type(error)):
+        await pair.near.send_bulk(1, source)
+    assert source.released == 1
+    await pair.near_handler.until_closed()
+    await pair.far_handler.until_closed()
+    assert pair.far_handler.of("finished") == []
+
+
+async def test_a_corrupt_chunk_ends_the_channel(town) -> None:
+    def refuse() -> None:
+        raise CorruptChunkError("not what was asked for")
+
+    handler = Handler(sink=lambda _: Keeps(refuse))
+    pair = await town.pair(far_handler=handler)
+    await pair.near.send_bulk(1, Source(b"bad"))
+    assert isinstance(await handler.until_closed(), CorruptChunkError)
+    assert [type(event[2]) for event in handler.events if event[0] == "finished"] == [CorruptChunkError]
+
+
+async def test_a_full_disk_is_told_and_does_not_end_the_channel(town) -> None:
+    def refuse() -> None:
+        raise NoSpaceError("full")
+
+    handler = Handler(sink=lambda _: Keeps(refuse))
+    pair = await town.pair(far_handler=handler)
+    await pair.near.send_bulk(1, Source(b"data"))
+    pair.near.send(b"still here")
+    await handler.until(lambda: handler.messages and handler.of("finished"))
+    assert [type(event[2]) for event in handler.events if event[0] == "finished"] == [NoSpaceError]
+
+
+async def test_a_bug_in_a_sink_is_told_to_whoever_asked(town) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    handler = Handler(sink=lambda _: Keeps(fail))
+    pair = await town.pair(far_handler=handler)
+    await pair.near.send_bulk(1, Source(b"data"))
+    await handler.until(lambda: handler.of("finished"))
+    [error] = [event[2] for event in handler.events if event[0] == "finished"]
+    assert isinstance(error, P2PModelError) and isinstance(error.__cause__, ZeroDivisionError)
+
+
+async def test_a_bug_in_a_handler_ends_its_channel_and_is_reported(town) -> None:
+    def fail(message: bytes) -> None:
+        raise ZeroDivisionError
+
+    handler = Handler(on_message=fail)
+    pair = await town.pair(far_handler=handler)
+    pair.near.send(b"boom")
+    await handler.until_closed()
+    await pair.near_handler.until_closed()
+    assert isinstance(town.unexpected.pop()["exception"], ZeroDivisionError)
+
+
+async def test_nothing_is_delivered_after_the_handler_has_closed_the_channel(town) -> None:
+    handler = Handler()
+    pair = await town.pair(far_handler=handler)
+    handler._on_message = lambda message: pair.far.close(PeerGoneError("enough"))
+    for _ in range(50):
+        pair.near.send(b"many in one read")
+    await handler.until_closed()
+    assert len(handler.messages) == 1
+
+
+async def test_what_has_fully_arrived_is_told_before_the_end(town) -> None:
+    goes_on = threading.Event()
+    handler = Handler(sink=lambda _: Keeps(lambda: goes_on.wait(PATIENCE_S)))
+    pair = await town.pair(far_handler=handler)
+    await pair.near.send_bulk(1, Source(b"whole"))
+    pair.near.close(PeerGoneError("done"))
+    async with asyncio.timeout(PATIENCE_S):
+        while pair.far._closed is None:
+            await asyncio.sleep(0)
+    goes_on.set()
+    await handler.until_closed()
+    assert [event[0] for event in handler.events] == ["begins", "finished", "closed"]
+
+
+async def test_a_handler_that_refuses_an_answer_ends_the_channel_and_no_buffer_is_lent(town) -> None:
+    def refuse(request_id: int) -> Keeps:
+        raise ProtocolError("not asked for")
+
+    handler = Handler(sink=refuse)
+    pair = await town.pair(far_handler=handler)
+    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, Source(bytes(8 * MIB))))
+    assert isinstance(await handler.until_closed(), ProtocolError)
+    await gone(sending)
+    assert town.lent_bytes == 0
+
+
+async def test_a_closed_channel_ignores_messages_and_refuses_answers(town) -> None:
+    pair = await town.pair()
+    pair.near.close(PeerGoneError("done"))
+    pair.near.close(PeerGoneError("twice"))
+    pair.near.send(b"nobody hears")
+    source = Source(b"data")
+    await gone(pair.near.send_bulk(1, source))
+    assert source.released == 1
+    assert (await pair.near_handler.until_closed()).args == ("done",)
+
+
+@BOTH_WAYS
+async def test_an_answer_that_drips_is_cut_off_and_gives_its_buffer_back(town, encryption, monkeypatch) -> None:
+    monkeypatch.setattr(tcp, "BULK_GRACE_S", 0.05)
+    monkeypatch.setattr(tcp, "BULK_BYTES_PER_S_MIN", 1 << 30)
+    goes_on = threading.Event()
+    pair = await town.pair(encryption=encryption)
+    source = Source(bytes(2 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= MIB else None)
+    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    reason = await pair.far_handler.until_closed()
+    assert "slowly" in str(reason) or "closed" in str(reason)
+    goes_on.set()
+    await gone(sending)
+    assert town.lent_bytes == 0
+
+
+@BOTH_WAYS
+async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption, monkeypatch) -> None:
+    monkeypatch.setattr(tcp, "BULK_GRACE_S", 0.05)
+    monkeypatch.setattr(tcp, "BULK_BYTES_PER_S_MIN", 1 << 40)
+    near, _ = await town.channels(identity(1, encryption=encryption), identity(2, encryption=encryption))
+    handler = Handler()
+    near.start(handler)
+    error = await gone(near.send_bulk(1, Source(bytes(16 * MIB))))
+    assert "closed" in str(error)
+    assert "slowly" in str(await handler.until_closed())
+    assert town.lent_bytes == 0
+
+
+# --- a hostile far end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damage", "encryption"),
+    [
+        (lambda record: record[:-1] + bytes([record[-1] ^ 1]), True),
+        (lambda record: record + record, True),
+        (lambda record: bytes([9]) + record[1:], True),
+        (lambda record: bytes([9]) + record[1:], False),
+        (lambda record: b"\x03\x00\x00\x01\x00", False),
+    ],
+    ids=["altered", "replayed", "unknown kind", "unknown kind in the clear", "unannounced bulk"],
+)
+async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town, damage, encryption) -> None:
+    pair = await town.pair(encryption=encryption)
+    pair.near._outbox.add_message(b"payload")
+    record = bytes(pair.near._outbox.front)
+    pair.near._sock.send(damage(record))
+    assert isinstance(await pair.far_handler.until_closed(), ProtocolError)
+    assert pair.far_handler.messages in ([], [b"payload"])
+    assert len(pair.far_handler.messages) == (damage(record) == record + record)
+
+
+async def test_our_own_records_sent_back_to_us_end_the_channel(town) -> None:
+    pair = await town.pair()
+    pair.near._outbox.add_message(b"payload")
+    pair.far._sock.send(bytes(pair.near._outbox.front))
+    assert isinstance(await pair.near_handler.until_closed(), ProtocolError)
+    assert pair.near_handler.messages == []
+
+
+def _reset(sock: socket.socket) -> None:
+    """Closing now sends RST, not FIN."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+async def _quiet(measure) -> None:
+    """Until a number that only grows has stood still for fifty turns of the loop and of the threads."""
+    before, still = measure(), 0
+    async with asyncio.timeout(PATIENCE_S):
+        while still < 50:
+            await asyncio.sleep(0.001)
+            now = measure()
+            before, still = now, still + 1 if now == before and now else 0

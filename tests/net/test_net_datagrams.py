@@ -1,0 +1,149 @@
+"""Datagrams over real UDP sockets: what arrives, and what must not disturb."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from wire_pairs import PATIENCE_S, identity
+
+from p2pmodel.errors import NetworkError
+from p2pmodel.limits import DATAGRAM_BYTES_MAX
+from p2pmodel.net import Address
+
+
+class Box:
+    """Keeps what comes in."""
+
+    def __init__(self) -> None:
+        self.received: asyncio.Queue = asyncio.Queue()
+
+    def __call__(self, data: bytes, source: Address) -> None:
+        self.received.put_nowait((data, source))
+
+    async def next(self) -> tuple[bytes, Address]:
+        async with asyncio.timeout(PATIENCE_S):
+            return await self.received.get()
+
+
+@pytest.fixture
+async def post(town):
+    opened = []
+
+    async def open_one(host: str = "127.0.0.1", port: int = 0, box=None):
+        box = box or Box()
+        datagrams = await town.network(identity(1)).open_datagrams(host, port, box)
+        opened.append(datagrams)
+        return datagrams, box
+
+    yield open_one
+    for datagrams in opened:
+        datagrams.close()
+
+
+async def test_a_datagram_arrives_with_the_address_it_came_from(post) -> None:
+    (near, _), (far, box) = await post(), await post()
+    near.send(b"x" * DATAGRAM_BYTES_MAX, far.address)
+    assert await box.next() == (b"x" * DATAGRAM_BYTES_MAX, near.address)
+
+
+async def test_an_oversize_datagram_is_cut_above_what_any_decoder_takes(post) -> None:
+    (near, _), (far, box) = await post(), await post()
+    near.send(bytes(9000), far.address)
+    near.send(b"next", far.address)
+    data, _ = await box.next()
+    assert DATAGRAM_BYTES_MAX < len(data) <= 2048
+    assert (await box.next())[0] == b"next"
+
+
+async def test_a_datagram_too_long_for_udp_is_lost_silently(post) -> None:
+    (near, _), (far, box) = await post(), await post()
+    near.send(bytes(70_000), far.address)
+    near.send(b"next", far.address)
+    assert (await box.next())[0] == b"next"
+
+
+async def test_ports_where_nobody_listens_do_not_stop_a_socket(post) -> None:
+    (near, box), (far, _) = await post(), await post()
+    closed, _ = await post()
+    closed.close()
+    for _ in range(20):
+        near.send(b"nobody", closed.address)
+    far.send(b"still here", near.address)
+    assert (await box.next())[0] == b"still here"
+    far.close()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "::", "ff02::1"])
+async def test_nothing_is_sent_to_an_address_that_is_nobodys(post, monkeypatch, host: str) -> None:
+    near, _ = await post()
+
+    class Forbidden(socket.socket):
+        def sendto(self, *args) -> int:
+            raise AssertionError("sent")
+
+    sock = near._sock
+    near._sock = Forbidden(fileno=sock.fileno())
+    near.send(b"x", Address(host, 9))
+    near._sock.detach()
+    near._sock = sock
+
+
+async def test_a_socket_of_one_family_loses_what_is_for_the_other(post) -> None:
+    near, _ = await post()
+    near.send(b"x", Address("::1", 9))
+
+
+async def test_a_socket_that_listens_on_both_families_answers_in_both(post) -> None:
+    both, box = await post("::")
+    four, four_box = await post("127.0.0.1")
+    four.send(b"hello", Address("127.0.0.1", both.address.port))
+    data, source = await box.next()
+    assert (data, source) == (b"hello", four.address)
+    both.send(b"answer", source)
+    assert (await four_box.next())[0] == b"answer"
+
+
+async def test_a_handler_that_fails_does_not_stop_the_socket(town, post) -> None:
+    box = Box()
+
+    def handler(data: bytes, source: Address) -> None:
+        if data == b"boom":
+            raise ZeroDivisionError
+        box(data, source)
+
+    (near, _), (far, _) = await post(), await post(box=handler)
+    near.send(b"boom", far.address)
+    near.send(b"next", far.address)
+    assert (await box.next())[0] == b"next"
+    assert isinstance(town.unexpected.pop()["exception"], ZeroDivisionError)
+
+
+async def test_a_closed_socket_sends_nothing_and_may_be_closed_again(post) -> None:
+    near, _ = await post()
+    near.close()
+    near.send(b"x", near.address)
+    near.close()
+
+
+async def test_a_handler_may_close_its_socket(post) -> None:
+    (near, _), closing = await post(), []
+
+    def handler(data: bytes, source: Address) -> None:
+        closing.append(data)
+        far.close()
+
+    far, _ = await post(box=handler)
+    near.send(b"one", far.address)
+    near.send(b"two", far.address)
+    async with asyncio.timeout(PATIENCE_S):
+        while not closing:
+            await asyncio.sleep(0.001)
+    assert closing == [b"one"]
+
+
+async def test_a_port_in_use_is_a_network_error(post) -> None:
+    near, _ = await post()
+    with pytest.raises(NetworkError, match="in use"):
+        await post(port=near.address.port)
