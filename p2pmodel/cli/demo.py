@@ -22,7 +22,7 @@ _SEVERAL_FROM_BYTES = 16 << 20
 
 def demo(
     size: Annotated[str, typer.Option("--size", metavar="SIZE", help="How large the model is.")] = "256MiB",
-    peers: Annotated[int, typer.Option("--peers", min=2, max=16, metavar="N", help="How many peers, 2 to 16.")] = 4,
+    peers: Annotated[int, typer.Option("--peers", min=2, max=16, metavar="N", help="How many peers.")] = 4,
     keep: Annotated[
         Path | None,
         typer.Option("--keep", metavar="DIR", help="Work in this new directory and leave everything there."),

@@ -35,7 +35,7 @@ def fetch(
             metavar="REF", help="A model id (64 hex digits), p2pmodel:ID/path, or NAMESPACE/MODEL[@REVISION]."
         ),
     ],
-    files: Annotated[list[str] | None, typer.Argument(metavar="[FILES]...", help="Only these files of it.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILES", help="Only these files of it.")] = None,
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Where the files go; in the data directory by default.")
     ] = None,

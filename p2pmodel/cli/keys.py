@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 key_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The keys that sign what is published here.")
 trust_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The publishers that this machine believes.")
 
-Name = Annotated[str, typer.Argument(metavar="[NAME]", help="The key's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 
 
 def show_id(ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, debug: Debug = False) -> None:
@@ -117,7 +117,7 @@ def trust_add(
     key: Annotated[
         str, typer.Argument(metavar="KEY", help="A publisher's public key: 52 base32 characters or 64 hex.")
     ],
-    alias: Annotated[str, typer.Argument(metavar="[ALIAS]", help="A short name for it, yours alone.")] = "",
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="A short name for it, yours alone.")] = "",
     data_dir: DataDir = None,
     as_json: Json = False,
     quiet: Quiet = False,

@@ -63,5 +63,5 @@ Peers = Annotated[
     typer.Option("--peer", metavar="HOST:PORT", help="A peer to ask directly, without looking it up. Repeatable."),
 ]
 Timeout = Annotated[
-    float | None, typer.Option("--timeout", metavar="SECONDS", min=0.001, help="Give up after this long (exit code 5).")
+    float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this long (exit code 5).")
 ]
