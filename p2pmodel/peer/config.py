@@ -19,6 +19,7 @@ import aiofiles
 from p2pmodel.errors import NotFoundError, RefusedError, UsageError
 from p2pmodel.limits import CONFIG_BYTES_MAX
 from p2pmodel.net.address import split_host_port
+from p2pmodel.peer.files import uninterrupted
 
 DEFAULT_LISTEN = "0.0.0.0:8764"
 DEFAULT_HTTP = "127.0.0.1:8765"
@@ -161,6 +162,7 @@ async def load_network(path: Path) -> NetworkConfig:
         raise UsageError(f"{path}: {error}") from error
 
 
+@uninterrupted
 async def read_text(path: Path, what: str) -> str:
     """A small UTF-8 file. Raises `NotFoundError`, `RefusedError` or `UsageError`, each naming the file."""
     try:

@@ -21,7 +21,7 @@ import aiofiles.os
 from p2pmodel.errors import DecodeError, NotFoundError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import KEY_FILE_BYTES_MAX
 from p2pmodel.model import PublicKey, SecretKey, check_name_part
-from p2pmodel.peer.files import make_private_directory, storage_errors
+from p2pmodel.peer.files import make_private_directory, storage_errors, uninterrupted
 
 DEFAULT_PUBLISHER = "default"
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class Keyring:
             key = SecretKey.generate()
             return key if await self._write_new(path, key) else await read_key(path)
 
+    @uninterrupted
     async def _write_new(self, path: Path, key: SecretKey) -> bool:
         """Whether the file was made; False where one is there already."""
         temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
@@ -124,6 +125,7 @@ class Keyring:
         return True
 
 
+@uninterrupted
 async def read_key(path: Path) -> SecretKey:
     """Raises `NotFoundError`, `RefusedError`, or `UsageError` where the file is not an Ed25519 key in PEM form.
 

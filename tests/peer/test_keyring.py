@@ -114,3 +114,13 @@ async def test_replacing_the_trust_file_leaves_nothing_else_behind(tmp_path):
     for _ in range(3):
         await save_trust(tmp_path, Trust())
     assert [path.name for path in tmp_path.iterdir()] == ["trust.json"]
+
+
+async def test_a_key_that_is_being_written_is_written_whole_before_a_cancellation_goes_on(tmp_path):
+    making = asyncio.ensure_future(Keyring(tmp_path).create("work"))
+    for _ in range(2):  # the write is under way, in a thread
+        await asyncio.sleep(0)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert [path.name for path in (tmp_path / "keys/publisher").iterdir()] == ["work.pem"]
