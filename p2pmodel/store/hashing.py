@@ -24,6 +24,7 @@ from p2pmodel.model import ChunkList, Digest, FileEntry, PortablePath, Sha256
 from p2pmodel.model.chunking import chunk_lengths, header_parser
 from p2pmodel.model.tensors import NeedBytes, TensorHeader
 from p2pmodel.store.files import OpenFile
+from p2pmodel.store.values import FileIdentity
 
 OnBytes = Callable[[int, str], None]
 """Told how many more bytes were hashed, and of which file."""
@@ -120,10 +121,12 @@ def read_tensor_header(file: OpenFile, path: PortablePath, size: int) -> TensorH
 
 
 def hash_file(
-    file: OpenFile, path: PortablePath, pool: HashPool, on_bytes: OnBytes, stop: threading.Event
+    file: OpenFile, before: FileIdentity, path: PortablePath, pool: HashPool, on_bytes: OnBytes, stop: threading.Event
 ) -> HashedFile:
-    """Hash a whole file. Raises `VerificationError` where it changes meanwhile, `InterruptedFetchError` on `stop`."""
-    before = file.status().identity
+    """Hash a whole file, whose marks are those of `before`.
+
+    Raises `VerificationError` where they are other ones in the end, `InterruptedFetchError` on `stop`.
+    """
     lengths = chunk_lengths(before.size, read_tensor_header(file, path, before.size))
     whole_sha256, whole_blake3 = hashlib.sha256(), blake3()
     chunks: list[tuple[Digest, int]] = []

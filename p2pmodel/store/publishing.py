@@ -87,9 +87,7 @@ class Publisher:
                 if [chunk.length for chunk in known.chunks] == list(parsed):
                     tally.add(identity.size, found.path.text, read=False)
                     return known, identity, found.location
-            hashed = hash_file(file, found.path, self._pool, tally.add, stop)
-            if file.status().identity != identity:
-                raise VerificationError(f"{str(found.location)!r} changed while it was being read")
+            hashed = hash_file(file, identity, found.path, self._pool, tally.add, stop)
             return hashed, identity, found.location
         finally:
             file.close()
