@@ -83,6 +83,8 @@ class PeerConfig:
     upload_limit_bytes_per_s: int | None = None
     download_limit_bytes_per_s: int | None = None
     lan: bool = True
+    client_only: bool = False
+    """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached."""
 
     def __post_init__(self) -> None:
         """Raises `UsageError`."""
@@ -106,7 +108,7 @@ class PeerConfig:
             network = replace(self.network, bootstrap=())
             return replace(self, listen="127.0.0.1:0", http=None, bootstrap=(), network=network, lan=False)
         host, _ = split_host_port(self.listen)
-        return replace(self, listen=f"[{host}]:0" if ":" in host else f"{host}:0", http=None)
+        return replace(self, listen=f"[{host}]:0" if ":" in host else f"{host}:0", http=None, client_only=True)
 
     @property
     def entry_peers(self) -> tuple[str, ...]:

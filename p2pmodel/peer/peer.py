@@ -108,6 +108,7 @@ class Peer:
             network_id=this_network,
             rng=self._rng,
             profile=CLUSTER if config.network.profile == "cluster" else INTERNET,
+            client_only=config.client_only,
         )
         self.announcer = Announcer(self.store, self.overlay, self.network)
         self.listen = await self._bind()
