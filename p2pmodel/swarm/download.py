@@ -136,6 +136,7 @@ class Download:
         self.links[link.peer] = link
         self.tally.served.setdefault(link.peer, Served(str(link.listens_at or link.channel.address)))
         self._schedule.peer_joined(link.peer)
+        self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
 
     def link_has(self, link: Link, held: HaveMap) -> None:
@@ -183,9 +184,10 @@ class Download:
                 self._expire()
                 self._fill_all()
         finally:
-            self._leave()
+            self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Stop asking and following. A second call does nothing."""
         for link in list(self.links.values()):
             self.tally.bytes_wasted += link.wasted_bytes
             for (peer, _), request_id in list(self._request_ids.items()):
@@ -198,8 +200,8 @@ class Download:
         now = self._clock.monotonic()
         self._schedule.expire(now)
         for link in list(self.links.values()):
-            silent_s = link.silent_s(now)
-            if silent_s > REQUEST_DEADLINE_MAX_S and self._schedule.overdue(link.peer):
+            # A link that was idle has been silent for long, but may have been asked only just now.
+            if min(link.silent_s(now), self._schedule.late_s(link.peer, now)) > REQUEST_DEADLINE_MAX_S:
                 link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
 
     def _fill_all(self) -> None:
@@ -209,10 +211,14 @@ class Download:
 
     def _fill(self, link: Link) -> None:
         now = self._clock.monotonic()
-        if now < self._not_before or self._failure is not None or link.peer not in self.links:
+        if now < self._not_before or self._failure is not None or not link.may_ask:
+            return
+        if self.links.get(link.peer) is not link or link.peer in self.banned:
             return
         for index in self._schedule.next_requests(link.peer, now):
             self._request(link, index)
+            if not link.may_ask:
+                return
             wait_s = self._pace.take(self.layout[index].length, now)
             if wait_s > 0:
                 self._not_before = now + wait_s

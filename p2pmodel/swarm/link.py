@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import HAVES_PER_MESSAGE_MAX, MODELS_PER_PEER_MAX, OBJECT_BYTES_MAX
+from p2pmodel.limits import (
+    HAVES_PER_MESSAGE_MAX,
+    MODELS_PER_PEER_MAX,
+    OBJECT_BYTES_MAX,
+    REQUEST_DEADLINE_MAX_S,
+    REQUESTS_PER_PEER_MAX,
+)
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Address, BulkSink, Channel
@@ -19,7 +25,13 @@ from p2pmodel.swarm import wire
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+_OBJECT_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 4
+"""Objects and statements asked of one peer at once; more wait here, for a peer that is asked for too much hangs up."""
+_CHUNK_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 2
+"""Chunks asked of one peer at once, over all downloads: the rest of the peer's patience."""
 
 
 class Listening(Protocol):
@@ -62,7 +74,11 @@ class Link:
         self._uploads = uploads
         self._on_closed = on_closed
         self._on_interest = on_interest
+        self._telling: dict[ModelId, bool] = {}
+        """Models whose state is being read for the peer; True where it has to be read (once more)."""
         self._requests = OpenRequests()
+        self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
+        self._ended = asyncio.Event()
         self._queue = UploadQueue(uploads, channel, self._answer_statements)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -87,17 +103,37 @@ class Link:
     def wasted_bytes(self) -> int:
         return self._requests.wasted_bytes
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether another chunk may be asked for now."""
+        return len(self._requests) < _CHUNK_REQUESTS_MAX
+
     def start(self) -> None:
-        self._spawn(self._queue.run())
+        self._spawn(self._queue.run)
         self.channel.start(self)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _spawn(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
+        task = asyncio.get_running_loop().create_task(self._supervise(work, *args, **kwargs))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _supervise(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
+        """A task that fails takes the link with it: a peer that hears nothing more must be able to ask elsewhere."""
+        try:
+            await work(*args, **kwargs)
+        except P2PModelError as error:
+            self.close(PeerGoneError(f"this side could not go on: {error}"))
+        except Exception:
+            self.close(PeerGoneError("an unexpected error on this side"))
+            raise
+
     def close(self, reason: P2PModelError) -> None:
         self.channel.close(reason)
+
+    async def ended(self) -> None:
+        """Until the connection has closed and nothing that belongs to it runs any more."""
+        await self._ended.wait()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     # --- what we ask ---------------------------------------------------------------------------------------------
 
@@ -121,33 +157,44 @@ class Link:
 
     async def request_object(self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX) -> bytes:
         """Raises `PeerGoneError` where the peer does not send it, `CorruptChunkError` where it sends something else."""
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        request_id = self._ask(ObjectRequest(digest, size_bytes_max, answer))
-        self._send(wire.RequestObject(request_id, digest.raw))
-        return await self._wait(request_id, answer)
+        async with self._turns:
+            answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+            request = ObjectRequest(digest, size_bytes_max, answer)
+            request_id = self._ask(request)
+            self._send(wire.RequestObject(request_id, digest.raw))
+            return await self._wait(request_id, answer, request)
 
     async def request_statements(self, model_id: ModelId) -> list[bytes]:
         """Envelopes, not yet verified. Raises `PeerGoneError`."""
-        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        request_id = self._ask(StatementsRequest(answer))
-        self._send(wire.RequestStatements(request_id, model_id.raw))
-        return await self._wait(request_id, answer)
+        async with self._turns:
+            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+            request_id = self._ask(StatementsRequest(answer))
+            self._send(wire.RequestStatements(request_id, model_id.raw))
+            return await self._wait(request_id, answer)
 
     async def request_name(self, publisher: PublicKey, name: str, revision: str) -> list[bytes]:
         """Envelopes, not yet verified. Raises `PeerGoneError`."""
-        answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-        request_id = self._ask(StatementsRequest(answer))
-        self._send(wire.RequestName(request_id, publisher.raw, name, revision))
-        return await self._wait(request_id, answer)
+        async with self._turns:
+            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+            request_id = self._ask(StatementsRequest(answer))
+            self._send(wire.RequestName(request_id, publisher.raw, name, revision))
+            return await self._wait(request_id, answer)
 
     def _ask(self, request: ObjectRequest | StatementsRequest) -> int:
         if self._closed:
             raise PeerGoneError("the connection has ended")
         return self._requests.add(request)
 
-    async def _wait(self, request_id: int, answer: asyncio.Future[T]) -> T:
+    async def _wait(self, request_id: int, answer: asyncio.Future[T], request: ObjectRequest | None = None) -> T:
         try:
-            return await answer
+            async with asyncio.timeout(REQUEST_DEADLINE_MAX_S) as patience:
+                if request is not None:
+                    # How long the bytes may take from then on is for the channel to say.
+                    request.begins = lambda: patience.reschedule(None)
+                return await answer
+        except TimeoutError as error:
+            self.cancel(request_id)
+            raise PeerGoneError("the peer did not answer in time") from error
         except asyncio.CancelledError:
             self.cancel(request_id)
             raise
@@ -157,11 +204,24 @@ class Link:
     def tell_have(self, model_id: ModelId, bits: int) -> None:
         """Tell a peer that follows this model of chunks that we hold now."""
         if model_id not in self._told:
-            self._spawn(self.tell_state(model_id))
+            self._tell_soon(model_id)
             return
         indices = list(iter_bits(bits))
         for start in range(0, len(indices), HAVES_PER_MESSAGE_MAX):
             self._send(wire.Have(model_id.raw, indices[start : start + HAVES_PER_MESSAGE_MAX]))
+
+    def _tell_soon(self, model_id: ModelId) -> None:
+        # One at a time for each model: a peer that subscribes again and again costs no more than one that reads.
+        running = model_id in self._telling
+        self._telling[model_id] = True
+        if not running:
+            self._spawn(self._keep_telling, model_id)
+
+    async def _keep_telling(self, model_id: ModelId) -> None:
+        while self._telling[model_id] and model_id in self.interests:
+            self._telling[model_id] = False
+            await self.tell_state(model_id)
+        del self._telling[model_id]
 
     async def tell_state(self, model_id: ModelId) -> None:
         """Tell what we hold of this model, in full."""
@@ -195,7 +255,7 @@ class Link:
             case wire.Subscribe(model):
                 self._subscribed(ModelId(Digest(model)))
             case wire.Unsubscribe(model):
-                self.interests.discard(ModelId(Digest(model)))
+                self._unsubscribed(ModelId(Digest(model)))
             case wire.Cancel(request):
                 self._queue.cancel(request)
             case wire.Reject(request, reason):
@@ -219,11 +279,13 @@ class Link:
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        self._requests.fail_all(reason)
+        # Followers first: what then fails is not asked again here.
         followers, self.followers = self.followers, {}
         for follower in followers.values():
             follower.link_closed(self, reason)
+        self._requests.fail_all(reason)
         self._on_closed(self, reason)
+        self._ended.set()
 
     # --- what the peer tells -------------------------------------------------------------------------------------
 
@@ -239,7 +301,8 @@ class Link:
             return
         before = self.held.get(model_id)
         if before is None:
-            raise ProtocolError("more chunks of a model whose have-map has not come")
+            # Sent before our last subscription was read; the have-map that answers it is newer.
+            return
         held = HaveMap(before.count, before.bits | HaveMap.of(before.count, chunks).bits)
         self.held[model_id] = held
         follower.link_has(self, held)
@@ -262,9 +325,19 @@ class Link:
     def _subscribed(self, model_id: ModelId) -> None:
         if model_id not in self.interests and len(self.interests) >= MODELS_PER_PEER_MAX:
             raise ProtocolError(f"more than {MODELS_PER_PEER_MAX} models followed on one connection")
+        if model_id not in self._telling and len(self._telling) >= MODELS_PER_PEER_MAX:
+            raise ProtocolError("models are followed and left faster than they can be told of")
+        new = model_id not in self.interests
         self.interests.add(model_id)
-        self._spawn(self.tell_state(model_id))
-        self._on_interest(self, model_id)
+        # Until the whole have-map is on its way, additions to it would mean nothing.
+        self._told.discard(model_id)
+        self._tell_soon(model_id)
+        if new:
+            self._on_interest(self, model_id)
+
+    def _unsubscribed(self, model_id: ModelId) -> None:
+        self.interests.discard(model_id)
+        self._told.discard(model_id)
 
     async def _answer_statements(self, request: Answer) -> None:
         shelf, offload = self._uploads.shelf, self._uploads.network.offload

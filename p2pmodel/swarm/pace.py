@@ -26,3 +26,7 @@ class Pace:
         wait_s = max(-self._credit_bytes, 0.0) / self.rate_bytes_per_s
         self._credit_bytes -= size_bytes
         return wait_s
+
+    def give_back(self, size_bytes: int) -> None:
+        """What was taken is not sent after all."""
+        self._credit_bytes += size_bytes

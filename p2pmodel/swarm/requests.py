@@ -39,6 +39,8 @@ class ObjectRequest:
     size_bytes_max: int
     answer: asyncio.Future[bytes]
     data: bytes = field(default=b"", init=False)
+    begins: Callable[[], None] = field(default=lambda: None, init=False)
+    """Called when the answer is announced."""
 
     def consume(self, data: memoryview) -> None:
         if Digest.of(data) != self.digest:
@@ -71,8 +73,13 @@ class OpenRequests:
         self._next_id = 1
         self._open: dict[int, ChunkRequest | ObjectRequest | StatementsRequest] = {}
         self._cancelled: dict[int, int] = {}
+        self._begun: set[int] = set()
+        """Ids whose answers are coming in or being verified: a second answer is one too many."""
         self.wasted_bytes = 0
         """Bytes of answers that came after they had been cancelled."""
+
+    def __len__(self) -> int:
+        return len(self._open)
 
     def add(self, request: ChunkRequest | ObjectRequest | StatementsRequest) -> int:
         request_id = self._next_id
@@ -93,6 +100,13 @@ class OpenRequests:
 
     def sink(self, request_id: int, length: int) -> BulkSink:
         """Where an announced answer goes. Raises `ProtocolError` for one that was not asked for."""
+        if request_id in self._begun:
+            raise ProtocolError("a second answer to one request")
+        sink = self._sink(request_id, length)
+        self._begun.add(request_id)
+        return sink
+
+    def _sink(self, request_id: int, length: int) -> BulkSink:
         request = self._open.get(request_id)
         if isinstance(request, ChunkRequest):
             if length != request.length:
@@ -101,6 +115,7 @@ class OpenRequests:
         if isinstance(request, ObjectRequest):
             if length > request.size_bytes_max:
                 raise ProtocolError(f"an object of {length} bytes where {request.size_bytes_max} are the most")
+            request.begins()
             return request
         limit = self._cancelled.get(request_id, 0)
         if length > limit:
@@ -111,6 +126,7 @@ class OpenRequests:
     def finished(self, request_id: int, error: P2PModelError | None) -> None:
         """The answer has been consumed, or its sink failed. Raises the error where it is the peer's fault."""
         self._cancelled.pop(request_id, None)
+        self._begun.discard(request_id)
         request = self._open.pop(request_id, None)
         if isinstance(request, ChunkRequest):
             request.settle(error)

@@ -287,7 +287,7 @@ class Schedule(Generic[K]):
     # --- time ----------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> set[K]:
-        """Free what is past its deadline. Returns the peers that are late; their requests stay out."""
+        """Free what is past its deadline. Returns the peers that have become late; their requests stay out."""
         late: set[K] = set()
         for peer, source in self._sources.items():
             for index, request in source.requests.items():
@@ -303,6 +303,7 @@ class Schedule(Generic[K]):
                 source.window = REQUEST_WINDOW_CHUNKS_MIN
         return late
 
-    def overdue(self, peer: K) -> bool:
-        """Whether a request to this peer is past its deadline."""
-        return any(request.overdue for request in self._sources[peer].requests.values())
+    def late_s(self, peer: K, now: float) -> float:
+        """How long ago the oldest request that is past its deadline was made; 0 where there is none."""
+        requests = self._sources[peer].requests.values()
+        return max((now - request.asked_at for request in requests if request.overdue), default=0.0)

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Iterable
 from random import Random
 
-from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
+from p2pmodel.errors import CorruptChunkError, HandshakeError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
     CONNECTIONS_MAX,
     CONNECTIONS_PER_HOST_MAX,
@@ -53,18 +53,20 @@ class Swarm:
         self._uploads = Uploads(shelf, network, Pace(upload_limit_bytes_per_s))
         self._download_pace = Pace(download_limit_bytes_per_s)
         self._dialing: dict[Address, asyncio.Task[Link]] = {}
+        self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}
         self._fresh: dict[ModelId, int] = {}
         self._closed_bytes = [0, 0]
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def stop(self) -> None:
-        self._housekeeping.cancel()
-        for task in self._dialing.values():
+        tasks = [self._housekeeping, *self._dialing.values()]
+        for task in tasks:
             task.cancel()
-        for link in list(self.links.values()):
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links = list(self.links.values())
+        for link in links:
             link.close(PeerGoneError("this peer is stopping"))
-        # The links' own tasks end on the loop's next turns.
-        await asyncio.gather(self._housekeeping, return_exceptions=True)
+        await asyncio.gather(*(link.ended() for link in links))
 
     @property
     def bytes_sent(self) -> int:
@@ -89,14 +91,30 @@ class Swarm:
 
     async def connect(self, address: Address, expected: PublicKey | None = None) -> Link:
         """The connection to this peer, opened if need be. Raises `PeerGoneError` or `HandshakeError`."""
-        if expected is not None and expected in self.links:
-            return self.links[expected]
+        while expected is not None:
+            if expected in self.links:
+                return self.links[expected]
+            running = self._dialing_peers.get(expected)
+            if running is None:
+                break
+            # Two connections to one peer would replace each other, maybe in another order at the other end.
+            await asyncio.wait([running])
         task = self._dialing.get(address)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._dial(address, expected))
             self._dialing[address] = task
-            task.add_done_callback(lambda _: self._dialing.pop(address, None))
-        return await asyncio.shield(task)
+            if expected is not None:
+                self._dialing_peers[expected] = task
+            task.add_done_callback(lambda _: self._dialed(address, expected))
+        link = await asyncio.shield(task)
+        if expected is not None and link.peer != expected:
+            raise HandshakeError(f"expected peer {expected.text}, met {link.peer.text}")
+        return link
+
+    def _dialed(self, address: Address, expected: PublicKey | None) -> None:
+        del self._dialing[address]
+        if expected is not None:
+            del self._dialing_peers[expected]
 
     async def _dial(self, address: Address, expected: PublicKey | None) -> Link:
         if len(self.links) >= CONNECTIONS_MAX:
@@ -125,8 +143,14 @@ class Swarm:
     def _link_closed(self, link: Link, reason: P2PModelError) -> None:
         self._closed_bytes[0] += link.channel.bytes_sent
         self._closed_bytes[1] += link.channel.bytes_received
-        if self.links.get(link.peer) is link:
+        successor = self.links.get(link.peer)
+        if successor is link:
             del self.links[link.peer]
+        elif successor is not None:
+            # Two connections have crossed: what was pulled over the one is pulled over the other.
+            for download in self.downloads.values():
+                if link.peer in download.tally.served:
+                    download.add_link(successor)
 
     def _interest(self, link: Link, model_id: ModelId) -> None:
         # Who wants a model that we are pulling has, or will have, chunks of it too.
@@ -201,13 +225,16 @@ class Swarm:
                 done, asked = await asyncio.wait(
                     asked, timeout=_OBJECT_HEDGE_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
+                found = None
                 for task in done:
                     try:
-                        return task.result()
+                        found = task.result()
                     except CorruptChunkError as error:
                         corrupt = error
                     except PeerFault:
                         continue
+                if found is not None:
+                    return found
         finally:
             for task in asked:
                 task.cancel()
@@ -241,3 +268,4 @@ class Swarm:
 
     def close_download(self, download: Download) -> None:
         self.downloads.pop(download.layout.model_id, None)
+        download.leave()

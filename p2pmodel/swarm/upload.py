@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
-from p2pmodel.limits import REQUESTS_PER_PEER_MAX
+from p2pmodel.limits import REQUEST_DEADLINE_MAX_S, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
@@ -19,6 +19,9 @@ from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf
 
 Answer = wire.RequestChunk | wire.RequestObject | wire.RequestStatements | wire.RequestName
+
+
+_SIGN_OF_LIFE_S = REQUEST_DEADLINE_MAX_S / 4
 
 
 @dataclass(slots=True)
@@ -68,8 +71,13 @@ class UploadQueue:
         if not isinstance(request, wire.RequestChunk | wire.RequestObject):
             await self._answer_statements(request)
             return
+        finding = asyncio.ensure_future(self._uploads.network.offload(self._find, request))
         try:
-            source = await self._uploads.network.offload(self._find, request)
+            source = await asyncio.shield(finding)
+        except asyncio.CancelledError:
+            # The thread finds it all the same, and somebody has to give it back.
+            finding.add_done_callback(_release_found)
+            raise
         except P2PModelError:
             # Our disk's trouble is none of the peer's business; it asks elsewhere.
             source = None
@@ -77,14 +85,22 @@ class UploadQueue:
             self._channel.send(wire.encode(wire.Reject(request.request, "not held here")))
             return
         wait_s = self._uploads.pace.take(source.length, self._uploads.network.clock.monotonic())
-        if wait_s > 0:
-            try:
-                await asyncio.sleep(wait_s)
-            except asyncio.CancelledError:
-                source.release()
-                raise
+        try:
+            await self._pause(wait_s)
+        except asyncio.CancelledError:
+            self._uploads.pace.give_back(source.length)
+            source.release()
+            raise
         self._uploads.bytes_sent += source.length
         await self._channel.send_bulk(request.request, source)
+
+    async def _pause(self, wait_s: float) -> None:
+        """Wait as our limit demands, and let the peer know that it waits for somebody who is alive."""
+        while wait_s > 0:
+            await asyncio.sleep(min(wait_s, _SIGN_OF_LIFE_S))
+            wait_s -= _SIGN_OF_LIFE_S
+            if wait_s > 0:
+                self._channel.send(wire.encode(wire.Ping()))
 
     def _find(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
         digest = Digest(request.digest)
@@ -96,3 +112,8 @@ class UploadQueue:
             source.release()
             return None
         return source
+
+
+def _release_found(finding: asyncio.Future[BulkSource | None]) -> None:
+    if not finding.cancelled() and finding.exception() is None and (source := finding.result()) is not None:
+        source.release()
