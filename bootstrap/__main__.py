@@ -32,7 +32,7 @@ log = logging.getLogger("bootstrap")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code of `docs`' table (4: port in use, 8: refused)."""
+    """Run until SIGTERM or SIGINT; returns the exit code (4: port in use, 8: refused)."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="bootstrap: %(message)s")
     try:

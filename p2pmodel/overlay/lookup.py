@@ -14,6 +14,8 @@ from p2pmodel.overlay.node_id import may_contact
 from p2pmodel.overlay.package import Contact
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.wire import (
+    FindNodeRequest,
+    GetProvidersRequest,
     NodesReply,
     ProvidersReply,
     Reply,
@@ -35,6 +37,7 @@ class Lookup:
         target: bytes,
         *,
         group_nodes_max: int,
+        k: int = BUCKET_SIZE,
         seeds: Iterable[tuple[bytes, Address]] = (),
         on_providers: OnProviders | None = None,
         deadline_s: float = LOOKUP_DEADLINE_S,
@@ -43,7 +46,7 @@ class Lookup:
         self._target = target
         self._on_providers = on_providers
         self._deadline_s = deadline_s
-        self._crawl = Crawl(target, protocol.own_id, group_nodes_max=group_nodes_max)
+        self._crawl = Crawl(target, protocol.own_id, k=k, group_nodes_max=group_nodes_max)
         self._seeds = seeds
         self._calls: set[Call] = set()
         self._pages_left = PROVIDER_PAGES_MAX
@@ -122,7 +125,7 @@ class Lookup:
         )
         self._calls.add(call)
 
-    def _request(self, challenge: bytes, start: int):  # type: ignore[no-untyped-def]
+    def _request(self, challenge: bytes, start: int) -> FindNodeRequest | GetProvidersRequest:
         protocol = self._protocol
         if self._on_providers is not None:
             return get_providers(protocol.network_id, protocol.sender_id, challenge, self._target, start)
@@ -184,6 +187,8 @@ async def nearest_nodes(
     target: bytes,
     *,
     group_nodes_max: int,
+    k: int = BUCKET_SIZE,
     seeds: Iterable[tuple[bytes, Address]] = (),
 ) -> list[Candidate]:
-    return await Lookup(protocol, target, group_nodes_max=group_nodes_max, seeds=seeds).run()
+    """The `k` nodes nearest to `target`, proven, nearest first; fewer where the network has fewer."""
+    return await Lookup(protocol, target, group_nodes_max=group_nodes_max, k=k, seeds=seeds).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from p2pmodel.overlay.announcer import Announcer
 from p2pmodel.overlay.crawl import Candidate
 from p2pmodel.overlay.lookup import Lookup, nearest_nodes
 from p2pmodel.overlay.node_id import may_contact, node_id
-from p2pmodel.overlay.package import NodeServer
+from p2pmodel.overlay.package import ID_BITS, NodeServer
 from p2pmodel.overlay.profile import INTERNET, Profile
 from p2pmodel.overlay.protocol import OverlayProtocol, Traffic
 from p2pmodel.overlay.records import check_evidence
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 _REJOIN_S = 1.0
 _REJOIN_MAX_S = 60.0
 _REMEMBERED_MAX = 64
+_FAR_CONTACTS = 8
+"""Nodes to know in a far part of the key space: that all are dead when a fifth is has odds of 1 to 400,000."""
 _RESTART_S = 5.0
 
 
@@ -89,6 +92,8 @@ class Overlay:
         self._tasks: list[asyncio.Task[None]] = []
         self._rejoin_s = _REJOIN_S
         self._rejoin_at = 0.0
+        self._sparse = asyncio.Event()
+        """We have just joined and know hardly anybody far from us."""
         self._server = NodeServer(node_id(key.public), self._make_protocol)
         self._running: tuple[OverlayProtocol, Announcer] | None = None
 
@@ -122,6 +127,7 @@ class Overlay:
         answers = await asyncio.gather(*map(self._hello, asked))
         if any(answers):
             await self._find_self()
+            self._sparse.set()
         return sum(answers)
 
     async def stop(self) -> None:
@@ -268,7 +274,7 @@ class Overlay:
     async def _upkeep(self) -> None:
         protocol = self._protocol
         while True:
-            await asyncio.sleep(self._profile.tick_s if len(protocol.table) else min(_REJOIN_S, self._profile.tick_s))
+            await self._wait(self._profile.tick_s if len(protocol.table) else min(_REJOIN_S, self._profile.tick_s))
             now = protocol.clock.monotonic()
             protocol.providers.expire(now)
             if len(protocol.table):
@@ -277,9 +283,42 @@ class Overlay:
                 await self._rejoin()
             due = protocol.table.to_refresh(now, self._profile.refresh_s)
             if due and len(protocol.table):
-                low, high = self._rng.choice(due).range
-                target = self._rng.randint(low, high).to_bytes(OVERLAY_KEY_BYTES, "big")
-                await nearest_nodes(protocol, target, group_nodes_max=self._profile.group_nodes_max)
+                await self._explore(*self._rng.choice(due).range)
+
+    async def _wait(self, seconds: float) -> None:
+        """Until the next tick, or until we have joined and should look around."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._sparse.wait()
+        except TimeoutError:
+            return
+        self._sparse.clear()
+        if not self._client_only:
+            await self._look_around()
+
+    async def _look_around(self) -> None:
+        """Get to know some nodes in each far part of the key space (section 2.3 of the paper, on joining).
+
+        The search for ourselves has shown our surroundings alone; without this every lookup for a far key would pass
+        through the entry node. The i-th part is what shares i bits with our id and differs in the next.
+        """
+        table = self._protocol.table
+        parts = max(0.0, math.log2(table.size_estimate() / BUCKET_SIZE))
+        if not parts:
+            return  # so small a network is known whole
+        own = int.from_bytes(self._protocol.own_id, "big")
+        ranges = []
+        for shared in range(math.ceil(parts) + 1):
+            size = 1 << (ID_BITS - 1 - shared)
+            low = (own ^ size) & ~(size - 1)
+            if sum(low <= contact.long_id < low + size for contact in table) < _FAR_CONTACTS:
+                ranges.append((low, low + size - 1))
+        await asyncio.gather(*(self._explore(low, high) for low, high in ranges))
+
+    async def _explore(self, low: int, high: int) -> None:
+        """Meet a few nodes around a random place."""
+        target = self._rng.randint(low, high).to_bytes(OVERLAY_KEY_BYTES, "big")
+        await nearest_nodes(self._protocol, target, group_nodes_max=self._profile.group_nodes_max, k=_FAR_CONTACTS)
 
     async def _rejoin(self) -> None:
         """Ask the entry nodes again: soon and ever less often while we are alone, now and then while we are few."""

@@ -80,6 +80,25 @@ def test_a_key_is_stored_with_the_truly_nearest_nodes() -> None:
     run(tale())
 
 
+@pytest.mark.slow
+def test_a_network_does_not_need_the_node_through_which_everybody_joined() -> None:
+    """Found by a sweep whose lookups stayed in one half of the key space: nobody knew anyone in the other."""
+
+    async def tale() -> None:
+        town = Town(20)
+        await town.join(80)
+        await asyncio.sleep(10)
+        for node in town.nodes:
+            own = node.protocol.own_id[0] >> 7
+            assert sum(contact.id[0] >> 7 != own for contact in node.protocol.table) >= 3
+        town.kill(town.nodes[:1])
+        await town.nodes[40].overlay.provide([KEY])
+        for node in town.nodes[1:40:4]:
+            assert await node.find(KEY) == {town.nodes[40].peer}
+
+    run(tale())
+
+
 def test_a_record_ends_when_its_provider_has_died_and_lives_on_while_it_republishes() -> None:
     async def tale() -> None:
         town = Town(3, profile=HASTY)
