@@ -74,6 +74,8 @@ class Copy:
         """Whether nothing was written since the last claim when an earlier run ended."""
         self.moving = threading.Lock()
         """Held while a file gets its final name, so that nobody takes it for vanished."""
+        self.busy = threading.Lock()
+        """Held by a fetch into the copy, or a check of it, for all its time: each records what the other changes."""
         self._lock = threading.Lock()
         self._files: dict[int, KeptFile] = {}
         self._bits = 0

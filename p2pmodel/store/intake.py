@@ -48,7 +48,7 @@ class Intake:
         overwrite: bool,
         on_close: Callable[[Intake], None],
     ) -> None:
-        self.layout = layout
+        self.layout, self.copy = layout, copy
         self.file_indices = tuple(sorted(set(file_indices)))
         self.wanted = layout.have_map(self.file_indices)
         self.bytes_reused = 0

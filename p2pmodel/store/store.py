@@ -157,6 +157,7 @@ class Store:
         place = Destination(self._files, _absolute(destination), layout.model_id)
         try:
             copy = self._copy_for(layout, place.root)
+            copy.busy.acquire()  # waits while the copy is being checked
             intake = Intake(
                 layout=layout,
                 file_indices=file_indices,
@@ -189,6 +190,7 @@ class Store:
     def _intake_closed(self, intake: Intake) -> None:
         with self._lock:
             self._intakes.pop(id(intake), None)
+        intake.copy.busy.release()
 
     # --- what is here
 
@@ -224,7 +226,7 @@ class Store:
     ) -> list[BadRange]:
         """Hash all files of a model again, at `path` or where most of it is; its have-map is then what the disk says.
 
-        Raises `NotFoundError` where nothing of it is here.
+        Raises `NotFoundError` where nothing of it is here, `RefusedError` while it is being fetched to that place.
         """
         copies = self._catalogue.copies(model_id)
         if path is not None:
@@ -233,8 +235,12 @@ class Store:
         if not copies or layout is None:
             raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk")
         copy = max(copies, key=lambda copy: copy.bits.bit_count())
+        with self._lock:
+            if any(intake.copy is copy for intake in self._intakes.values()):
+                raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
         tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
-        return self._checker.verify(copy, layout, tally, stop or threading.Event())
+        with copy.busy:
+            return self._checker.verify(copy, layout, tally, stop or threading.Event())
 
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.
@@ -244,9 +250,13 @@ class Store:
         proven = []
         for copy in self._catalogue.all_copies():
             layout = self.layout(copy.model_id)
-            if layout is not None and any(not kept.trusted for kept in copy.files):
+            if layout is None or all(kept.trusted for kept in copy.files) or not copy.busy.acquire(blocking=False):
+                continue  # nothing to prove, or a fetch is about to do it
+            try:
                 self._checker.verify(copy, layout, Tally(0, None), stop or threading.Event())
-                proven.append(copy.model_id)
+            finally:
+                copy.busy.release()
+            proven.append(copy.model_id)
         found = [self.model(model_id) for model_id in proven]
         return [model for model in found if model is not None]
 

@@ -159,16 +159,16 @@ def test_the_final_name_waits_for_a_write_that_is_under_way(shop, moves, tmp_pat
 
     open_partial = intake._destination.open_partial
     intake._destination.open_partial = lambda index: SlowFile(open_partial(index))
-    slow = threading.Thread(target=intake.write, args=(0, data))
+    slow = threading.Thread(target=intake.write, args=(0, data), daemon=True)
     slow.start()
     writing.wait()
     intake.write(0, data)
     finishing = threading.Thread(target=intake.finish)
     finishing.start()
     finishing.join(0.05)
-    assert finishing.is_alive() and not (tmp_path / "out" / "a.bin").exists()
+    waited = finishing.is_alive() and not (tmp_path / "out" / "a.bin").exists()
     go_on.set()
     slow.join()
     finishing.join()
     intake.close()
-    assert store.check_files() == [] and store.have_map(published.model_id).whole
+    assert waited and store.check_files() == [] and store.have_map(published.model_id).whole

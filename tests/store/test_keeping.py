@@ -157,6 +157,32 @@ def test_verify_of_what_is_not_here_is_not_found_and_stops_when_asked(shop, tmp_
     assert seen[-1] == published.bytes_total
 
 
+def test_a_copy_is_not_checked_while_it_is_being_fetched(shop, moves, tmp_path):
+    seed, published = shop.published()
+    store = shop.store()
+    intake = store.open_intake(published.layout, range(4), tmp_path / "out")
+    intake.adopt()
+    moves.pull(seed, intake, [0])
+    with pytest.raises(RefusedError, match="is being fetched"):
+        store.verify(published.model_id)
+    assert store.prove() == []
+    intake.close()
+    assert store.verify(published.model_id) == []
+    opened = threading.Event()
+
+    def fetch_again() -> None:
+        store.open_intake(published.layout, range(4), tmp_path / "out").close()
+        opened.set()
+
+    copy = store._catalogue.copies(published.model_id)[0]
+    with copy.busy:
+        waiting = threading.Thread(target=fetch_again)
+        waiting.start()
+        assert not opened.wait(0.02), "a fetch waits for the end of a check"
+    waiting.join()
+    assert opened.is_set()
+
+
 def test_removing_a_published_model_leaves_its_files(shop, moves):
     files = shop.model_files()
     seed, published = shop.published(files)
