@@ -129,8 +129,13 @@ class RealNetwork:
         return TcpChannel(sock, address, session, self._shared, outgoing=outgoing)
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
+        running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            # A thread cannot be cancelled. Whoever cleans up behind this call must not do so under the thread's feet.
+            await asyncio.wait([running])
+            raise
 
     async def close(self) -> None:
         # Waiting for a thread that reads from a slow disk must not hold up the loop.

@@ -148,6 +148,6 @@ class Network(Protocol):
         """Raises `PeerGoneError` where nobody answers, `HandshakeError` where it is somebody else."""
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run blocking work without holding up the loop."""
+        """Run blocking work without holding up the loop. A cancelled call returns only when the work has ended."""
 
     async def close(self) -> None: ...

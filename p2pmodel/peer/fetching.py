@@ -179,7 +179,10 @@ class Fetching:
             return NotFoundError(f"{what}; {self._asked(finder)}")
         tried = [f"{address}: {reason}" for address, reason in finder.failures.items()]
         tried += [f"bootstrap peer {address} does not answer" for address in self.entry_peers]
-        hint = "; ".join(tried[:3]) or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
+        hint = (
+            "; ".join(tried[:3])
+            or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
+        )
         return NoPeersError(f"{what}, and no other peer could be reached ({hint})")
 
     def _asked(self, finder: Finder) -> str:

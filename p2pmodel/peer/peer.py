@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random
 from types import TracebackType
+from typing import Any
 
 from p2pmodel.errors import NetworkError, P2PModelError
 from p2pmodel.limits import STOP_TIMEOUT_S
@@ -148,11 +149,13 @@ class Peer:
         await asyncio.gather(*self._background, return_exceptions=True)
         await self._stack.aclose()
 
-    def spawn(self, work: Awaitable[object]) -> asyncio.Task[None]:
+    def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run in the background until done or the peer stops; a failure is logged, with what failed."""
         task = asyncio.get_running_loop().create_task(_supervised(work))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        # Cancelled before its first step, a task never touches what it was to run.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def finish_background(self, task: asyncio.Task[None]) -> None:
@@ -196,7 +199,8 @@ class Peer:
         await self.network.offload(self.store.check_files)
         for model_id in await self.announcer.update_all():
             model = await self.network.offload(self.store.model, model_id)
-            log.warning("model %s is withdrawn: %s", model_id.hex, model.fault if model else "it is gone")
+            fault = (model.fault or "parts of it were lost") if model else "it is gone"
+            log.warning("model %s: what is no longer held is withdrawn: %s", model_id.hex, fault)
             await self.swarm.tell_state(model_id)
 
     # --- what it is for ------------------------------------------------------------------------------------------
@@ -259,7 +263,7 @@ class Peer:
         return await LocalService(self).fetch(request, on_progress)
 
 
-async def _supervised(work: Awaitable[object]) -> None:
+async def _supervised(work: Coroutine[Any, Any, object]) -> None:
     try:
         await work
     except P2PModelError as error:

@@ -6,8 +6,10 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from p2pmodel.errors import (
     DecodeError,
@@ -17,10 +19,8 @@ from p2pmodel.errors import (
 )
 from p2pmodel.limits import FETCH_MISS_S
 from p2pmodel.model import (
-    Layout,
     Manifest,
     ModelId,
-    PublicKey,
     Reference,
     SecretKey,
     SignedStatement,
@@ -29,10 +29,10 @@ from p2pmodel.model import (
     sign_statement,
 )
 from p2pmodel.net import Address, split_host_port
-from p2pmodel.peer.fetching import Fetching, default_destination
+from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
-from p2pmodel.peer.rendering import detail, fetch_report, neighbours, signers, summary
+from p2pmodel.peer.rendering import detail, neighbours, signers, summary
 from p2pmodel.peer.reports import (
     BadRange,
     FetchReport,
@@ -46,9 +46,12 @@ from p2pmodel.peer.reports import (
     VerifyReport,
 )
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
-from p2pmodel.peer.selection import select_files
+from p2pmodel.peer.retrieval import Retrieval
 from p2pmodel.peer.trust import load_trust
+from p2pmodel.store import Published
 from p2pmodel.version import __version__
+
+T = TypeVar("T")
 
 _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
@@ -110,7 +113,7 @@ class LocalService:
         return await self._peer.network.offload(self._peer.store.statements, model_id)
 
     async def show(self, request: ShowRequest) -> ModelDetail:
-        async with _time_limit(request.timeout_s):
+        async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
             direct = await _addresses(request.peers)
             model_id, _ = await self._model(request.ref, direct)
@@ -159,7 +162,7 @@ class LocalService:
         except DecodeError as error:
             raise UsageError(f"the publisher's key: {error}") from error
 
-    async def _hash(self, path: Path, follow_symlinks: bool, on_progress: OnProgress | None):  # type: ignore[no-untyped-def]
+    async def _hash(self, path: Path, follow_symlinks: bool, on_progress: OnProgress | None) -> Published:
         loop, stop, began = asyncio.get_running_loop(), threading.Event(), time.monotonic()
 
         def tell(done: int, total: int, file: str) -> None:
@@ -172,12 +175,10 @@ class LocalService:
             )
             loop.call_soon_threadsafe(on_progress, news)
 
-        try:
-            return await self._peer.network.offload(
-                self._peer.store.publish, path, follow_symlinks=follow_symlinks, on_progress=tell, stop=stop
-            )
-        finally:
-            stop.set()
+        work = self._peer.network.offload(
+            self._peer.store.publish, path, follow_symlinks=follow_symlinks, on_progress=tell, stop=stop
+        )
+        return await _stoppable(work, stop)
 
     async def _announce(self, model_id: ModelId) -> int:
         try:
@@ -189,84 +190,24 @@ class LocalService:
     # --- fetching ------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
-        async with _time_limit(request.timeout_s):
+        async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
             direct = await _addresses(request.peers)
             trust = await load_trust(self._peer.config.data_dir)
-            wanted_keys = [trust.resolve_key(text) for text in request.signed_by]
+            wanted = [trust.resolve_key(text) for text in request.signed_by]
             model_id, path = await self._model(request.ref, direct)
-            files = [*request.files, *([path] if path else [])]
-            async with self._peer.only_fetch(model_id):
-                return await self._fetch(model_id, files, direct, wanted_keys, request, on_progress)
 
-    async def _fetch(
-        self,
-        model_id: ModelId,
-        files: Sequence[str],
-        direct: Sequence[Address],
-        wanted_keys: Sequence[PublicKey],
-        request: FetchRequest,
-        on_progress: OnProgress | None,
-    ) -> FetchReport:
-        began = time.monotonic()
+            def tell(progress: Progress) -> None:
+                self._transfers[model_id] = progress
+                if on_progress is not None:
+                    on_progress(progress)
 
-        def tell(progress: Progress) -> None:
-            self._transfers[model_id] = progress
-            if on_progress is not None:
-                on_progress(progress)
-
-        fetching = Fetching(self._peer.rooms, model_id, direct, tell, self._entry_peers(request.bootstrap))
-        try:
-            async with fetching.finder() as finder:
-                layout = await fetching.layout(finder)
-                signed = await fetching.statements(finder, wanted_keys)
-                indices = select_files(layout.manifest, files=files, include=request.include, exclude=request.exclude)
-                destination = Path(request.to) if request.to else self._default_destination(model_id)
-                if request.dry_run:
-                    return await self._dry_run(layout, indices, destination, signed, began)
-                reused = await self._bring(fetching, layout, indices, destination, finder, request.overwrite)
-            seconds = time.monotonic() - began
-            await self._peer.announcer.update(model_id)
-            await self._peer.swarm.tell_state(model_id)
-            single = len(files) == 1 and [layout.files[i].path.text for i in indices] == list(files)
-            shown = destination / files[0] if single and not request.files else destination
-            return fetch_report(layout, indices, shown, fetching.tally, reused, seconds, signed)
-        finally:
-            self._transfers.pop(model_id, None)
-
-    async def _bring(self, fetching: Fetching, layout: Layout, indices, destination, finder, overwrite) -> int:  # type: ignore[no-untyped-def]
-        """Adopt, transfer, place. Returns the bytes that were on this disk already."""
-        peer = self._peer
-        offload, loop = peer.network.offload, asyncio.get_running_loop()
-
-        def tell(done: int, total: int, file: str) -> None:
-            news = Progress(phase="placing", bytes_done=done, bytes_total=total, file=file)
-            loop.call_soon_threadsafe(fetching.progress, news)
-
-        intake = await offload(peer.store.open_intake, layout, indices, destination, overwrite=overwrite)
-        try:
-            await offload(intake.adopt, tell)
-            reused: int = intake.bytes_reused
-            if intake.missing.held:
-                await fetching.transfer(layout, intake, finder)
-            await offload(intake.finish)
-            return reused
-        finally:
-            # The barrier and the claim behind it take as long as the disk does; the files are whole already.
-            closing = peer.spawn(offload(intake.close))
-            await peer.finish_background(closing)
-
-    def _default_destination(self, model_id: ModelId) -> Path:
-        return default_destination(self._peer.config.data_dir, model_id)
-
-    async def _dry_run(
-        self, layout: Layout, indices: Sequence[int], destination: Path, signed: Sequence[SignedStatement], began: float
-    ) -> FetchReport:
-        held = await self._peer.network.offload(self._peer.store.have_map, layout.model_id)
-        wanted = layout.have_map(indices)
-        here = wanted.bits & (held.bits if held else 0)
-        reused = sum(layout[i].length for i in type(wanted)(wanted.count, here))
-        return fetch_report(layout, indices, destination, None, reused, time.monotonic() - began, signed)
+            entries = self._entry_peers(request.bootstrap)
+            fetching = Fetching(self._peer.rooms, model_id, direct, tell, entries)
+            try:
+                return await Retrieval(self._peer, fetching, request, path).run(wanted)
+            finally:
+                self._transfers.pop(model_id, None)
 
     # --- verifying -----------------------------------------------------------------------------------------------
 
@@ -280,10 +221,8 @@ class LocalService:
                 loop.call_soon_threadsafe(on_progress, news)
 
         model_id, path = await self._target(request.target)
-        try:
-            bad = await peer.network.offload(peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
-        finally:
-            stop.set()
+        work = peer.network.offload(peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
+        bad = await _stoppable(work, stop)
         await peer.announcer.update(model_id)
         model = await peer.network.offload(peer.store.model, model_id)
         assert model is not None
@@ -346,24 +285,29 @@ async def _addresses(peers: Sequence[str]) -> list[Address]:
     return [await resolve(*split_host_port(text)) for text in peers]
 
 
-class _time_limit:
-    """`FetchTimeoutError` once `seconds` are over."""
+async def _stoppable(work: Coroutine[Any, Any, T], stop: threading.Event) -> T:
+    """Await work in a thread that looks at `stop` now and then, and stops when this is cancelled."""
+    running = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait([running])
+        raise
 
-    def __init__(self, seconds: float | None) -> None:
-        if seconds is not None and seconds <= 0:
-            raise UsageError("a time limit is a positive number of seconds")
-        self._seconds = seconds
-        self._timeout = asyncio.timeout(seconds)
 
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *exception) -> None:  # type: ignore[no-untyped-def]
-        try:
-            await self._timeout.__aexit__(*exception)
-        except TimeoutError as error:
-            if not self._timeout.expired():
-                raise
-            raise FetchTimeoutError(
-                f"not done within {self._seconds:g} s; what has arrived is kept, run the same command to resume"
-            ) from error
+@asynccontextmanager
+async def time_limit(seconds: float | None) -> AsyncIterator[None]:
+    """`FetchTimeoutError` once `seconds` are over; None is no limit."""
+    if seconds is not None and seconds <= 0:
+        raise UsageError("a time limit is a positive number of seconds")
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise FetchTimeoutError(
+            f"not done within {seconds:g} s; what has arrived is kept, run the same command to resume"
+        ) from error

@@ -1,0 +1,89 @@
+"""A fetch as a person asks for it: which files, where to, what is here already; then `Fetching` brings the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from p2pmodel.model import HaveMap, Layout, PublicKey, SignedStatement
+from p2pmodel.peer.fetching import Fetching, default_destination
+from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.peer import Peer
+from p2pmodel.peer.rendering import fetch_report
+from p2pmodel.peer.reports import FetchReport, Progress
+from p2pmodel.peer.requests import FetchRequest
+from p2pmodel.peer.selection import select_files
+
+
+@dataclass(slots=True)
+class Retrieval:
+    """One `FetchRequest` for a model whose id is known. `path` is the one file that the reference named, or empty."""
+
+    peer: Peer
+    fetching: Fetching
+    request: FetchRequest
+    path: str = ""
+
+    async def run(self, signers: Sequence[PublicKey]) -> FetchReport:
+        """Raises as `Peer.fetch` does. One at a time for each model: the next finds on this disk what this brought."""
+        async with self.peer.only_fetch(self.fetching.model_id):
+            began = self.peer.network.clock.monotonic()
+            async with self.fetching.finder() as finder:
+                layout = await self.fetching.layout(finder)
+                signed = await self.fetching.statements(finder, signers)
+                indices = self._files(layout)
+                if self.request.dry_run:
+                    return await self._dry_run(layout, indices, signed, began)
+                reused = await self._bring(layout, indices, finder)
+            seconds = self.peer.network.clock.monotonic() - began
+            await self.peer.announcer.update(layout.model_id)
+            await self.peer.swarm.tell_state(layout.model_id)
+            return fetch_report(layout, indices, self._shown, self.fetching.tally, reused, seconds, signed)
+
+    def _files(self, layout: Layout) -> list[int]:
+        names = [*self.request.files, *([self.path] if self.path else [])]
+        return select_files(layout.manifest, files=names, include=self.request.include, exclude=self.request.exclude)
+
+    @property
+    def _destination(self) -> Path:
+        if self.request.to:
+            return Path(self.request.to)
+        return default_destination(self.peer.config.data_dir, self.fetching.model_id)
+
+    @property
+    def _shown(self) -> Path:
+        """What is printed: the file where the reference named one, else the directory."""
+        return self._destination / self.path if self.path else self._destination
+
+    async def _bring(self, layout: Layout, indices: Sequence[int], finder: Finder) -> int:
+        """Adopt, transfer, place. Returns the bytes that were on this disk already."""
+        offload, loop = self.peer.network.offload, asyncio.get_running_loop()
+
+        def tell(done: int, total: int, file: str) -> None:
+            news = Progress(phase="placing", bytes_done=done, bytes_total=total, file=file)
+            loop.call_soon_threadsafe(self.fetching.progress, news)
+
+        store, overwrite = self.peer.store, self.request.overwrite
+        intake = await offload(store.open_intake, layout, indices, self._destination, overwrite=overwrite)
+        try:
+            await offload(intake.adopt, tell)
+            reused: int = intake.bytes_reused
+            if intake.missing.held:
+                await self.fetching.transfer(layout, intake, finder)
+            await offload(intake.finish)
+            return reused
+        finally:
+            # The barrier and the claim behind it take as long as the disk does; the files are whole already.
+            closing = self.peer.spawn(offload(intake.close))
+            await self.peer.finish_background(closing)
+
+    async def _dry_run(
+        self, layout: Layout, indices: Sequence[int], signed: Sequence[SignedStatement], began: float
+    ) -> FetchReport:
+        held = await self.peer.network.offload(self.peer.store.have_map, layout.model_id)
+        here = HaveMap(len(layout), layout.have_map(indices).bits & (held.bits if held else 0))
+        reused = sum(layout[index].length for index in here)
+        seconds = self.peer.network.clock.monotonic() - began
+        return fetch_report(layout, indices, self._shown, None, reused, seconds, signed)
