@@ -13,7 +13,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any
 
@@ -58,7 +58,7 @@ class Peer:
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
-        self._rng = Random(os.urandom(16))
+        self._rng: Random = SystemRandom()
         self._stack = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
