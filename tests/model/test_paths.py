@@ -15,7 +15,8 @@ from p2pmodel.model import PortablePath, clash
 HOSTILE = [
     "", "/", "/etc/passwd", "..", "../x", "a/../b", "a/..", "./a", "a/./b", "a//b", "a/", "~/../x/..", "a\\b", "..\\x",
     "C:", "C:x", "c:/windows", "\\\\host\\share", "//host/share", "a\0b", "a\nb", "a\rb", "a\tb", "\x7f", "\x85",
-    "con", "CON", "con.txt", "CON .0", "a/NUL", "nul.tar.gz", "aux", "prn", "com1", "LPT9.x", "com¹", "conin$", "a.", "a ", " a",
+    "con", "CON", "con.txt", "CON .0",
+    "a/NUL", "nul.tar.gz", "aux", "prn", "com1", "LPT9.x", "com¹", "conin$", "a.", "a ", " a",
     "a/b./c", "a<b", "a>b", 'a"b', "a|b", "a?b", "a*b", "a:b", "a:stream", ".git", ".GIT/config", "x/.git/hooks/pre",
     "GIT~1",
     ".p2pmodel-0123456789abcdef/00000.part", ".P2PMODEL", "e\u0301", "\u202egnp.exe", "a\u200bb", "\ufeffa",
