@@ -1,0 +1,366 @@
+"""The schedule driven by hand: time is a number, peers are letters, dice are seeded.
+
+The stories state one rule each; the state machine lets peers come, tell, answer, refuse, stall and go in any order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from p2pmodel.limits import (
+    CHUNK_BYTES,
+    DUPLICATE_REQUESTS_MAX,
+    IN_FLIGHT_BYTES_MAX,
+    REQUEST_DEADLINE_MAX_S,
+    REQUEST_WINDOW_CHUNKS_MAX,
+    REQUEST_WINDOW_CHUNKS_START,
+)
+from p2pmodel.model.have_map import iter_bits
+from p2pmodel.swarm import Schedule
+
+
+def everything(count: int) -> int:
+    return (1 << count) - 1
+
+
+def plan(count: int, *, have: int = 0, length: int = CHUNK_BYTES, seed: int = 1) -> Schedule[str]:
+    return Schedule(count, everything(count), have, lambda index: length, Random(seed))
+
+
+def join(schedule: Schedule[str], **peers: int) -> None:
+    for peer, bits in peers.items():
+        schedule.peer_joined(peer)
+        schedule.peer_has(peer, bits)
+
+
+def ask(schedule: Schedule[str], peer: str, now: float = 0.0) -> list[int]:
+    return list(schedule.next_requests(peer, now))
+
+
+def test_a_new_peer_is_asked_for_a_first_window_of_different_chunks() -> None:
+    schedule = plan(100)
+    join(schedule, a=everything(100))
+    asked = ask(schedule, "a")
+    assert len(asked) == len(set(asked)) == REQUEST_WINDOW_CHUNKS_START
+
+
+def test_nobody_is_asked_for_what_he_does_not_hold_or_we_have() -> None:
+    schedule = plan(8, have=0b1111_0000)
+    join(schedule, a=0b0011_0011)
+    assert sorted(ask(schedule, "a")) == [0, 1]
+
+
+def test_a_chunk_is_not_asked_of_two_peers_while_others_are_free() -> None:
+    schedule = plan(100)
+    join(schedule, a=everything(100), b=everything(100))
+    assert not set(ask(schedule, "a")) & set(ask(schedule, "b"))
+
+
+def test_after_the_first_chunks_the_rarest_is_asked_first() -> None:
+    schedule = plan(50, seed=3)
+    join(schedule, a=everything(50), b=everything(50) & ~(1 << 17), c=everything(50) & ~(1 << 17))
+    for index in ask(schedule, "b"):
+        schedule.arrived("b", index, 0.01)
+    assert ask(schedule, "a", 1.0)[0] == 17
+
+
+def test_peers_that_start_together_take_different_first_chunks() -> None:
+    firsts = set()
+    for seed in range(20):
+        schedule = plan(1000, seed=seed)
+        join(schedule, a=everything(1000))
+        firsts.add(ask(schedule, "a")[0])
+    assert len(firsts) > 15
+
+
+def test_the_window_of_a_fast_and_distant_peer_opens_and_that_of_a_slow_one_does_not() -> None:
+    schedule = plan(5000)
+    join(schedule, distant=everything(5000), slow=everything(5000))
+    now, windows = 0.0, []
+    for _ in range(12):
+        # A fifth of a second away, and everything that is asked for arrives together.
+        asked = ask(schedule, "distant", now)
+        windows.append(len(asked))
+        now += 0.2
+        for index in asked:
+            schedule.arrived("distant", index, now)
+    assert windows[-1] > 4 * windows[0]
+    assert max(windows) <= REQUEST_WINDOW_CHUNKS_MAX
+    for _ in range(12):
+        queue = [*schedule._sources["slow"].requests] or ask(schedule, "slow", now)
+        now += 3.0
+        schedule.arrived("slow", queue[0], now)
+        ask(schedule, "slow", now)
+        assert len(schedule._sources["slow"].requests) <= 2 * REQUEST_WINDOW_CHUNKS_START
+
+
+def test_a_request_past_its_deadline_is_free_for_another_peer() -> None:
+    schedule = plan(2)
+    join(schedule, a=0b11)
+    assert sorted(ask(schedule, "a")) == [0, 1]
+    join(schedule, b=0b11)
+    assert schedule.expire(0.5) == set()
+    assert ask(schedule, "b", 0.5) == []
+    assert schedule.expire(REQUEST_DEADLINE_MAX_S) == {"a"}
+    assert schedule.late_s("a", REQUEST_DEADLINE_MAX_S) == REQUEST_DEADLINE_MAX_S
+    assert sorted(ask(schedule, "b", REQUEST_DEADLINE_MAX_S)) == [0, 1]
+
+
+def test_a_peer_that_lets_deadlines_pass_is_asked_for_no_more_until_it_delivers() -> None:
+    schedule = plan(100)
+    join(schedule, a=everything(100))
+    asked = ask(schedule, "a")
+    schedule.expire(30.0)
+    assert ask(schedule, "a", 30.0) == []
+    for index in asked:
+        schedule.arrived("a", index, 31.0)
+    assert ask(schedule, "a", 31.0)
+
+
+def test_what_a_peer_that_leaves_was_asked_for_is_free_at_once() -> None:
+    schedule = plan(3)
+    join(schedule, a=0b111, b=0b111)
+    assert sorted(ask(schedule, "a")) == [0, 1, 2]
+    schedule.peer_left("a")
+    assert schedule.in_flight_bytes == 0
+    assert sorted(ask(schedule, "b")) == [0, 1, 2]
+
+
+def test_a_refused_chunk_is_asked_of_somebody_else() -> None:
+    schedule = plan(1)
+    join(schedule, a=1, b=1)
+    assert ask(schedule, "a") == [0]
+    schedule.refused("a", 0)
+    assert ask(schedule, "a") == []
+    assert ask(schedule, "b") == [0]
+
+
+def test_a_corrupt_chunk_is_free_again() -> None:
+    schedule = plan(1)
+    join(schedule, a=1, b=1)
+    ask(schedule, "a")
+    schedule.failed("a", 0)
+    assert schedule.missing == 1
+    assert ask(schedule, "b") == [0]
+
+
+def test_in_the_end_game_a_fast_peer_is_given_what_waits_at_a_slow_one() -> None:
+    schedule = plan(40)
+    join(schedule, slow=everything(40), fast=everything(40))
+    waiting, now = ask(schedule, "slow"), 0.0
+    # The slow one has shown its rate: a chunk in eight seconds.
+    schedule.arrived("slow", waiting.pop(0), 8.0)
+    queue, now = ask(schedule, "fast", 8.0), 8.0
+    while queue:
+        now += 0.01
+        schedule.arrived("fast", queue.pop(0), now)
+        queue += ask(schedule, "fast", now)
+        if schedule.missing.bit_count() <= len(waiting) and not queue:
+            break
+    assert schedule.complete or not schedule.missing & ~sum(1 << index for index in waiting)
+    assert schedule.complete, "the fast peer has fetched what waited at the slow one"
+
+
+def test_nobody_fetches_twice_from_equal_peers() -> None:
+    schedule = plan(60)
+    join(schedule, a=everything(60), b=everything(60))
+    queues, now, asked = {"a": ask(schedule, "a"), "b": ask(schedule, "b")}, 0.0, Counter()
+    for queue in queues.values():
+        asked.update(queue)
+    while not schedule.complete:
+        now += 0.05
+        for peer, queue in queues.items():
+            if queue:
+                schedule.arrived(peer, queue.pop(0), now)
+            more = ask(schedule, peer, now)
+            asked.update(more)
+            queue += more
+    assert max(asked.values()) == 1
+
+
+def test_no_more_is_in_flight_than_a_crash_may_cost() -> None:
+    schedule = plan(5000, length=4 * CHUNK_BYTES)
+    join(schedule, **{f"p{number}": everything(5000) for number in range(100)})
+    for number in range(100):
+        ask(schedule, f"p{number}")
+    # Each peer may have one request, however many there are.
+    assert schedule.in_flight_bytes <= IN_FLIGHT_BYTES_MAX + 100 * 4 * CHUNK_BYTES
+    assert all(schedule._sources[f"p{number}"].requests for number in range(100))
+
+
+def test_a_chunk_that_a_write_elsewhere_has_made_whole_is_not_asked_for() -> None:
+    schedule = plan(2)
+    join(schedule, a=0b11)
+    schedule.held(0b01)
+    assert ask(schedule, "a") == [1]
+
+
+def test_chunks_that_nobody_holds_are_known() -> None:
+    schedule = plan(4)
+    join(schedule, a=0b0011)
+    assert schedule.unheld == 0b1100
+    schedule.peer_lost("a", 0b0001)
+    assert schedule.unheld == 0b1101
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stalled_peer_holds_up_the_last_chunks_no_longer_than_their_deadline(seed: int) -> None:
+    """The stall at 99 %: one peer takes requests and never answers."""
+    schedule = plan(200, seed=seed)
+    join(schedule, dead=everything(200), good=everything(200))
+    ask(schedule, "dead")
+    queue, now = ask(schedule, "good"), 0.0
+    while not schedule.complete:
+        now += 0.02
+        assert now < REQUEST_DEADLINE_MAX_S, "stalled"
+        schedule.expire(now)
+        if queue:
+            schedule.arrived("good", queue.pop(0), now)
+        queue += ask(schedule, "good", now)
+        ask(schedule, "dead", now)
+
+
+COUNT = 24
+PEERS = st.sampled_from(["a", "b", "c", "d"])
+
+
+class ScheduleUnderAnything(RuleBasedStateMachine):
+    """Whatever peers do, the accounts agree with each other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.late_answers: list[tuple[str, int]] = []
+
+    @initialize(seed=st.integers(), have=st.integers(0, (1 << COUNT) - 1))
+    def begin(self, seed: int, have: int) -> None:
+        self.lengths = [100 + index for index in range(COUNT)]
+        self.schedule: Schedule[str] = Schedule(
+            COUNT, everything(COUNT) & ~0b1010, have, self.lengths.__getitem__, Random(seed)
+        )
+
+    def requests(self) -> list[tuple[str, int]]:
+        return [(peer, index) for peer, source in self.schedule._sources.items() for index in source.requests]
+
+    @rule(peer=PEERS, bits=st.integers(0, (1 << COUNT) - 1))
+    def tells(self, peer: str, bits: int) -> None:
+        self.schedule.peer_joined(peer)
+        self.schedule.peer_has(peer, bits)
+
+    @rule(peer=PEERS, bits=st.integers(0, (1 << COUNT) - 1))
+    def loses(self, peer: str, bits: int) -> None:
+        if self.schedule.has_source(peer):
+            self.schedule.peer_lost(peer, bits)
+
+    @rule(peer=PEERS)
+    def goes(self, peer: str) -> None:
+        self.schedule.peer_left(peer)
+
+    @rule(peer=PEERS)
+    def is_asked(self, peer: str) -> None:
+        if not self.schedule.has_source(peer):
+            return
+        before = {index for other, index in self.requests() if other == peer}
+        for index in self.schedule.next_requests(peer, self.now):
+            assert index not in before
+            before.add(index)
+            assert self.schedule._sources[peer].bits >> index & 1
+            assert self.schedule.is_missing(index)
+
+    @precondition(lambda self: self.requests())
+    @rule(data=st.data(), outcome=st.sampled_from(["arrived", "refused", "failed"]))
+    def answers(self, data: st.DataObject, outcome: str) -> None:
+        peer, index = data.draw(st.sampled_from(self.requests()))
+        self.late_answers.append((peer, index))
+        if outcome == "arrived":
+            others = {other for other, that in self.requests() if that == index and other != peer}
+            assert set(self.schedule.arrived(peer, index, self.now)) == others
+            assert not self.schedule.is_missing(index)
+        else:
+            getattr(self.schedule, outcome)(peer, index)
+
+    @precondition(lambda self: self.late_answers)
+    @rule(data=st.data())
+    def answers_again(self, data: st.DataObject) -> None:
+        """After the request is settled, or the peer has gone and come back."""
+        peer, index = data.draw(st.sampled_from(self.late_answers))
+        self.schedule.arrived(peer, index, self.now)
+
+    @rule(bits=st.integers(0, (1 << COUNT) - 1))
+    def elsewhere(self, bits: int) -> None:
+        self.schedule.held(bits & 0b11)
+
+    @rule(seconds=st.floats(0.01, 30))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        late = self.schedule.expire(self.now)
+        assert late <= set(self.schedule._sources)
+
+    @invariant()
+    def in_flight_is_what_is_asked_and_not_overdue(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        fresh = [
+            request
+            for source in self.schedule._sources.values()
+            for request in source.requests.values()
+            if not request.overdue
+        ]
+        assert self.schedule.in_flight_bytes == sum(request.length for request in fresh) >= 0
+        for source in self.schedule._sources.values():
+            assert source.queued_bytes == sum(request.length for request in source.requests.values())
+
+    @invariant()
+    def asked_chunks_are_those_with_a_fresh_request(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        fresh, askers = 0, {}
+        for peer, source in self.schedule._sources.items():
+            for index, request in source.requests.items():
+                askers.setdefault(index, set()).add(peer)
+                if not request.overdue:
+                    fresh |= 1 << index
+        assert self.schedule._asked == fresh
+        assert self.schedule._askers == askers
+
+    @invariant()
+    def fresh_requests_for_a_chunk_are_few(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        fresh = Counter(
+            index
+            for source in self.schedule._sources.values()
+            for index, request in source.requests.items()
+            if not request.overdue
+        )
+        assert all(count <= DUPLICATE_REQUESTS_MAX for count in fresh.values())
+
+    def teardown(self) -> None:
+        """From any state, a good peer that comes finishes the job, and then nothing is in flight."""
+        if not hasattr(self, "schedule"):
+            return
+        schedule = self.schedule
+        join(schedule, good=everything(COUNT))
+        for _ in range(500):
+            if schedule.complete:
+                break
+            self.now += 0.5
+            schedule.expire(self.now)
+            for index in list(schedule.next_requests("good", self.now)):
+                schedule.arrived("good", index, self.now)
+        assert schedule.complete
+        for peer in list(schedule._sources):
+            schedule.peer_left(peer)
+        assert schedule.in_flight_bytes == 0 and not schedule._asked and not schedule._askers
+        assert set(iter_bits(schedule._rarity.unheld(everything(COUNT)))) == set(range(COUNT))
+
+
+TestScheduleUnderAnything = ScheduleUnderAnything.TestCase
+TestScheduleUnderAnything.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestScheduleUnderAnything.pytestmark = [pytest.mark.slow]
