@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from p2pmodel.errors import NetworkError, P2PModelError
 from p2pmodel.limits import STOP_TIMEOUT_S
@@ -35,6 +36,8 @@ from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
 
 log = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _CHECK_FILES_S = 15.0
 """How soon a file that changed is withdrawn, at most; serving it stops at once."""
@@ -162,6 +165,18 @@ class Peer:
         """Keep `_stop` from cancelling this task: it must run to its end (a barrier before a claim)."""
         self._background.discard(task)
         self._stack.push_async_callback(asyncio.wait, [task], timeout=STOP_TIMEOUT_S)
+
+    async def until_stopped(
+        self, stopping: threading.Event, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run blocking work that looks at `stopping` now and then; a cancelled call sets it and waits for the end."""
+        running = asyncio.ensure_future(self.network.offload(work, *args, **kwargs))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stopping.set()
+            await asyncio.wait([running])
+            raise
 
     async def _join(self, entry_peers: Sequence[str]) -> None:
         """Enter the network, however long the entry peers take to come up; then announce what is here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,8 @@ class Retrieval:
         store, overwrite = self.peer.store, self.request.overwrite
         intake = await offload(store.open_intake, layout, indices, self._destination, overwrite=overwrite)
         try:
-            await offload(intake.adopt, tell)
+            stop = threading.Event()
+            await self.peer.until_stopped(stop, intake.adopt, tell, stop)
             reused: int = intake.bytes_reused
             if intake.missing.held:
                 await self.fetching.transfer(layout, intake, finder)

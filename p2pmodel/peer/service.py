@@ -6,10 +6,9 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
 
 from p2pmodel.errors import (
     DecodeError,
@@ -50,8 +49,6 @@ from p2pmodel.peer.retrieval import Retrieval
 from p2pmodel.peer.trust import load_trust
 from p2pmodel.store import Published
 from p2pmodel.version import __version__
-
-T = TypeVar("T")
 
 _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
@@ -175,10 +172,9 @@ class LocalService:
             )
             loop.call_soon_threadsafe(on_progress, news)
 
-        work = self._peer.network.offload(
-            self._peer.store.publish, path, follow_symlinks=follow_symlinks, on_progress=tell, stop=stop
+        return await self._peer.until_stopped(
+            stop, self._peer.store.publish, path, follow_symlinks=follow_symlinks, on_progress=tell, stop=stop
         )
-        return await _stoppable(work, stop)
 
     async def _announce(self, model_id: ModelId) -> int:
         try:
@@ -221,8 +217,7 @@ class LocalService:
                 loop.call_soon_threadsafe(on_progress, news)
 
         model_id, path = await self._target(request.target)
-        work = peer.network.offload(peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
-        bad = await _stoppable(work, stop)
+        bad = await peer.until_stopped(stop, peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
         await peer.announcer.update(model_id)
         model = await peer.network.offload(peer.store.model, model_id)
         assert model is not None
@@ -283,17 +278,6 @@ def _own_name(text: str) -> tuple[str, str]:
 
 async def _addresses(peers: Sequence[str]) -> list[Address]:
     return [await resolve(*split_host_port(text)) for text in peers]
-
-
-async def _stoppable(work: Coroutine[Any, Any, T], stop: threading.Event) -> T:
-    """Await work in a thread that looks at `stop` now and then, and stops when this is cancelled."""
-    running = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        stop.set()
-        await asyncio.wait([running])
-        raise
 
 
 @asynccontextmanager
