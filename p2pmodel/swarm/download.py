@@ -195,6 +195,7 @@ class Download:
                     link.cancel(request_id)
             link.unfollow(self.layout.model_id)
         self.links.clear()
+        self._request_ids.clear()
 
     def _expire(self) -> None:
         now = self._clock.monotonic()

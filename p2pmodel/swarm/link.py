@@ -123,9 +123,11 @@ class Link:
             await work(*args, **kwargs)
         except P2PModelError as error:
             self.close(PeerGoneError(f"this side could not go on: {error}"))
-        except Exception:
+        except Exception as error:  # noqa: BLE001  (a supervisor: the loop reports it)
             self.close(PeerGoneError("an unexpected error on this side"))
-            raise
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"serving peer {self.peer.text} failed", "exception": error}
+            )
 
     def close(self, reason: P2PModelError) -> None:
         self.channel.close(reason)

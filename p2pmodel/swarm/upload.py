@@ -76,7 +76,8 @@ class UploadQueue:
             source = await asyncio.shield(finding)
         except asyncio.CancelledError:
             # The thread finds it all the same, and somebody has to give it back.
-            finding.add_done_callback(_release_found)
+            await asyncio.wait([finding])
+            _release_found(finding)
             raise
         except P2PModelError:
             # Our disk's trouble is none of the peer's business; it asks elsewhere.
