@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import deque
 
+from p2pmodel.errors import P2PModelError
 from p2pmodel.limits import CHUNK_BYTES, RECORD_BYTES
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, encode_header
 from p2pmodel.net.seam import BulkSource
+
+_MORE = getattr(socket, "MSG_MORE", 0)
+"""More follows at once: a header leaves in one segment with what it announces."""
 
 SEALED_PIECE_BYTES = CHUNK_BYTES + CHUNK_BYTES // RECORD_BYTES * (HEADER_BYTES + TAG_BYTES)
 """A send buffer: a chunk's worth of sealed records."""
@@ -109,4 +115,36 @@ def seal_piece(keys: DirectionKeys, source: BulkSource, offset: int, size: int, 
         out[at : at + HEADER_BYTES] = header
         at += HEADER_BYTES
         at += keys.seal_into(header, view, out[at:])
+    return at
+
+
+WIRE_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES
+"""A full record in the clear."""
+
+
+def plain_wire_bytes(length: int) -> int:
+    """How many bytes an answer of `length` bytes is on the wire, in the clear, without its announcement."""
+    return length + -(-length // RECORD_BYTES) * HEADER_BYTES
+
+
+def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at: int, until: int) -> int:
+    """Send an answer in the clear straight from a file, from byte `at` of its wire form on; returns where it got to.
+
+    In a thread, because the file may have to come from a disk. Ends at `until` or where the socket takes no more.
+    Raises `P2PModelError` where the file is shorter than it was, `OSError` where the connection broke.
+    """
+    try:
+        while at < until:
+            number, within = divmod(at, WIRE_RECORD_BYTES)
+            size = min(RECORD_BYTES, length - number * RECORD_BYTES)
+            if within < HEADER_BYTES:
+                at += sock.send(encode_header(Kind.BULK_DATA, size)[within:], _MORE)
+                continue
+            done = within - HEADER_BYTES
+            sent = os.sendfile(sock.fileno(), fd, start + number * RECORD_BYTES + done, size - done)
+            if sent == 0:
+                raise P2PModelError("a file shrank while it was being sent")
+            at += sent
+    except BlockingIOError:
+        pass
     return at

@@ -8,7 +8,6 @@ free), and `SEND_QUEUE_BYTES_MAX` of messages that it does not read.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
@@ -29,8 +28,15 @@ from p2pmodel.net.address import Address
 from p2pmodel.net.buffers import BufferPool
 from p2pmodel.net.handshake import Session
 from p2pmodel.net.inbound import Bulk, Inbound
-from p2pmodel.net.outbox import SEALED_PIECE_BYTES, Outbox, seal_piece
-from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind, encode_header
+from p2pmodel.net.outbox import (
+    SEALED_PIECE_BYTES,
+    WIRE_RECORD_BYTES,
+    Outbox,
+    plain_wire_bytes,
+    seal_piece,
+    send_file_records,
+)
+from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
 
 P = ParamSpec("P")
@@ -287,43 +293,49 @@ class TcpChannel:
             self._shared.send_buffers.release(buffer)
 
     async def _send_plain(self, source: BulkSource) -> None:
+        placed = source.file_range()
+        if placed is not None:
+            await self._send_file(*placed, source.length)
+            return
         for offset in range(0, source.length, RECORD_BYTES):
-            size = min(RECORD_BYTES, source.length - offset)
-            placed = source.file_range()
-            if placed is None:
-                data = bytearray(size)
-                await self._offload(source.read_into, memoryview(data), offset)
-                self._outbox.add(Kind.BULK_DATA, data)
-            else:
-                with self._outbox.held():
-                    self._outbox.add_raw(encode_header(Kind.BULK_DATA, size))
-                    await self._drain()
-                    await self._sendfile(placed[0], placed[1] + offset, size)
+            data = bytearray(min(RECORD_BYTES, source.length - offset))
+            await self._offload(source.read_into, memoryview(data), offset)
+            self._outbox.add(Kind.BULK_DATA, data)
             await self._drain()
 
-    async def _sendfile(self, fd: int, offset: int, size: int) -> None:
-        while size:
-            self._check_open()
-            self._borrowed += 1
-            try:
-                # In a thread: the file may have to come from a disk, and that must not hold up the loop.
-                sent = await self._offload(os.sendfile, self._sock.fileno(), fd, offset, size)
-            except BlockingIOError:
-                sent = -1
-            except OSError as error:
-                self.close(PeerGoneError(f"the connection broke: {error.strerror}"))
-                raise PeerGoneError("the connection broke") from error
-            finally:
-                self._borrowed -= 1
-                if self._closed is not None and not self._borrowed:
-                    self._sock.close()
-            if sent < 0:
+    async def _send_file(self, fd: int, start: int, length: int) -> None:
+        at, end = 0, plain_wire_bytes(length)
+        await self._drain()
+        while at < end:
+            with self._outbox.held():
+                at = await self._send_records(fd, start, length, at, end)
+                # Where the peer is slow, messages may go between records; they cannot go into one.
+                while at < end and at % WIRE_RECORD_BYTES:
+                    await self._writable()
+                    until = min(at - at % WIRE_RECORD_BYTES + WIRE_RECORD_BYTES, end)
+                    at = await self._send_records(fd, start, length, at, until)
+            if at < end:
                 await self._writable()
-                continue
-            if sent == 0:
-                raise P2PModelError("a file shrank while it was being sent")
-            self.bytes_sent += sent
-            offset, size = offset + sent, size - sent
+            await self._drain()
+
+    async def _send_records(self, fd: int, start: int, length: int, at: int, until: int) -> int:
+        reached = await self._with_socket(send_file_records, self._sock, fd, start, length, at, until)
+        self.bytes_sent += reached - at
+        return reached
+
+    async def _with_socket(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what uses the socket in a thread; the descriptor stays open until it returns."""
+        self._check_open()
+        self._borrowed += 1
+        try:
+            return await self._offload(work, *args, **kwargs)
+        except OSError as error:
+            self.close(PeerGoneError(f"the connection broke: {error.strerror}"))
+            raise PeerGoneError("the connection broke") from error
+        finally:
+            self._borrowed -= 1
+            if self._closed is not None and not self._borrowed:
+                self._sock.close()
 
     async def _offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         assert not kwargs
@@ -353,7 +365,8 @@ class TcpChannel:
         """Until everything queued has left, and the buffers it stood in may be used again."""
         self._flush()
         self._check_open()
-        if self._outbox.pending:
+        # A message may have been queued between the moment all had left and ours.
+        while self._outbox.pending:
             await self._wait_for_writer()
 
     async def _writable(self) -> None:
