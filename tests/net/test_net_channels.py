@@ -1,4 +1,4 @@
-"""Channels over real loopback sockets: bytes arrive whole, under load and when things break, and nothing is left behind.
+"""Channels over real loopback sockets: bytes arrive whole, and when things break nothing is left behind.
 
 Every test opens its connections through `town`, which in the end demands that no buffer is lent, no task pends, and
 nothing unexpected reached the loop.
@@ -13,7 +13,7 @@ import struct
 import threading
 
 import pytest
-from wire_pairs import PATIENCE_S, Handler, Keeps, Source, identity
+from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
@@ -223,9 +223,7 @@ async def test_a_reset_at_any_point_ends_both_sides_and_gives_the_buffers_back(t
     pair = await town.pair(encryption=encryption)
     source = Source(bytes(4 * MIB))
     sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
-    async with asyncio.timeout(PATIENCE_S):
-        while pair.far.bytes_received < after_bytes:
-            await asyncio.sleep(0)
+    await comes_true(lambda: pair.far.bytes_received >= after_bytes)
     _reset(pair.far._sock)
     pair.far.close(PeerGoneError("reset"))
     await gone(sending)
@@ -344,9 +342,7 @@ async def test_what_has_fully_arrived_is_told_before_the_end(town) -> None:
     pair = await town.pair(far_handler=handler)
     await pair.near.send_bulk(1, Source(b"whole"))
     pair.near.close(PeerGoneError("done"))
-    async with asyncio.timeout(PATIENCE_S):
-        while pair.far._closed is None:
-            await asyncio.sleep(0)
+    await comes_true(lambda: pair.far._closed is not None)
     goes_on.set()
     await handler.until_closed()
     assert [event[0] for event in handler.events] == ["begins", "finished", "closed"]
@@ -442,9 +438,10 @@ def _reset(sock: socket.socket) -> None:
 
 async def _quiet(measure) -> None:
     """Until a number that only grows has stood still for fifty turns of the loop and of the threads."""
-    before, still = measure(), 0
-    async with asyncio.timeout(PATIENCE_S):
-        while still < 50:
-            await asyncio.sleep(0.001)
-            now = measure()
-            before, still = now, still + 1 if now == before and now else 0
+    seen = []
+
+    def still() -> bool:
+        seen.append(measure())
+        return len(seen) > 50 and seen[-1] and len(set(seen[-50:])) == 1
+
+    await comes_true(still)

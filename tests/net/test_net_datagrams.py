@@ -6,7 +6,7 @@ import asyncio
 import socket
 
 import pytest
-from wire_pairs import PATIENCE_S, identity
+from wire_pairs import PATIENCE_S, comes_true, identity
 
 from p2pmodel.errors import NetworkError
 from p2pmodel.limits import DATAGRAM_BYTES_MAX
@@ -137,9 +137,7 @@ async def test_a_handler_may_close_its_socket(post) -> None:
     far, _ = await post(box=handler)
     near.send(b"one", far.address)
     near.send(b"two", far.address)
-    async with asyncio.timeout(PATIENCE_S):
-        while not closing:
-            await asyncio.sleep(0.001)
+    await comes_true(lambda: bool(closing))
     assert closing == [b"one"]
 
 

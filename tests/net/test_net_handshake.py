@@ -176,7 +176,7 @@ def unverified() -> ssl.SSLContext:
 def test_a_client_with_tls_1_2_is_refused() -> None:
     context = unverified()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    with pytest.raises((HandshakeError, ssl.SSLError), match="version|protocol"):
+    with pytest.raises((HandshakeError, ssl.SSLError), match=r"version|protocol"):
         foreign(both()[1], context)
 
 

@@ -13,7 +13,7 @@ import ssl
 import time
 
 import pytest
-from wire_pairs import PATIENCE_S, Handler, handshake, identity
+from wire_pairs import PATIENCE_S, Handler, comes_true, handshake, identity
 
 from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
 from p2pmodel.limits import CONNECTIONS_PER_HOST_MAX
@@ -52,9 +52,7 @@ def half_open(town) -> int:
 
 
 async def no_half_open(town) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while half_open(town) or any(listener._by_host for listener in town._listeners):
-            await asyncio.sleep(0.001)
+    await comes_true(lambda: not half_open(town) and not any(listener._by_host for listener in town._listeners))
 
 
 async def test_listening_fills_in_our_port(town) -> None:
@@ -277,9 +275,7 @@ async def test_the_oldest_half_open_connection_makes_room_for_the_newest(town, m
     crowd = []
     for _ in range(4):
         crowd.append(await raw(address))
-        async with asyncio.timeout(PATIENCE_S):
-            while half_open(town) < min(len(crowd), 3):
-                await asyncio.sleep(0)
+        await comes_true(lambda: half_open(town) >= min(len(crowd), 3))
     assert await until_hung_up(crowd[0]) == b""
     assert half_open(town) == 3
     for sock in crowd:

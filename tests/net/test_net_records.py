@@ -89,7 +89,7 @@ def test_a_record_that_is_sent_again_does_not_open() -> None:
 
 
 def test_records_in_another_order_do_not_open() -> None:
-    first, second = messages(b"a", b"b")
+    _, second = messages(b"a", b"b")
     received = receiver()
     assert feed_fails(received, second)
     assert received.events == []

@@ -172,3 +172,10 @@ class Pair:
     far: Channel
     near_handler: Handler
     far_handler: Handler
+
+
+async def comes_true(holds: Callable[[], object]) -> None:
+    """For what happens inside a channel, of which its handler is not told."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)

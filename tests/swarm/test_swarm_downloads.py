@@ -1,4 +1,4 @@
-"""Downloads over real connections from seeds that lie, stall, vanish or hold only a part: every byte comes, none is bad.
+"""Downloads over real connections from seeds that lie, stall, vanish or hold a part: all bytes come, none is bad.
 
 Liars and stallers are ends of a connection that the test plays by hand; everybody else is the real swarm.
 """
