@@ -17,7 +17,17 @@ def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tm
     work, found = tmp_path / "work", tmp_path / "found.json"
     work.mkdir()
     options = ["--size", "3MiB", "--repeat", "2", "--cold", "--only", "raw", "--only", "raw-sealed"]
-    command = [sys.executable, "-m", "tests.benchmarks", "transfer", *options, "--work", work, "--json", found]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks",
+        "transfer",
+        *options,
+        "--work",
+        work,
+        "--json",
+        found,
+    ]
     done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "libtorrent: MISSING: not asked for" in done.stdout

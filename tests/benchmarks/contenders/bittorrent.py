@@ -89,7 +89,7 @@ def _say(**values: object) -> None:
 def _session() -> Any:
     import libtorrent
 
-    settings = {**_SETTINGS, "alert_mask": libtorrent.alert.category_t.status_notification}
+    settings: Any = {**_SETTINGS, "alert_mask": libtorrent.alert.category_t.status_notification}
     return libtorrent.session(settings)
 
 
