@@ -80,5 +80,3 @@ class Liar:
     @property
     def peer_id(self) -> PublicKey:
         return self.key.public
-
-

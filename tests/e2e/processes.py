@@ -1,4 +1,4 @@
-"""Peers as separate processes, as a user runs them: started from the command line, spoken to through it, ended by pid."""
+"""Peers as separate processes, as a user runs them: started, spoken to and ended from outside."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ class Network:
     def daemon(self, name: str, *args: object, entry: bool = True) -> Node:
         data_dir = self.root / name
         known = ["--bootstrap", self.entry.listen] if entry and self.entry else []
-        base = command("daemon", "--json", "--listen", "127.0.0.1:0", "--http", "off", "--no-lan", "--data-dir", data_dir)
+        base = command(
+            "daemon", "--json", "--listen", "127.0.0.1:0", "--http", "off", "--no-lan", "--data-dir", data_dir
+        )
         return self._start([*base, *known, *map(str, args)], data_dir)
 
     def _start(self, args: list[str], data_dir: Path) -> Node:

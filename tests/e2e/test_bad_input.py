@@ -63,7 +63,9 @@ def test_an_unknown_id_without_any_peer_is_a_matter_of_the_network(net: Network,
     assert nothing_in(tmp_path / "out")
 
 
-@pytest.mark.parametrize("ref", ["abc", "0" * 63, "0" * 65, "Z" * 64, "p2pmodel:", "a/b/c", UNKNOWN + "/../x", "", "-x"])
+@pytest.mark.parametrize(
+    "ref", ["abc", "0" * 63, "0" * 65, "Z" * 64, "p2pmodel:", "a/b/c", UNKNOWN + "/../x", "", "-x"]
+)
 def test_a_malformed_reference_is_a_usage_error(net: Network, tmp_path: Path, ref: str) -> None:
     done = net.run("fetch", "--to", tmp_path / "out", "--", ref, on=None)
     assert done.code == 2, (done.code, done.err)

@@ -1,11 +1,10 @@
-"""Goal: the main job as a user does it, with real processes, sockets and weights. Method: five daemons and an entry node,
-driven through the command line; every file compared by SHA-256 with the original.
+"""Goal: the main job as a user does it, with real processes, sockets and weights. Method: five daemons and an entry
+node, driven through the command line; every file compared by SHA-256 with the original.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -127,5 +126,3 @@ def test_commands_without_a_daemon_do_the_same_job(net: Network, tmp_path: Path)
 
 def _disk_bytes(directory: Path) -> int:
     return sum(os.lstat(path).st_blocks * 512 for path in directory.rglob("*"))
-
-
