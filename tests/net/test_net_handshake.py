@@ -142,6 +142,15 @@ def test_a_handshake_that_does_not_end_is_refused() -> None:
             server.receive((endless * 4)[start : start + 1000])
 
 
+def test_a_long_message_in_short_records_is_refused_by_our_own_limit() -> None:
+    """TLS would gather a hundred kilobytes of a hello before it looks at them."""
+    _, server = both()
+    message = b"\x01" + (100_000).to_bytes(3, "big") + bytes(100_000)
+    with pytest.raises(HandshakeError, match="too long"):
+        for start in range(0, len(message), 1000):
+            server.receive(b"\x16\x03\x01" + (1000).to_bytes(2, "big") + message[start : start + 1000])
+
+
 def test_a_record_that_declares_much_and_sends_little_holds_little() -> None:
     _, server = both()
     server.receive(b"\x16\x03\x01\x40\x00" + bytes(10))

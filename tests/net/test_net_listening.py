@@ -297,13 +297,23 @@ async def test_closing_the_listener_drops_those_who_have_just_been_accepted(town
     """The task of a connection may be cancelled before its first step; its socket must be closed all the same."""
     address = await town.listen(town.network(identity(1)))
     [listener] = town._listeners
+    asyncio.get_running_loop().remove_reader(listener._sock)
     callers = [await raw(address) for _ in range(5)]
+    welcome, accepted = listener._welcome, []
+
+    def welcomes(sock: socket.socket, source: Address):
+        accepted.append(sock)
+        return welcome(sock, source)
+
+    listener._welcome = welcomes
     listener._on_readable()
-    assert len(listener._half_open) == 5
+    tasks = list(listener._half_open)
     listener.close()
+    await asyncio.wait(tasks)
+    await comes_true(lambda: not listener._half_open)
+    assert [sock.fileno() for sock in accepted] == [-1] * 5
     for caller in callers:
         assert await until_hung_up(caller) == b""
-    gc.collect()
 
 
 async def test_closing_the_listener_keeps_channels_that_are_open(town) -> None:

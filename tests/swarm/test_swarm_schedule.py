@@ -123,6 +123,27 @@ def test_a_peer_that_lets_deadlines_pass_is_asked_for_no_more_until_it_delivers(
     assert ask(schedule, "a", 31.0)
 
 
+def test_when_a_chunk_comes_the_others_who_were_asked_are_named_and_owe_nothing_more() -> None:
+    schedule = plan(1)
+    join(schedule, late=1, later=1, good=1)
+    for number, peer in enumerate(("late", "later", "good")):
+        assert ask(schedule, peer, 30.0 * number) == [0]
+        schedule.expire(30.0 * (number + 1))
+    assert sorted(schedule.arrived("good", 0, 100.0)) == ["late", "later"]
+    assert all(not source.requests and not source.queued_bytes for source in schedule._sources.values())
+
+
+def test_a_late_peer_is_asked_for_one_chunk_at_a_time() -> None:
+    schedule = plan(10)
+    join(schedule, a=0b1)
+    assert ask(schedule, "a") == [0]
+    schedule.expire(30.0)
+    schedule.peer_has("a", everything(10))
+    assert ask(schedule, "a", 30.0) == []
+    schedule.arrived("a", 0, 30.0)
+    assert len(ask(schedule, "a", 30.0)) > 1
+
+
 def test_what_a_peer_that_leaves_was_asked_for_is_free_at_once() -> None:
     schedule = plan(3)
     join(schedule, a=0b111, b=0b111)
@@ -282,6 +303,7 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
             others = {other for other, that in self.requests() if that == index and other != peer}
             assert set(self.schedule.arrived(peer, index, self.now)) == others
             assert not self.schedule.is_missing(index)
+            assert index not in {that for _, that in self.requests()}
         else:
             getattr(self.schedule, outcome)(peer, index)
 
