@@ -132,7 +132,14 @@ class Swarm:
         if known is not None:
             known.close(PeerGoneError("connected again"))
         link.start()
+        self._resume(link)
         return link
+
+    def _resume(self, link: Link) -> None:
+        """Pull again from a peer that a download pulled from before: connections cross, and peers come back."""
+        for download in self.downloads.values():
+            if link.peer in download.tally.served:
+                download.add_link(link)
 
     def _replaces(self, channel: Channel, known: Link) -> bool:
         if channel.outgoing == known.channel.outgoing:
@@ -147,10 +154,7 @@ class Swarm:
         if successor is link:
             del self.links[link.peer]
         elif successor is not None:
-            # Two connections have crossed: what was pulled over the one is pulled over the other.
-            for download in self.downloads.values():
-                if link.peer in download.tally.served:
-                    download.add_link(successor)
+            self._resume(successor)
 
     def _interest(self, link: Link, model_id: ModelId) -> None:
         # Who wants a model that we are pulling has, or will have, chunks of it too.

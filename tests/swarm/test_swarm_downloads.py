@@ -306,6 +306,28 @@ async def test_a_download_goes_over_to_the_connection_that_replaces_its_own(town
     assert whole(leech)
 
 
+async def test_a_seed_that_comes_back_is_pulled_from_again(town) -> None:
+    seed, leech = await town.seed(1), await town.peer(2)
+    cut = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def serving(index: int) -> None:
+        if len(seed.shelf.served) == 10:
+            loop.call_soon_threadsafe(cut.set)
+
+    seed.shelf.serving = serving
+    download = leech.open_download()
+    running = loop.create_task(leech.fetch([seed], download))
+    await cut.wait()
+    for link in list(leech.swarm.links.values()):
+        link.close(PeerGoneError("the cable"))
+    await comes_true(lambda: not leech.swarm.links and not seed.swarm.links)
+    # It is the seed that calls again.
+    await seed.swarm.connect(leech.address)
+    await running
+    assert whole(leech)
+
+
 async def test_two_dials_of_one_peer_make_one_connection(town) -> None:
     seed, leech = await town.seed(1), await town.peer(2)
     listener = await seed.network.listen("127.0.0.1", 0, seed.swarm.accept)
