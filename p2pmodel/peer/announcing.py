@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from p2pmodel.model import Digest, Layout, ModelId, PublicKey
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Network
 from p2pmodel.overlay import Overlay, overlay_key
@@ -38,6 +38,8 @@ class Announcer:
         self._network = network
         self._announced: dict[ModelId, int] = {}
         """Chunks announced for each model, as bits."""
+        self._roots: dict[ModelId, list[bytes]] = {}
+        """The other keys announced for each model that is here: its id, its files, its names."""
         self._lock = asyncio.Lock()
 
     async def begin(self, layout: Layout) -> None:
@@ -54,30 +56,30 @@ class Announcer:
             return await self._update(model_id, now=now)
 
     async def _update(self, model_id: ModelId, *, now: bool) -> int:
-        layout, held = await self._network.offload(self._look, model_id)
-        if layout is None:
-            return 0
-        before = self._announced.get(model_id)
-        placed = 0
-        if held and not before:
-            keys = [*root_keys(layout), *await self._name_keys(model_id)]
-            placed = await self._overlay.provide(keys[:1]) if now else 0
-            self._overlay.provide_later(keys)
+        layout, have = await self._network.offload(self._look, model_id)
+        # A model of empty files alone has no chunks, and can be fetched all the same.
+        here = have if layout is not None and have is not None and (have.bits or not have.count) else None
+        held, before, placed = here.bits if here else 0, self._announced.get(model_id, 0), 0
+        if layout is not None and here is not None and (now or model_id not in self._roots):
+            # Publishing again may have given it another name.
+            names = await self._name_keys(model_id)
+            self._roots[model_id] = [*root_keys(layout), *names]
+            placed = await self._overlay.provide([overlay_key(model_id), *names]) if now else 0
+            self._overlay.provide_later(self._roots[model_id])
         self._announced[model_id] = held
-        if new := held & ~(before or 0):
+        if layout is not None and (new := held & ~before):
             self._overlay.provide_later([overlay_key(layout[index].digest) for index in iter_bits(new)])
-        if before and (gone := before & ~held):
-            lost = [overlay_key(layout[index].digest) for index in iter_bits(gone)]
-            if not held:
-                lost += root_keys(layout)
+        lost = [] if here is not None else self._roots.pop(model_id, [])
+        if layout is not None:
+            lost += [overlay_key(layout[index].digest) for index in iter_bits(before & ~held)]
+        if lost:
             await self._overlay.withdraw(lost)
-        if not held:
+        if here is None:
             del self._announced[model_id]
         return placed
 
-    def _look(self, model_id: ModelId) -> tuple[Layout | None, int]:
-        have = self._store.have_map(model_id)
-        return self._store.layout(model_id), have.bits if have is not None else 0
+    def _look(self, model_id: ModelId) -> tuple[Layout | None, HaveMap | None]:
+        return self._store.layout(model_id), self._store.have_map(model_id)
 
     async def _name_keys(self, model_id: ModelId) -> list[bytes]:
         signed = await self._network.offload(self._store.statements, model_id)

@@ -134,8 +134,8 @@ class LocalService:
         name, revision = _own_name(request.name)
         key = await self._publisher_key(request.key_pem)
         published = await self._hash(Path(request.path), request.follow_symlinks, on_progress)
-        statement = Statement(published.model_id, int(peer.network.clock.wall()), name, revision, request.message)
-        signed = sign_statement(statement, key)
+        issued_at = await self._date(key, name)
+        signed = sign_statement(Statement(published.model_id, issued_at, name, revision, request.message), key)
         await peer.network.offload(peer.store.add_statement, signed)
         placed = await self._announce(published.model_id)
         return PublishReport(
@@ -150,6 +150,12 @@ class LocalService:
             skipped=list(published.skipped),
             announced=placed > 0,
         )
+
+    async def _date(self, key: SecretKey, name: str) -> int:
+        """Now, or a second after what this key said last of the name: the newest wins, however soon it follows."""
+        store, now = self._peer.store, int(self._peer.network.clock.wall())
+        said = await self._peer.network.offload(store.find_name, name, namespace=key.public) if name else []
+        return max([now, *(one.statement.issued_at + 1 for one in said)])
 
     async def _publisher_key(self, pem: str | None) -> SecretKey:
         if pem is None:
