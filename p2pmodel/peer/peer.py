@@ -13,6 +13,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
@@ -31,7 +32,7 @@ from p2pmodel.peer.keyring import Keyring
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.shelf import StoreShelf
-from p2pmodel.store import DirectoryLock, Store
+from p2pmodel.store import DirectoryLock, Intake, Store
 from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
 
@@ -43,6 +44,8 @@ _CHECK_FILES_S = 15.0
 """How soon a file that changed is withdrawn, at most; serving it stops at once."""
 _REJOIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _PORT_TRIES = 16
+_LONG_WORKS_MAX = 2
+"""Works of minutes at once (hashing, mostly): the threads that are left serve others meanwhile."""
 
 
 class Peer:
@@ -64,6 +67,8 @@ class Peer:
         self._rng: Random = SystemRandom()
         self._stack = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], ModelId] = {}
+        self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -150,6 +155,8 @@ class Peer:
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
         await self._stack.aclose()
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
@@ -161,21 +168,37 @@ class Peer:
         task.add_done_callback(lambda _: work.close())
         return task
 
-    async def finish_background(self, task: asyncio.Task[None]) -> None:
-        """Keep `_stop` from cancelling this task: it must run to its end (a barrier before a claim)."""
+    def close_soon(self, intake: Intake) -> None:
+        """Close a fetch in the background: its barrier and claim take as long as the disk does.
+
+        Not cancelled by a stop, which waits for it; the next fetch or check of the model waits as well.
+        """
+        model_id = intake.layout.model_id
+        task = self.spawn(self.network.offload(intake.close))
         self._background.discard(task)
-        self._stack.push_async_callback(asyncio.wait, [task], timeout=STOP_TIMEOUT_S)
+        self._closing[task] = model_id
+        task.add_done_callback(self._closing.pop)
+
+    async def closed(self, model_id: ModelId) -> None:
+        """Until every fetch of this model that has ended is closed."""
+        while closing := [task for task, closes in self._closing.items() if closes == model_id]:
+            await asyncio.wait(closing)
 
     async def until_stopped(
         self, stopping: threading.Event, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run blocking work that looks at `stopping` now and then; a cancelled call sets it and waits for the end."""
-        running = asyncio.ensure_future(self.network.offload(work, *args, **kwargs))
+        async with self._at_length:
+            return await self._until_stopped(stopping, partial(work, *args, **kwargs))
+
+    async def _until_stopped(self, stopping: threading.Event, work: Callable[[], T]) -> T:
+        running = asyncio.ensure_future(self.network.offload(work))
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
             stopping.set()
             await asyncio.wait([running])
+            running.exception()  # that it was stopped is no news
             raise
 
     async def _join(self, entry_peers: Sequence[str]) -> None:
@@ -196,7 +219,8 @@ class Peer:
             await asyncio.sleep(_REJOIN_S[min(attempt, len(_REJOIN_S) - 1)])
             attempt += 1
         self.joined.set()
-        await self.network.offload(self.store.prove)
+        stopping = threading.Event()
+        await self.until_stopped(stopping, self.store.prove, stop=stopping)
         await self.announcer.update_all()
 
     async def bootstrap(self, entry_peers: Iterable[str]) -> int:
@@ -229,6 +253,7 @@ class Peer:
         """One fetch of a model at a time: the second finds on this disk what the first brought."""
         lock = self._model_locks.setdefault(model_id, asyncio.Lock())
         async with lock:
+            await self.closed(model_id)
             yield
 
     async def publish(

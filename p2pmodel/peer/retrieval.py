@@ -16,6 +16,7 @@ from p2pmodel.peer.rendering import fetch_report
 from p2pmodel.peer.reports import FetchReport, Progress
 from p2pmodel.peer.requests import FetchRequest
 from p2pmodel.peer.selection import select_files
+from p2pmodel.store import Intake
 
 
 @dataclass(slots=True)
@@ -66,10 +67,19 @@ class Retrieval:
             news = Progress(phase="placing", bytes_done=done, bytes_total=total, file=file)
             loop.call_soon_threadsafe(self.fetching.progress, news)
 
-        store, overwrite = self.peer.store, self.request.overwrite
-        intake = await offload(store.open_intake, layout, indices, self._destination, overwrite=overwrite)
+        stop = threading.Event()
+        opened: list[Intake] = []
+
+        def open_intake() -> Intake:
+            # Kept here and not only returned: a call that is cancelled meanwhile has nobody to return it to.
+            overwrite = self.request.overwrite
+            opened.append(
+                self.peer.store.open_intake(layout, indices, self._destination, overwrite=overwrite, stop=stop)
+            )
+            return opened[0]
+
         try:
-            stop = threading.Event()
+            intake = await self.peer.until_stopped(stop, open_intake)
             await self.peer.until_stopped(stop, intake.adopt, tell, stop)
             reused: int = intake.bytes_reused
             if intake.missing.held:
@@ -77,9 +87,8 @@ class Retrieval:
             await offload(intake.finish)
             return reused
         finally:
-            # The barrier and the claim behind it take as long as the disk does; the files are whole already.
-            closing = self.peer.spawn(offload(intake.close))
-            await self.peer.finish_background(closing)
+            for intake in opened:
+                self.peer.close_soon(intake)
 
     async def _dry_run(
         self, layout: Layout, indices: Sequence[int], signed: Sequence[SignedStatement], began: float

@@ -223,6 +223,7 @@ class LocalService:
                 loop.call_soon_threadsafe(on_progress, news)
 
         model_id, path = await self._target(request.target)
+        await peer.closed(model_id)
         bad = await peer.until_stopped(stop, peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
         await peer.announcer.update(model_id)
         model = await peer.network.offload(peer.store.model, model_id)

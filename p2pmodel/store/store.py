@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError, UsageError
+from p2pmodel.errors import InterruptedFetchError, NotFoundError, P2PModelError, RefusedError, UsageError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
 from p2pmodel.store.catalogue import Catalogue, Copy
@@ -29,6 +29,7 @@ from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
 from p2pmodel.store.values import BadRange, FileState, Published, StoredModel
 
+_STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
 
 
@@ -145,19 +146,25 @@ class Store:
     # --- fetching
 
     def open_intake(
-        self, layout: Layout, file_indices: Collection[int], destination: Path, *, overwrite: bool = False
+        self,
+        layout: Layout,
+        file_indices: Collection[int],
+        destination: Path,
+        *,
+        overwrite: bool = False,
+        stop: threading.Event | None = None,
     ) -> Intake:
         """Begin, or resume, a fetch of these files into a directory. Call `adopt` next, and `close` in the end.
 
         Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
-        to, or this model is being fetched into it.
+        to, or this model is being fetched into it, and `InterruptedFetchError` once `stop` is set.
         """
         if not file_indices or not all(0 <= index < len(layout.files) for index in file_indices):
             raise UsageError("a fetch needs at least one file of the model")
         place = Destination(self._files, _absolute(destination), layout.model_id)
         try:
             copy = self._copy_for(layout, place.root)
-            copy.busy.acquire()  # waits while the copy is being checked
+            _hold(copy, stop or threading.Event())  # waits while the copy is being checked
             intake = Intake(
                 layout=layout,
                 file_indices=file_indices,
@@ -239,21 +246,25 @@ class Store:
             if any(intake.copy is copy for intake in self._intakes.values()):
                 raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
         tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
-        with copy.busy:
-            return self._checker.verify(copy, layout, tally, stop or threading.Event())
+        stop = stop or threading.Event()
+        _hold(copy, stop)
+        try:
+            return self._checker.verify(copy, layout, tally, stop)
+        finally:
+            copy.busy.release()
 
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.
 
         Meant for the background after a start. Returns the models of which that was true.
         """
-        proven = []
+        proven, stop = [], stop or threading.Event()
         for copy in self._catalogue.all_copies():
             layout = self.layout(copy.model_id)
             if layout is None or all(kept.trusted for kept in copy.files) or not copy.busy.acquire(blocking=False):
                 continue  # nothing to prove, or a fetch is about to do it
             try:
-                self._checker.verify(copy, layout, Tally(0, None), stop or threading.Event())
+                self._checker.verify(copy, layout, Tally(0, None), stop)
             finally:
                 copy.busy.release()
             proven.append(copy.model_id)
@@ -288,6 +299,13 @@ class Store:
             directory.close()
             location = location.parent
             directory = self._files.open_directory(location.parent) if location.is_relative_to(root) else None
+
+
+def _hold(copy: Copy, stop: threading.Event) -> None:
+    """Raises `InterruptedFetchError` where `stop` is set before the copy is free."""
+    while not copy.busy.acquire(timeout=_STOP_POLL_S):
+        if stop.is_set():
+            raise InterruptedFetchError("stopped while the model was being checked")
 
 
 def _absolute(path: Path) -> Path:

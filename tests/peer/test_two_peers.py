@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import gc
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from p2pmodel import Peer, PeerConfig
+from p2pmodel.errors import FetchTimeoutError
+from p2pmodel.model import Digest, ModelId
 from p2pmodel.peer.config import NetworkConfig
-from p2pmodel.peer.requests import PublishRequest
+from p2pmodel.peer.requests import PublishRequest, VerifyRequest
 from p2pmodel.peer.service import LocalService
 
 pytestmark = pytest.mark.slow
@@ -71,3 +77,70 @@ async def test_of_many_publishings_of_a_name_within_a_second_the_last_counts(tmp
         published = [await one.publish(model(tmp_path / f"m{n}", str(n)), name="tiny") for n in range(8)]
         report = await other.fetch(f"{await publisher_of(one)}/tiny", to=tmp_path / "out")
         assert report.model_id == published[-1]
+
+
+async def test_two_fetches_of_a_model_into_one_directory_at_once_move_its_bytes_once(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, other):
+        (model(tmp_path / "m") / "weights.bin").write_bytes(os.urandom(32 << 20))
+        model_id = await one.publish(tmp_path / "m")
+        reports = await asyncio.gather(*(other.fetch(model_id, to=tmp_path / "out") for _ in range(3)))
+        total = reports[0].bytes_total
+        assert sorted((each.bytes_fetched, each.bytes_reused) for each in reports) == [
+            (0, total),
+            (0, total),
+            (total, 0),
+        ]
+
+
+async def test_a_fetch_that_is_given_up_while_the_model_is_checked_leaves_the_next_one_free(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, other):
+        model_id = await one.publish(model(tmp_path / "m"))
+        await other.fetch(model_id, to=tmp_path / "out")
+        await other.closed(ModelId(Digest.from_hex(model_id)))
+        with held_up(other, model_id), pytest.raises(FetchTimeoutError):
+            await other.fetch(model_id, to=tmp_path / "out", timeout_s=0.3)
+        assert (await other.fetch(model_id, to=tmp_path / "out", timeout_s=5)).bytes_fetched == 0
+
+
+async def test_checks_that_take_long_leave_threads_for_serving_others(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, other):
+        model_id = await one.publish(model(tmp_path / "m"))
+        service = LocalService(one)
+        with held_up(one, model_id):
+            checks = [asyncio.create_task(service.verify(VerifyRequest(target=model_id))) for _ in range(8)]
+            await asyncio.sleep(0)
+            report = await other.fetch(model_id, to=tmp_path / "out", timeout_s=5)
+        assert report.bytes_fetched and all(check.ok for check in await asyncio.gather(*checks))
+
+
+async def test_a_publishing_that_is_given_up_is_not_reported_as_an_error_later(tmp_path: Path) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    async with two_peers(tmp_path) as (one, _):
+        (tmp_path / "big").write_bytes(bytes(256 << 20))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await one.publish(tmp_path / "big")
+        gc.collect()
+    assert reported == []
+
+
+@contextmanager
+def held_up(peer: Peer, model_id: str) -> Iterator[None]:
+    """A check of the model that does not come to its end within the block."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> None:
+        begun.set()
+        go_on.wait(30)
+
+    check = threading.Thread(
+        target=peer.store.verify, args=[ModelId(Digest.from_hex(model_id))], kwargs={"on_progress": wait}
+    )
+    check.start()
+    assert begun.wait(10)
+    try:
+        yield
+    finally:
+        go_on.set()
+        check.join()
