@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -259,7 +260,7 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
 def test_an_index_of_a_newer_version_or_a_damaged_one_is_refused_in_words(shop, tmp_path):
     shop.store().close()
     path = tmp_path / "data" / "store.sqlite3"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA user_version=99")
     connection.close()
     with pytest.raises(RefusedError, match="newer version"):
