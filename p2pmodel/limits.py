@@ -66,6 +66,10 @@ REQUESTS_PER_PEER_MAX = 256
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
 HAVES_PER_MESSAGE_MAX = 16_384
+DIALS_WAITING_MAX = 64
+"""Connections that one fetch may have under way or waiting for their turn; others are dialled in a later round."""
+SUGGESTED_DIALS_MAX = 512
+"""Dials that other peers can cause in one fetch by naming addresses: no fetch becomes a tool to scan others."""
 PEERS_PER_MESSAGE_MAX = 32
 """Peers that one peer tells another of, for one model."""
 BULK_BUFFER_BYTES_MAX = 64 * MIB

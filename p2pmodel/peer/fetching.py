@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from random import Random
 
@@ -28,6 +29,7 @@ from p2pmodel.limits import (
     CLAIM_INTERVAL_S,
     FETCH_MISS_S,
     FETCH_STALL_S,
+    KIB,
     MANIFEST_BYTES_MAX,
 )
 from p2pmodel.model import (
@@ -57,6 +59,8 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.2
 _WAIT_S = 0.5
+_TRICKLE_BYTES = 16 * KIB
+"""Less than this in `FETCH_STALL_S` is no progress: half a kilobyte a second."""
 _CHUNK_LOOKUPS = 8
 """Missing chunks looked up in the overlay by their own hash, when no connected peer holds them."""
 
@@ -130,7 +134,8 @@ class Fetching:
         size = file.chunk_count * ENTRY_BYTES
         if not size:
             return ChunkList(b"")
-        encoded = await self._object(file.chunk_list, finder, size_bytes_max=size, phase="manifest")
+        # Kept with the intake, all lists in one transaction: thousands of files would be as many commits.
+        encoded = await self._object(file.chunk_list, finder, size_bytes_max=size, phase="manifest", keep=False)
         try:
             chunks = ChunkList(encoded)
             check_chunk_list(file, chunks)
@@ -138,29 +143,44 @@ class Fetching:
             raise VerificationError(f"the publisher's manifest contradicts itself: {error}") from error
         return chunks
 
-    async def _object(self, digest: Digest, finder: Finder, *, size_bytes_max: int, phase: str) -> bytes:
+    async def _object(
+        self, digest: Digest, finder: Finder, *, size_bytes_max: int, phase: str, keep: bool = True
+    ) -> bytes:
         """From this disk, or from any peer that the finder brings, until one has it."""
         held = await self.rooms.network.offload(self.rooms.store.object, digest)
         if held is not None:
             return held
+        data = await self._from_peers(digest, finder, size_bytes_max, phase)
+        if keep:
+            await self.rooms.network.offload(self.rooms.store.put_object, data)
+        return data
+
+    async def _from_peers(self, digest: Digest, finder: Finder, size_bytes_max: int, phase: str) -> bytes:
+        """Whoever is found later is asked at once, so that one who answers by drops holds nobody up."""
         asked: set[Link] = set()
-        while True:
-            fresh = [link for link in finder.links if link not in asked]
-            if fresh:
-                asked.update(fresh)
-                try:
-                    data = await self.rooms.swarm.fetch_object(digest, fresh, size_bytes_max=size_bytes_max)
-                except CorruptChunkError:
-                    self._corrupt_from.update(link.peer for link in fresh)
-                except PeerFault:
-                    pass
-                else:
-                    await self.rooms.network.offload(self.rooms.store.put_object, data)
-                    return data
-                continue
-            self._give_up_early(finder)
-            self.progress(Progress(phase=phase, peers=len(finder.links)))
-            await finder.changed(_WAIT_S)
+        asking: dict[asyncio.Task[bytes], list[Link]] = {}
+        try:
+            while True:
+                if fresh := [link for link in finder.links if link not in asked]:
+                    asked.update(fresh)
+                    work = self.rooms.swarm.fetch_object(digest, fresh, size_bytes_max=size_bytes_max)
+                    asking[asyncio.get_running_loop().create_task(work)] = fresh
+                for task in [task for task in asking if task.done()]:
+                    links = asking.pop(task)
+                    try:
+                        return task.result()
+                    except CorruptChunkError:
+                        self._corrupt_from.update(link.peer for link in links)
+                    except PeerFault:
+                        continue
+                if not asking:
+                    self._give_up_early(finder)
+                self.progress(Progress(phase=phase, peers=len(finder.links)))
+                await finder.changed(_WAIT_S, *asking)
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
 
     def _give_up_early(self, finder: Finder) -> None:
         """Raise where there was time enough to find a holder, and none was found."""
@@ -209,10 +229,10 @@ class Fetching:
             if not fresh and (not missing or self._settled(finder)):
                 break
             asked.update(fresh)
-            for link in fresh:
-                for one in await self._statements_of(link):
-                    held.setdefault(one.signer, one)
-                    await offload(store.add_statement, one)
+            # All at once: peers that do not answer must not make a fetch wait for each of them in turn.
+            for one in chain.from_iterable(await asyncio.gather(*map(self._statements_of, fresh))):
+                held.setdefault(one.signer, one)
+                await offload(store.add_statement, one)
             if not fresh:
                 await finder.changed(_WAIT_S)
         if missing:
@@ -280,16 +300,17 @@ class Fetching:
     async def _watch(self, layout: Layout, intake: Intake, download: Download, finder: Finder) -> None:
         total = _size(layout, intake.wanted)
         base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
-        moved, moved_at = 0, self._now()
+        moved_at, fetched, came = self._now(), 0, 0
         looked_up: set[int] = set()
         while True:
             now = self._now()
             done = base + download.tally.bytes_fetched
             rate, peers = download.rate(now)
             note = ""
-            if download.tally.bytes_fetched > moved or download.sources:
-                moved, moved_at = download.tally.bytes_fetched, now
-            elif now - moved_at > _WAIT_S:
+            # A chunk may take minutes on a slow path. A peer that only pings does not count as moving.
+            if download.tally.bytes_fetched > fetched or abs(download.bytes_in - came) > _TRICKLE_BYTES:
+                moved_at, fetched, came = now, download.tally.bytes_fetched, download.bytes_in
+            if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
                 await self._look_up_chunks(layout, download, looked_up)
             if now - moved_at > FETCH_STALL_S:
@@ -312,8 +333,9 @@ class Fetching:
         kept = _size(layout, HaveMap(len(layout), layout.have_map().bits & ~download.missing))
         liars = [served.address for served in download.tally.served.values() if served.rejected]
         dropped = f"; dropped for corrupt chunks: {', '.join(liars)}" if liars else ""
+        who = "no reachable peer holds" if not download.sources else "nothing comes any more from the peers that hold"
         return NoPeersError(
-            f"no reachable peer holds the {left} chunks that are missing{dropped}; "
+            f"{who} the {left} chunks that are missing{dropped}; "
             f"{kept:,} bytes are kept, run the same command to resume"
         )
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from p2pmodel.errors import PeerFault
+from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
 from p2pmodel.model import PublicKey
 from p2pmodel.net import Address, Clock
 from p2pmodel.overlay import Overlay
@@ -51,6 +52,7 @@ class Finder:
         self._direct = list(direct)
         self._links: dict[PublicKey, Link] = {}
         self._dialed_at: dict[Address, float] = {}
+        self._suggestions = 0
         self._dials = asyncio.Semaphore(_DIALS_MAX)
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -79,16 +81,18 @@ class Finder:
     def suggest(self, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         """Peers that another peer named."""
         for peer, address in peers:
-            self._dial_soon(address, peer)
+            if self._suggestions < SUGGESTED_DIALS_MAX:
+                self._suggestions += 1
+                self._dial_soon(address, peer)
 
-    async def changed(self, timeout_s: float) -> None:
-        """Wait until a connection, a failure or the end of a look-up brings news, or the time is over."""
+    async def changed(self, timeout_s: float, *tasks: asyncio.Task[Any]) -> None:
+        """Wait until a connection, a failure or the end of a look-up or of a task brings news, or the time is over."""
         self._changed.clear()
+        news = asyncio.get_running_loop().create_task(self._changed.wait())
         try:
-            async with asyncio.timeout(timeout_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            await asyncio.wait({news, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -134,6 +138,9 @@ class Finder:
             return
         if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S:
             return
+        if len(self._tasks) >= DIALS_WAITING_MAX:
+            return
+        self._dialed_at = {at: when for at, when in self._dialed_at.items() if now - when < _REDIAL_S}
         self._dialed_at[address] = now
         self._spawn(self._dial(address, peer))
 

@@ -22,6 +22,7 @@ from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake
 
 _TICK_S = 0.25
+_ASK_AGAIN_S = 5.0
 _RATE_WINDOW_S = 3.0
 
 
@@ -93,6 +94,7 @@ class Download:
         )
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
+        self._refused: set[Link] = set()
         self._failure: P2PModelError | None = None
         self._changed = asyncio.Event()
         self._not_before = 0.0
@@ -118,6 +120,11 @@ class Download:
     def sources(self) -> int:
         """Connected peers that hold something that is missing."""
         return sum(not self._schedule.idle(peer) for peer in self.links if self._schedule.has_source(peer))
+
+    @property
+    def bytes_in(self) -> int:
+        """Everything that the connected sources have sent: grows while anything at all moves, however slowly."""
+        return sum(link.channel.bytes_received for link in self.links.values())
 
     def rate(self, now: float) -> tuple[float, int]:
         """Bytes per second over the last seconds, and how many peers they came from."""
@@ -246,10 +253,22 @@ class Download:
             self._schedule.failed(link.peer, index)
         elif isinstance(error, PeerFault):
             self._schedule.refused(link.peer, index)
+            self._ask_again_later(link)
         else:
             self._failure = error
         self._changed.set()
         self._fill(link)
+
+    def _ask_again_later(self, link: Link) -> None:
+        """A refusal may be passing trouble, and this the only holder: ask for its have-map again after a while."""
+        if link not in self._refused:
+            self._refused.add(link)
+            asyncio.get_running_loop().call_later(_ASK_AGAIN_S, self._ask_again, link)
+
+    def _ask_again(self, link: Link) -> None:
+        self._refused.discard(link)
+        if self.links.get(link.peer) is link:
+            link.follow(self.layout.model_id, self)
 
     def _verified(self, link: Link, index: int, sink: _Sink, length: int, served: Served) -> None:
         now = self._clock.monotonic()
