@@ -75,6 +75,10 @@ class Destination:
     def remove_partial(self, file_index: int) -> None:
         self._partials.remove(_partial_name(file_index))
 
+    def remove_partials(self) -> None:
+        """Remove the partial directory, unless something is in it."""
+        self._directory.remove(self.partials_name)
+
     def free_bytes(self) -> int:
         return self._directory.free_bytes()
 
@@ -105,7 +109,7 @@ class Destination:
     def close(self) -> None:
         """Remove the partial directory if nothing is in it, and the destination likewise if it was made for this."""
         try:
-            self._directory.remove(self.partials_name)
+            self.remove_partials()
         finally:
             self._partials.close()
             self._directory.close()

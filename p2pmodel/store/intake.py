@@ -233,6 +233,7 @@ class Intake:
             for file in placed:
                 self._place(file)
             self._dirty.update(file.index for file in placed)
+            self._destination.remove_partials()  # `close` may come a while later, and a user looks now
 
     def _partial_files(self) -> list[KeptFile]:
         kept = [self._copy.file(index) for index in self.file_indices]

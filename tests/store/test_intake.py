@@ -59,6 +59,17 @@ def test_no_final_name_appears_before_its_file_is_whole(shop, moves, tmp_path):
     assert not list((tmp_path / "out").glob(".p2pmodel*"))
 
 
+def test_a_finished_fetch_leaves_only_the_files_before_it_is_closed(shop, moves, tmp_path):
+    files = shop.model_files()
+    seed, published = shop.published(files)
+    intake = open_whole(shop.store(), published.layout, tmp_path / "out")
+    moves.pull(seed, intake)
+    intake.finish()
+    first_level = {path.split("/")[0] for path in files}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == first_level
+    intake.close()
+
+
 def test_a_corrupt_chunk_is_refused_and_not_written(shop, moves, tmp_path):
     seed, published = shop.published()
     store = shop.store()
