@@ -461,3 +461,19 @@ async def test_a_limit_is_kept_while_peers_come_and_go(town) -> None:
         hostile.channel.close(PeerGoneError("changed its mind"))
         await comes_true(lambda: not seed.swarm.links)
     assert pace._credit_bytes > -8_000
+
+
+async def test_the_only_holder_is_asked_again_after_a_refusal(town, monkeypatch) -> None:
+    monkeypatch.setattr("p2pmodel.swarm.download._ASK_AGAIN_S", 0.05)
+    refused_once: set[int] = set()
+
+    def refuse_once(index: int) -> None:
+        if index not in refused_once:
+            refused_once.add(index)
+            raise P2PModelError("the disk is busy")
+
+    seed, leech = await town.seed(1), await town.peer(2)
+    seed.shelf.serving = refuse_once
+    await leech.fetch([seed])
+    assert whole(leech)
+    assert len(refused_once) == 40

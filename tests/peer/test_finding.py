@@ -1,0 +1,122 @@
+"""Goal: a finder dials whom it may, and no more than its limits, whatever it is told. Method: a real finder between a
+swarm and an overlay that record what they are asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from p2pmodel.errors import PeerGoneError
+from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
+from p2pmodel.model import PublicKey, SecretKey
+from p2pmodel.net import Address
+from p2pmodel.overlay import Provider
+from p2pmodel.peer.finding import Finder
+
+STRANGER = SecretKey.from_seed(bytes(32)).public
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall(self) -> float:
+        return self.now
+
+
+@dataclass
+class Overlay:
+    neighbour: Address
+    provided: list[Address] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def neighbours(self) -> list[tuple[PublicKey, Address]]:
+        return [(STRANGER, self.neighbour)]
+
+    async def providers(self, key: bytes) -> AsyncIterator[Provider]:
+        for address in self.provided:
+            yield Provider(STRANGER, address, 0.0)
+        self.asked.set()
+
+
+@dataclass
+class Swarm:
+    """Nobody ever answers; who was dialled is kept."""
+
+    refuses_at_once: bool = True
+    links: dict[PublicKey, object] = field(default_factory=dict)
+    dialled: list[Address] = field(default_factory=list)
+
+    async def connect(self, address: Address, peer: PublicKey | None) -> None:
+        self.dialled.append(address)
+        if not self.refuses_at_once:
+            await asyncio.Event().wait()
+        raise PeerGoneError("nobody is there")
+
+
+def finder(overlay: Overlay, swarm: Swarm, clock: Clock, **options) -> Finder:  # type: ignore[no-untyped-def]
+    return Finder(b"k" * 20, overlay=overlay, swarm=swarm, clock=clock, **options)  # type: ignore[arg-type]
+
+
+async def settle() -> None:
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("neighbour", "provider", "dialled"),
+    [
+        ("1.1.1.1:1", "127.0.0.1:9", False),
+        ("1.1.1.1:1", "192.168.1.4:9", False),
+        ("1.1.1.1:1", "8.8.4.4:9", True),
+        ("192.168.1.9:1", "192.168.1.4:9", True),
+        ("192.168.1.9:1", "127.0.0.1:9", False),
+        ("127.0.0.1:1", "127.0.0.1:9", True),
+    ],
+)
+async def test_the_overlay_cannot_make_it_knock_nearer_than_its_neighbours_are(
+    neighbour: str, provider: str, dialled: bool
+) -> None:
+    near = Address.parse(neighbour)
+    overlay, swarm = Overlay(near, [Address.parse(provider)]), Swarm()
+    async with finder(overlay, swarm, Clock()):
+        await overlay.asked.wait()
+        await settle()
+    assert (Address.parse(provider) in swarm.dialled) is dialled
+
+
+async def test_peers_named_without_end_cost_a_bounded_number_of_dials() -> None:
+    overlay, swarm, clock = Overlay(Address.parse("127.0.0.1:1")), Swarm(), Clock()
+    async with finder(overlay, swarm, clock) as found:
+        for number in range(4 * SUGGESTED_DIALS_MAX):
+            found.suggest([(STRANGER, Address("127.0.0.1", 1000 + number))])
+            await settle()
+    assert len(swarm.dialled) <= SUGGESTED_DIALS_MAX
+
+
+async def test_dials_that_nobody_answers_wait_in_a_bounded_queue() -> None:
+    overlay, swarm, clock = Overlay(Address.parse("127.0.0.1:1")), Swarm(refuses_at_once=False), Clock()
+    async with finder(overlay, swarm, clock) as found:
+        found.suggest([(STRANGER, Address("127.0.0.1", 1000 + number)) for number in range(500)])
+        await settle()
+        assert len(found._tasks) <= DIALS_WAITING_MAX
+
+
+async def test_an_address_that_does_not_answer_is_not_dialled_again_at_once() -> None:
+    overlay, swarm, clock = Overlay(Address.parse("127.0.0.1:1")), Swarm(), Clock()
+    async with finder(overlay, swarm, clock) as found:
+        for _ in range(3):
+            found.suggest([(STRANGER, Address("127.0.0.1", 9))])
+            await settle()
+        assert len(swarm.dialled) == 1
+        clock.now = 60.0
+        found.suggest([(STRANGER, Address("127.0.0.1", 9))])
+        await settle()
+    assert len(swarm.dialled) == 2
