@@ -108,6 +108,8 @@ FETCH_MISS_S = 3.0
 """A model that nobody holds is reported within this time."""
 FETCH_STALL_S = 30.0
 """With nobody left who holds what is missing, a fetch gives up after this long; what arrived is kept."""
+FETCH_PATIENCE_S = 600.0
+"""The same where peers say that they hold it and nothing comes: a low upload limit makes pauses of minutes."""
 
 # --- the overlay -------------------------------------------------------------------------------------------------
 OVERLAY_KEY_BYTES = 20

@@ -28,6 +28,7 @@ from p2pmodel.limits import (
     CLAIM_BYTES,
     CLAIM_INTERVAL_S,
     FETCH_MISS_S,
+    FETCH_PATIENCE_S,
     FETCH_STALL_S,
     KIB,
     MANIFEST_BYTES_MAX,
@@ -301,6 +302,7 @@ class Fetching:
         total = _size(layout, intake.wanted)
         base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
         moved_at, fetched, came = self._now(), 0, 0
+        hopeful_at = moved_at
         looked_up: set[int] = set()
         while True:
             now = self._now()
@@ -313,7 +315,9 @@ class Fetching:
             if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
                 await self._look_up_chunks(layout, download, looked_up)
-            if now - moved_at > FETCH_STALL_S:
+            if download.sources:
+                hopeful_at = now  # its upload limit may make it pause between chunks for longer than a stall lasts
+            if now - max(moved_at, hopeful_at) > FETCH_STALL_S or now - moved_at > FETCH_PATIENCE_S:
                 raise self.stalled(layout, download, finder)
             self.progress(
                 Progress(

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from p2pmodel import Peer, PeerConfig
-from p2pmodel.errors import FetchTimeoutError
+from p2pmodel.errors import FetchTimeoutError, NoPeersError
 from p2pmodel.model import Digest, ModelId
+from p2pmodel.peer import fetching
 from p2pmodel.peer.config import NetworkConfig
 from p2pmodel.peer.requests import PublishRequest, VerifyRequest
 from p2pmodel.peer.service import LocalService
@@ -24,9 +25,9 @@ pytestmark = pytest.mark.slow
 
 
 @asynccontextmanager
-async def two_peers(directory: Path) -> AsyncIterator[tuple[Peer, Peer]]:
+async def two_peers(directory: Path, *, upload_limit: int | None = None) -> AsyncIterator[tuple[Peer, Peer]]:
     async with AsyncExitStack() as stack:
-        one = await stack.enter_async_context(Peer(config(directory / "a")))
+        one = await stack.enter_async_context(Peer(config(directory / "a", upload_limit=upload_limit)))
         other = await stack.enter_async_context(Peer(config(directory / "b", one)))
         await other.joined.wait()
         yield one, other
@@ -34,7 +35,7 @@ async def two_peers(directory: Path) -> AsyncIterator[tuple[Peer, Peer]]:
         await asyncio.gather(one.__aexit__(None, None, None), other.__aexit__(None, None, None))
 
 
-def config(directory: Path, *entries: Peer) -> PeerConfig:
+def config(directory: Path, *entries: Peer, upload_limit: int | None = None) -> PeerConfig:
     return PeerConfig(
         data_dir=directory,
         listen="127.0.0.1:0",
@@ -42,6 +43,7 @@ def config(directory: Path, *entries: Peer) -> PeerConfig:
         bootstrap=tuple(str(entry.listen) for entry in entries),
         network=NetworkConfig(name="lab"),
         lan=False,
+        upload_limit_bytes_per_s=upload_limit,
     )
 
 
@@ -123,6 +125,27 @@ async def test_a_publishing_that_is_given_up_is_not_reported_as_an_error_later(t
                 await one.publish(tmp_path / "big")
         gc.collect()
     assert reported == []
+
+
+async def test_a_peer_whose_limit_makes_long_pauses_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "FETCH_STALL_S", 1.0)
+    async with two_peers(tmp_path, upload_limit=400 << 10) as (one, other):
+        (tmp_path / "weights.bin").write_bytes(os.urandom(2 << 20))
+        report = await other.fetch(await one.publish(tmp_path / "weights.bin"), to=tmp_path / "out")
+        assert report.bytes_fetched == 2 << 20
+
+
+async def test_a_peer_that_promises_and_never_delivers_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "FETCH_PATIENCE_S", 1.0)
+    async with two_peers(tmp_path, upload_limit=8 << 10) as (one, other):
+        (tmp_path / "weights.bin").write_bytes(os.urandom(2 << 20))
+        model_id = await one.publish(tmp_path / "weights.bin")
+        with pytest.raises(NoPeersError, match="nothing comes any more"):
+            await other.fetch(model_id, to=tmp_path / "out", timeout_s=20)
 
 
 @contextmanager
