@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S
 
 
 class BufferPool:
@@ -60,3 +64,18 @@ class BufferPool:
     def when_free(self, call: Callable[[], None]) -> None:
         """Call once, as soon as a buffer comes back. The caller leases again and may have to wait again."""
         self._waiting.append(call)
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all channels of one network share."""
+
+    executor: Executor
+    receive_buffers: BufferPool
+    send_buffers: BufferPool
+    scratch: bytearray
+
+
+def patience_s(length: int) -> float:
+    """How long an answer of this length may hold a buffer."""
+    return BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN

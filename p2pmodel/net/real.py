@@ -24,12 +24,12 @@ from p2pmodel.limits import (
 )
 from p2pmodel.model import PublicKey
 from p2pmodel.net.address import Address
-from p2pmodel.net.buffers import BufferPool
+from p2pmodel.net.buffers import BufferPool, Shared
 from p2pmodel.net.handshake import Handshake, Session, tls_context
 from p2pmodel.net.identity import Identity
 from p2pmodel.net.outbox import SEALED_PIECE_BYTES
 from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listener
-from p2pmodel.net.tcp import SCRATCH_BYTES, Shared, TcpChannel
+from p2pmodel.net.tcp import SCRATCH_BYTES, TcpChannel
 from p2pmodel.net.udp import UdpDatagrams, bind, bound_address
 
 P = ParamSpec("P")

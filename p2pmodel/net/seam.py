@@ -105,8 +105,10 @@ class Channel(Protocol):
     outgoing: bool
     hello: Hello
     encrypted: bool
-    bytes_sent: int
     bytes_received: int
+
+    @property
+    def bytes_sent(self) -> int: ...
 
     def start(self, handler: ChannelHandler) -> None:
         """Begin to read. Nothing is delivered before."""

@@ -9,35 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import ParamSpec, TypeVar
 
-from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import (
-    BULK_BYTES_PER_S_MIN,
-    BULK_GRACE_S,
-    CHUNK_BYTES,
-    CONTROL_BYTES_MAX,
-    RECORD_BYTES,
-    SEND_QUEUE_BYTES_MAX,
-)
+from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
 from p2pmodel.net.address import Address
-from p2pmodel.net.buffers import BufferPool
+from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.handshake import Session
 from p2pmodel.net.inbound import Bulk, Inbound
-from p2pmodel.net.outbox import (
-    SEALED_PIECE_BYTES,
-    WIRE_RECORD_BYTES,
-    Outbox,
-    plain_wire_bytes,
-    seal_piece,
-    send_file_records,
-)
-from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
+from p2pmodel.net.sender import Sender
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -45,16 +27,6 @@ T = TypeVar("T")
 SCRATCH_BYTES = 16 * 1024
 _READS_PER_WAKE = 16
 """Reads of one socket before the loop looks at the others."""
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all channels of one network share."""
-
-    executor: Executor
-    receive_buffers: BufferPool
-    send_buffers: BufferPool
-    scratch: bytearray
 
 
 class TcpChannel:
@@ -68,7 +40,6 @@ class TcpChannel:
         self.outgoing = outgoing
         self.hello = session.hello
         self.encrypted = session.sending is not None
-        self.bytes_sent = 0
         self.bytes_received = 0
         self._sock = sock
         self._shared = shared
@@ -76,14 +47,10 @@ class TcpChannel:
         self._handler: ChannelHandler | None = None
         self._closed: P2PModelError | None = None
         self._consuming = 0
-        self._borrowed = 0
-        """Threads that use the socket's descriptor right now; it is closed when the last returns."""
-        self._outbox = Outbox(session.sending)
+        self._sender = Sender(sock, shared, session.sending, self.close)
         self._inbound = Inbound(session.receiving, self)
         self._surplus = session.surplus
         self._reading = False
-        self._writing = False
-        self._drained: asyncio.Future[None] | None = None
         self._receive_deadline: asyncio.TimerHandle | None = None
 
     # --- life ----------------------------------------------------------------------------------------------------
@@ -99,26 +66,12 @@ class TcpChannel:
             return
         self._closed = reason
         self._pause()
-        if self._writing:
-            self._loop.remove_writer(self._sock)
-            self._writing = False
-        self._close_socket()
+        self._sender.end()
         self._end_receive_deadline()
         bulk, self._inbound.bulk = self._inbound.bulk, None
         if bulk is not None:
             self._shared.receive_buffers.release(bulk.buffer)
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_exception(PeerGoneError("the connection closed"))
         self._tell_closed()
-
-    def _close_socket(self) -> None:
-        if self._borrowed:
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        else:
-            self._sock.close()
 
     def _tell_closed(self) -> None:
         # What has fully arrived is still being verified and written; the handler hears of it before the end.
@@ -126,9 +79,15 @@ class TcpChannel:
             self._loop.call_soon(self._handler.closed, self._closed)
             self._handler = None
 
-    def _check_open(self) -> None:
-        if self._closed is not None:
-            raise PeerGoneError("the connection closed") from self._closed
+    @property
+    def bytes_sent(self) -> int:
+        return self._sender.bytes_sent
+
+    def send(self, message: bytes) -> None:
+        self._sender.send(message)
+
+    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
+        await self._sender.send_bulk(request_id, source)
 
     # --- receiving -----------------------------------------------------------------------------------------------
 
@@ -195,7 +154,7 @@ class TcpChannel:
         if buffer is None:
             self._shared.receive_buffers.when_free(lambda: self._lend_later(request_id, length, sink))
             return False
-        self._receive_deadline = self._loop.call_later(_patience_s(length), self._too_slow)
+        self._receive_deadline = self._loop.call_later(patience_s(length), self._too_slow)
         self._inbound.lend(Bulk(request_id, length, sink, buffer))
         return True
 
@@ -213,7 +172,7 @@ class TcpChannel:
 
     def _too_slow(self) -> None:
         # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
-        self.close(PeerGoneError("an answer came or left too slowly"))
+        self.close(PeerGoneError("an answer came too slowly"))
 
     def bulk_complete(self, bulk: Bulk) -> None:
         self._end_receive_deadline()
@@ -239,173 +198,3 @@ class TcpChannel:
             except PeerFault as fault:
                 self.close(fault)
         self._tell_closed()
-
-    # --- sending -------------------------------------------------------------------------------------------------
-
-    def send(self, message: bytes) -> None:
-        if self._closed is not None:
-            return
-        assert 0 < len(message) <= CONTROL_BYTES_MAX
-        self._outbox.add_message(message)
-        if self._outbox.message_bytes > SEND_QUEUE_BYTES_MAX:
-            self.close(ProtocolError("the peer does not read what it is sent"))
-            return
-        if not self._outbox.on_hold:
-            self._flush()
-
-    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
-        try:
-            self._check_open()
-            self._outbox.add(Kind.BULK_BEGIN, BULK_BEGIN.pack(request_id, source.length))
-            try:
-                if self._outbox.keys is not None:
-                    await self._send_sealed(source, self._outbox.keys)
-                else:
-                    with self._send_deadline(source.length):
-                        await self._send_plain(source)
-            except BaseException as error:
-                self.close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
-                raise
-        finally:
-            source.release()
-
-    @contextmanager
-    def _send_deadline(self, length: int) -> Iterator[None]:
-        deadline = self._loop.call_later(_patience_s(length), self._too_slow)
-        try:
-            yield
-        finally:
-            deadline.cancel()
-
-    async def _send_sealed(self, source: BulkSource, keys: DirectionKeys) -> None:
-        buffer = await self._lease_send_buffer()
-        try:
-            with self._send_deadline(source.length):
-                for offset in range(0, source.length, CHUNK_BYTES):
-                    await self._drain()
-                    # Records leave in the order of their nonces, so messages wait while these are being sealed.
-                    with self._outbox.held():
-                        size = min(CHUNK_BYTES, source.length - offset)
-                        sealed = await self._offload(seal_piece, keys, source, offset, size, memoryview(buffer))
-                        self._outbox.add_sealed(memoryview(buffer)[:sealed])
-                await self._drain()
-        finally:
-            self._shared.send_buffers.release(buffer)
-
-    async def _send_plain(self, source: BulkSource) -> None:
-        placed = source.file_range()
-        if placed is not None:
-            await self._send_file(*placed, source.length)
-            return
-        for offset in range(0, source.length, RECORD_BYTES):
-            data = bytearray(min(RECORD_BYTES, source.length - offset))
-            await self._offload(source.read_into, memoryview(data), offset)
-            self._outbox.add(Kind.BULK_DATA, data)
-            await self._drain()
-
-    async def _send_file(self, fd: int, start: int, length: int) -> None:
-        at, end = 0, plain_wire_bytes(length)
-        await self._drain()
-        while at < end:
-            with self._outbox.held():
-                at = await self._send_records(fd, start, length, at, end)
-                # Where the peer is slow, messages may go between records; they cannot go into one.
-                while at < end and at % WIRE_RECORD_BYTES:
-                    await self._writable()
-                    until = min(at - at % WIRE_RECORD_BYTES + WIRE_RECORD_BYTES, end)
-                    at = await self._send_records(fd, start, length, at, until)
-            if at < end:
-                await self._writable()
-            await self._drain()
-
-    async def _send_records(self, fd: int, start: int, length: int, at: int, until: int) -> int:
-        reached = await self._with_socket(send_file_records, self._sock, fd, start, length, at, until)
-        self.bytes_sent += reached - at
-        return reached
-
-    async def _with_socket(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what uses the socket in a thread; the descriptor stays open until it returns."""
-        self._check_open()
-        self._borrowed += 1
-        try:
-            return await self._offload(work, *args, **kwargs)
-        except OSError as error:
-            self.close(PeerGoneError(f"the connection broke: {error.strerror}"))
-            raise PeerGoneError("the connection broke") from error
-        finally:
-            self._borrowed -= 1
-            if self._closed is not None and not self._borrowed:
-                self._sock.close()
-
-    async def _offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        assert not kwargs
-        running = self._loop.run_in_executor(self._shared.executor, work, *args)
-        try:
-            return await asyncio.shield(running)
-        except asyncio.CancelledError:
-            # The thread goes on with our buffer, descriptor and nonces: nothing may be given back before it is done,
-            # however often we are told to hurry.
-            while not running.done():
-                try:
-                    await asyncio.wait([running])
-                except asyncio.CancelledError:
-                    continue
-            self.close(PeerGoneError("sending was cancelled in the middle of an answer"))
-            raise
-
-    async def _lease_send_buffer(self) -> bytearray:
-        pool = self._shared.send_buffers
-        while (buffer := pool.lease(SEALED_PIECE_BYTES)) is None:
-            free = asyncio.Event()
-            pool.when_free(free.set)
-            await free.wait()
-        return buffer
-
-    async def _drain(self) -> None:
-        """Until everything queued has left, and the buffers it stood in may be used again."""
-        self._flush()
-        self._check_open()
-        # A message may have been queued between the moment all had left and ours.
-        while self._outbox.pending:
-            await self._wait_for_writer()
-
-    async def _writable(self) -> None:
-        self._check_open()
-        if not self._writing:
-            self._loop.add_writer(self._sock, self._flush)
-            self._writing = True
-        await self._wait_for_writer()
-
-    async def _wait_for_writer(self) -> None:
-        self._drained = self._loop.create_future()
-        try:
-            await self._drained
-        finally:
-            self._drained = None
-
-    def _flush(self) -> None:
-        if self._closed is not None:
-            return
-        while self._outbox.pending:
-            try:
-                sent = self._sock.send(self._outbox.front)
-            except BlockingIOError:
-                if not self._writing:
-                    self._loop.add_writer(self._sock, self._flush)
-                    self._writing = True
-                return
-            except OSError as error:
-                self.close(PeerGoneError(f"the connection broke: {error.strerror}"))
-                return
-            self.bytes_sent += sent
-            self._outbox.sent(sent)
-        if self._writing:
-            self._loop.remove_writer(self._sock)
-            self._writing = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-
-
-def _patience_s(length: int) -> float:
-    """How long an answer of this length may hold a buffer."""
-    return BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN

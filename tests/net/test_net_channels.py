@@ -17,7 +17,7 @@ from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
-from p2pmodel.net import tcp
+from p2pmodel.net import buffers
 
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
 MIB = 1 << 20
@@ -163,7 +163,7 @@ async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
     near.start(handler)
     for _ in range(40):
         near.send(bytes(CONTROL_BYTES_MAX))
-        assert near._outbox.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
+        assert near._sender.outbox.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
     assert isinstance(await handler.until_closed(), ProtocolError)
 
 
@@ -376,8 +376,8 @@ async def test_a_closed_channel_ignores_messages_and_refuses_answers(town) -> No
 
 @BOTH_WAYS
 async def test_an_answer_that_drips_is_cut_off_and_gives_its_buffer_back(town, encryption, monkeypatch) -> None:
-    monkeypatch.setattr(tcp, "BULK_GRACE_S", 0.05)
-    monkeypatch.setattr(tcp, "BULK_BYTES_PER_S_MIN", 1 << 30)
+    monkeypatch.setattr(buffers, "BULK_GRACE_S", 0.05)
+    monkeypatch.setattr(buffers, "BULK_BYTES_PER_S_MIN", 1 << 30)
     goes_on = threading.Event()
     pair = await town.pair(encryption=encryption)
     source = Source(bytes(2 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= MIB else None)
@@ -391,8 +391,8 @@ async def test_an_answer_that_drips_is_cut_off_and_gives_its_buffer_back(town, e
 
 @BOTH_WAYS
 async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption, monkeypatch) -> None:
-    monkeypatch.setattr(tcp, "BULK_GRACE_S", 0.05)
-    monkeypatch.setattr(tcp, "BULK_BYTES_PER_S_MIN", 1 << 40)
+    monkeypatch.setattr(buffers, "BULK_GRACE_S", 0.05)
+    monkeypatch.setattr(buffers, "BULK_BYTES_PER_S_MIN", 1 << 40)
     near, _ = await town.channels(identity(1, encryption=encryption), identity(2, encryption=encryption))
     handler = Handler()
     near.start(handler)
@@ -418,8 +418,8 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
 )
 async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town, damage, encryption) -> None:
     pair = await town.pair(encryption=encryption)
-    pair.near._outbox.add_message(b"payload")
-    record = bytes(pair.near._outbox.front)
+    pair.near._sender.outbox.add_message(b"payload")
+    record = bytes(pair.near._sender.outbox.front)
     pair.near._sock.send(damage(record))
     assert isinstance(await pair.far_handler.until_closed(), ProtocolError)
     assert pair.far_handler.messages in ([], [b"payload"])
@@ -428,8 +428,8 @@ async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town
 
 async def test_our_own_records_sent_back_to_us_end_the_channel(town) -> None:
     pair = await town.pair()
-    pair.near._outbox.add_message(b"payload")
-    pair.far._sock.send(bytes(pair.near._outbox.front))
+    pair.near._sender.outbox.add_message(b"payload")
+    pair.far._sock.send(bytes(pair.near._sender.outbox.front))
     assert isinstance(await pair.near_handler.until_closed(), ProtocolError)
     assert pair.near_handler.messages == []
 
