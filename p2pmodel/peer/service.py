@@ -131,6 +131,7 @@ class LocalService:
 
     async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
         peer, began = self._peer, time.monotonic()
+        _check_absolute(request.path)
         name, revision = _own_name(request.name)
         key = await self._publisher_key(request.key_pem)
         published = await self._hash(Path(request.path), request.follow_symlinks, on_progress)
@@ -192,6 +193,7 @@ class LocalService:
     # --- fetching ------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
+        _check_absolute(request.to)
         async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
             direct = await _addresses(request.peers)
@@ -281,6 +283,12 @@ def _own_name(text: str) -> tuple[str, str]:
         return check_name_part(name), check_name_part(revision) if at else ""
     except DecodeError as error:
         raise UsageError(f"--name: {error}") from error
+
+
+def _check_absolute(path: str | None) -> None:
+    """A daemon's working directory is nothing that whoever asks it knows. Raises `UsageError`."""
+    if path is not None and not Path(path).is_absolute():
+        raise UsageError(f"{path!r} has to be an absolute path")
 
 
 async def _addresses(peers: Sequence[str]) -> list[Address]:

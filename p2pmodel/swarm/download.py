@@ -94,6 +94,8 @@ class Download:
         )
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
+        self._wasted_before: dict[PublicKey, int] = {}
+        """What each connection had wasted when it joined: earlier downloads have accounted for that."""
         self._refused: set[Link] = set()
         self._failure: P2PModelError | None = None
         self._changed = asyncio.Event()
@@ -141,6 +143,7 @@ class Download:
         if link.peer in self.banned or link.peer in self.links:
             return
         self.links[link.peer] = link
+        self._wasted_before[link.peer] = link.wasted_bytes
         self.tally.served.setdefault(link.peer, Served(str(link.listens_at or link.channel.address)))
         self._schedule.peer_joined(link.peer)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
@@ -167,7 +170,7 @@ class Download:
             return
         del self.links[link.peer]
         self._schedule.peer_left(link.peer)
-        self.tally.bytes_wasted += link.wasted_bytes
+        self.tally.bytes_wasted += link.wasted_bytes - self._wasted_before.pop(link.peer)
         self._changed.set()
         self._fill_all()
 
@@ -196,7 +199,7 @@ class Download:
     def leave(self) -> None:
         """Stop asking and following. A second call does nothing."""
         for link in list(self.links.values()):
-            self.tally.bytes_wasted += link.wasted_bytes
+            self.tally.bytes_wasted += link.wasted_bytes - self._wasted_before.pop(link.peer)
             for (peer, _), request_id in list(self._request_ids.items()):
                 if peer == link.peer:
                     link.cancel(request_id)

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from p2pmodel import Peer, PeerConfig
-from p2pmodel.errors import FetchTimeoutError, NoPeersError
+from p2pmodel.errors import FetchTimeoutError, NoPeersError, UsageError
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.peer import fetching
 from p2pmodel.peer.config import NetworkConfig
-from p2pmodel.peer.requests import PublishRequest, VerifyRequest
+from p2pmodel.peer.requests import FetchRequest, PublishRequest, VerifyRequest
 from p2pmodel.peer.service import LocalService
 
 pytestmark = pytest.mark.slow
@@ -79,6 +79,15 @@ async def test_of_many_publishings_of_a_name_within_a_second_the_last_counts(tmp
         published = [await one.publish(model(tmp_path / f"m{n}", str(n)), name="tiny") for n in range(8)]
         report = await other.fetch(f"{await publisher_of(one)}/tiny", to=tmp_path / "out")
         assert report.model_id == published[-1]
+
+
+async def test_a_path_relative_to_nobody_knows_what_is_refused(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, _):
+        service = LocalService(one)
+        with pytest.raises(UsageError, match="absolute"):
+            await service.fetch(FetchRequest(ref="ab" * 32, to="out"))
+        with pytest.raises(UsageError, match="absolute"):
+            await service.publish(PublishRequest(path="."))
 
 
 async def test_two_fetches_of_a_model_into_one_directory_at_once_move_its_bytes_once(tmp_path: Path) -> None:

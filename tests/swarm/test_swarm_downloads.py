@@ -477,3 +477,13 @@ async def test_the_only_holder_is_asked_again_after_a_refusal(town, monkeypatch)
     await leech.fetch([seed])
     assert whole(leech)
     assert len(refused_once) == 40
+
+
+async def test_a_download_counts_what_was_wasted_in_its_own_time_only(town) -> None:
+    seed, leech = await town.seed(1), await town.peer(2)
+    link = await leech.swarm.connect(seed.address)
+    link._requests.wasted_bytes = 1000  # by an earlier download over the same connection
+    download = leech.open_download()
+    download.add_link(link)
+    await leech.fetch([], download)
+    assert (download.tally.bytes_fetched, download.tally.bytes_wasted) == (40 * 5000, 0)
