@@ -32,11 +32,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     logging.basicConfig(format="p2pmodel: %(levelname)s: %(message)s", level=logging.WARNING)
     logging.addLevelName(logging.WARNING, "warning")
     logging.addLevelName(logging.ERROR, "error")
+    entry = _cancelled_by_sigterm(work)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            return runner.run(_cancelled_by_sigterm(work))
+            return runner.run(entry)
     except (KeyboardInterrupt, asyncio.CancelledError):
         raise InterruptedFetchError("interrupted") from None
+    finally:
+        entry.close()  # a signal may have come before their first step
+        work.close()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

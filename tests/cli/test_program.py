@@ -1,8 +1,13 @@
 """The program as a whole: start-up, help, usage errors, and which stream says what."""
 
 import asyncio
+import gc
+import sys
 
 import pytest
+
+from p2pmodel.cli import session
+from p2pmodel.errors import InterruptedFetchError
 
 COMMANDS = [
     "demo",
@@ -122,3 +127,33 @@ async def test_a_reader_that_leaves_early_is_no_drama(p2pmodel):
 async def test_the_version_is_printed(p2pmodel):
     result = await p2pmodel("--version")
     assert result.code == 0 and result.out.startswith("p2pmodel 0.")
+
+
+def test_a_command_interrupted_before_its_loop_runs_leaves_nothing_unawaited(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    async def work():
+        pass
+
+    monkeypatch.setattr(asyncio.Runner, "run", interrupted)
+    with pytest.raises(InterruptedFetchError):
+        session.run(work())
+    gc.collect()
+
+
+@pytest.mark.slow
+async def test_an_interrupt_while_the_program_is_loaded_is_one_sentence(tmp_path):
+    script = tmp_path / "early.py"
+    script.write_text(
+        "import runpy, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "runpy.run_module('p2pmodel', run_name='__main__')\n"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, script, stderr=asyncio.subprocess.PIPE)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (130, b"p2pmodel: error: interrupted\n")
