@@ -100,4 +100,6 @@ def _tell(report: PublishReport) -> None:
     if report.announced:
         talk(f"The daemon serves it from where it lies. Elsewhere: p2pmodel fetch {report.model_id}")
     else:
-        talk("Nobody can fetch it before a daemon serves it: p2pmodel daemon")
+        talk(
+            "No other peer has been told of it. It can be fetched while a daemon serves it and others know that daemon."
+        )

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from p2pmodel.errors import DecodeError
-from p2pmodel.model.chunk_list import ChunkList
+from p2pmodel.model.chunk_list import ENTRY_BYTES, ChunkList
 from p2pmodel.model.digest import Digest, ModelId
 from p2pmodel.model.have_map import HaveMap
 from p2pmodel.model.manifest import FileEntry, Manifest
@@ -68,6 +68,20 @@ class Layout:
 
     def chunks_of(self, file_index: int) -> range:
         return range(self.first(file_index), self._ends[file_index])
+
+    def repeated(self) -> list[tuple[int, ...]]:
+        """For each hash that stands at several places, the numbers of its chunks, ascending: tied weights, zeros."""
+        seen: dict[bytes, int] = {}
+        places: dict[bytes, list[int]] = {}
+        index = 0
+        for chunks in self.chunk_lists:
+            for at in range(0, len(chunks.encoded), ENTRY_BYTES):
+                digest = chunks.encoded[at : at + 32]
+                first = seen.setdefault(digest, index)
+                if first != index:
+                    places.setdefault(digest, [first]).append(index)
+                index += 1
+        return [tuple(group) for group in places.values()]
 
     def have_map(self, file_indices: Iterable[int] | None = None) -> HaveMap:
         """The chunks of these files (of all files by default)."""

@@ -40,11 +40,14 @@ class Announcer:
         """Chunks announced for each model, as bits."""
         self._roots: dict[ModelId, list[bytes]] = {}
         """The other keys announced for each model that is here: its id, its files, its names."""
+        self._begun: set[ModelId] = set()
+        """Models of which the id alone was announced, before anything of them was here."""
         self._lock = asyncio.Lock()
 
     async def begin(self, layout: Layout) -> None:
         """A model whose chunks are about to come: peers that look for it shall find us as well."""
         self._announced.setdefault(layout.model_id, 0)
+        self._begun.add(layout.model_id)
         self._overlay.provide_later([overlay_key(layout.model_id)])
 
     async def update(self, model_id: ModelId, *, now: bool = False) -> int:
@@ -70,12 +73,15 @@ class Announcer:
         if layout is not None and (new := held & ~before):
             self._overlay.provide_later([overlay_key(layout[index].digest) for index in iter_bits(new)])
         lost = [] if here is not None else self._roots.pop(model_id, [])
+        if model_id in self._begun and here is None:
+            lost.append(overlay_key(model_id))
+        self._begun.discard(model_id)
         if layout is not None:
             lost += [overlay_key(layout[index].digest) for index in iter_bits(before & ~held)]
         if lost:
             await self._overlay.withdraw(lost)
         if here is None:
-            del self._announced[model_id]
+            self._announced.pop(model_id, None)
         return placed
 
     def _look(self, model_id: ModelId) -> tuple[Layout | None, HaveMap | None]:

@@ -303,10 +303,11 @@ class Fetching:
         base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
         moved_at, fetched, came = self._now(), 0, 0
         hopeful_at = moved_at
+        looking = None
         looked_up: set[int] = set()
         while True:
             now = self._now()
-            done = base + download.tally.bytes_fetched
+            done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
             rate, peers = download.rate(now)
             note = ""
             # A chunk may take minutes on a slow path. A peer that only pings does not count as moving.
@@ -314,7 +315,8 @@ class Fetching:
                 moved_at, fetched, came = now, download.tally.bytes_fetched, download.bytes_in
             if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
-                await self._look_up_chunks(layout, download, looked_up)
+                if looking is None or looking.done():
+                    looking = finder.spawn(self._look_up_chunks(layout, download, looked_up))
             if download.sources:
                 hopeful_at = now  # its upload limit may make it pause between chunks for longer than a stall lasts
             if now - max(moved_at, hopeful_at) > FETCH_STALL_S or now - moved_at > FETCH_PATIENCE_S:

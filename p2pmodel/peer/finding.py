@@ -58,8 +58,8 @@ class Finder:
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Finder:
-        self._spawn(self._dial_direct())
-        self._spawn(self._look())
+        self.spawn(self._dial_direct())
+        self.spawn(self._look())
         return self
 
     async def __aexit__(
@@ -94,12 +94,14 @@ class Finder:
         finally:
             news.cancel()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run until done, or until the finder closes."""
         task = asyncio.get_running_loop().create_task(work)
         # Cancelled before its first step, a task never touches what it was to run.
         task.add_done_callback(lambda _: work.close())
         self._tasks.add(task)
         task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -142,7 +144,7 @@ class Finder:
             return
         self._dialed_at = {at: when for at, when in self._dialed_at.items() if now - when < _REDIAL_S}
         self._dialed_at[address] = now
-        self._spawn(self._dial(address, peer))
+        self.spawn(self._dial(address, peer))
 
     async def _dial(self, address: Address, peer: PublicKey | None) -> None:
         async with self._dials:

@@ -149,7 +149,7 @@ def fetch_report(
         files=len(indices),
         bytes_total=total,
         bytes_fetched=tally.bytes_fetched if tally else total - reused,
-        bytes_reused=reused,
+        bytes_reused=reused + (tally.bytes_repeated if tally else 0),
         bytes_wasted=tally.bytes_wasted if tally else 0,
         seconds=round(seconds, 3),
         chunks_rejected=tally.chunks_rejected if tally else 0,

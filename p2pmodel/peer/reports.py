@@ -59,7 +59,7 @@ class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_fetched: int
     """Verified bytes that came over the network in this run."""
     bytes_reused: int
-    """Bytes that were already on this disk."""
+    """Bytes that were already on this disk, or that a chunk filled which came once and stands at several places."""
     bytes_wasted: int
     """Bytes that arrived and were of no use: corrupt, or a second copy in the end game."""
     seconds: float

@@ -38,7 +38,12 @@ class Retrieval:
                 indices = self._files(layout)
                 if self.request.dry_run:
                     return await self._dry_run(layout, indices, signed, began)
-                reused = await self._bring(layout, indices, finder)
+                try:
+                    reused = await self._bring(layout, indices, finder)
+                except BaseException:
+                    # What was announced when the fetch began may not have come true.
+                    self.peer.spawn(self.peer.announcer.update(layout.model_id))
+                    raise
             seconds = self.peer.network.clock.monotonic() - began
             await self.peer.announcer.update(layout.model_id)
             await self.peer.swarm.tell_state(layout.model_id)

@@ -16,7 +16,6 @@ from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout
-from p2pmodel.model.chunk_list import ENTRY_BYTES
 from p2pmodel.store.adoption import Adoption, LocalChunks
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
@@ -56,7 +55,7 @@ class Intake:
         self._copy, self._destination, self._files = copy, destination, files
         self._database, self._catalogue = database, catalogue
         self._local_chunks, self._overwrite, self._on_close = local_chunks, overwrite, on_close
-        self._same = _repeated(layout)
+        self._same = {place: group for group in layout.repeated() for place in group}
         self._open = OpenFiles()
         self._proven = copy.bits
         self._recorded = 0
@@ -289,19 +288,3 @@ class Intake:
             self._destination.remove_partial(kept.index)
         self._catalogue.remove_copy(self._copy)
         self._catalogue.remove_model(self.layout.model_id, self.layout)
-
-
-def _repeated(layout: Layout) -> dict[int, tuple[int, ...]]:
-    """For every chunk whose hash stands at several places of the model, all of them."""
-    seen: dict[bytes, int] = {}
-    repeated: dict[bytes, list[int]] = {}
-    index = 0
-    for chunks in layout.chunk_lists:
-        for at in range(0, len(chunks.encoded), ENTRY_BYTES):
-            digest = chunks.encoded[at : at + 32]
-            first = seen.setdefault(digest, index)
-            if first != index:
-                repeated.setdefault(digest, [first]).append(index)
-            index += 1
-    groups = (tuple(places) for places in repeated.values())
-    return {place: group for group in groups for place in group}

@@ -40,6 +40,8 @@ class Tally:
     """Where the bytes of a download came from."""
 
     bytes_fetched: int = 0
+    bytes_repeated: int = 0
+    """Filled by chunks that came once and stand at several places."""
     bytes_wasted: int = 0
     chunks_rejected: int = 0
     served: dict[PublicKey, Served] = field(default_factory=dict)
@@ -89,9 +91,10 @@ class Download:
         self._clock = clock
         self._pace = pace
         self._on_have = on_have
-        self._schedule: Schedule[PublicKey] = Schedule(
-            len(layout), wanted.bits, have.bits, lambda i: layout[i].length, rng
-        )
+        self._twins = _twins(layout, wanted.bits & ~have.bits)
+        """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
+        once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
+        self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, lambda i: layout[i].length, rng)
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
         self._wasted_before: dict[PublicKey, int] = {}
@@ -111,7 +114,9 @@ class Download:
     @property
     def missing(self) -> int:
         """Wanted chunks that are not verified yet, as bits."""
-        return self._schedule.missing
+        missing = self._schedule.missing
+        filled = (i for first, twins in self._twins.items() if missing >> first & 1 for i in twins)
+        return missing | HaveMap.of(len(self.layout), filled).bits
 
     @property
     def unheld(self) -> int:
@@ -152,7 +157,11 @@ class Download:
     def link_has(self, link: Link, held: HaveMap) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        self._schedule.peer_has(link.peer, held.bits)
+        bits = held.bits
+        for first, twins in self._twins.items():
+            if not bits >> first & 1 and any(bits >> twin & 1 for twin in twins):
+                bits |= 1 << first
+        self._schedule.peer_has(link.peer, bits)
         self._fill(link)
 
     def offer(self, link: Link, bits: int) -> None:
@@ -287,6 +296,15 @@ class Download:
             self._arrivals.append((now, length, link.peer))
         else:
             self.tally.bytes_wasted += length
+        twins = self._twins.pop(index, ())
+        if first:
+            self.tally.bytes_repeated += len(twins) * length
         if sink.held_bits:
             self._schedule.held(sink.held_bits)
             self._on_have(sink.held_bits)
+
+
+def _twins(layout: Layout, missing: int) -> dict[int, tuple[int, ...]]:
+    """Each hash is asked for once: the first missing place of a repeated chunk, with the others."""
+    groups = (tuple(index for index in group if missing >> index & 1) for group in layout.repeated())
+    return {group[0]: group[1:] for group in groups if len(group) > 1}

@@ -8,7 +8,18 @@ from hypothesis import strategies as st
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import CHUNK_BYTES_MAX
-from p2pmodel.model import ChunkList, Digest, HaveMap, PublicKey, SecretKey, Sha256
+from p2pmodel.model import (
+    ChunkList,
+    Digest,
+    FileEntry,
+    HaveMap,
+    Layout,
+    Manifest,
+    PortablePath,
+    PublicKey,
+    SecretKey,
+    Sha256,
+)
 from p2pmodel.model.have_map import iter_bits
 
 digests = st.binary(min_size=32, max_size=32).map(Digest)
@@ -122,3 +133,13 @@ def test_any_bytes_are_a_chunk_list_that_encodes_to_them_or_a_decode_error(encod
 def test_a_chunk_that_is_empty_or_too_long_is_refused(length):
     with pytest.raises(DecodeError):
         ChunkList(bytes(32) + length.to_bytes(4, "big"))
+
+
+def test_a_layout_names_the_places_of_repeated_chunks():
+    def entry(name: str, chunks: ChunkList) -> FileEntry:
+        return FileEntry(PortablePath(name), chunks.size, Digest.of(b""), Sha256(bytes(32)), len(chunks), chunks.digest)
+
+    one, two, three = (Digest.of(bytes([number])) for number in range(3))
+    lists = [ChunkList.of([(one, 5), (two, 5), (one, 5)]), ChunkList.of([(three, 5), (one, 5)])]
+    layout = Layout(Manifest.of([entry("a", lists[0]), entry("b", lists[1])]), lists)
+    assert layout.repeated() == [(0, 2, 4)]

@@ -16,6 +16,7 @@ import pytest
 from p2pmodel import Peer, PeerConfig
 from p2pmodel.errors import FetchTimeoutError, NoPeersError, UsageError
 from p2pmodel.model import Digest, ModelId
+from p2pmodel.overlay import overlay_key
 from p2pmodel.peer import fetching
 from p2pmodel.peer.config import NetworkConfig
 from p2pmodel.peer.requests import FetchRequest, PublishRequest, VerifyRequest
@@ -176,3 +177,29 @@ def held_up(peer: Peer, model_id: str) -> Iterator[None]:
     finally:
         go_on.set()
         check.join()
+
+
+async def test_a_fetch_that_got_nothing_is_not_announced_any_more(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, other):
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "weights.bin").write_bytes(os.urandom(3 << 20))
+        model_id = await one.publish(tmp_path / "m")
+        (tmp_path / "m" / "weights.bin").write_bytes(b"others")  # the manifest is served, no chunk is
+        key = overlay_key(Digest.from_hex(model_id))
+        fetch = asyncio.ensure_future(other.fetch(model_id, to=tmp_path / "out", peers=[str(one.listen)]))
+        async with asyncio.timeout(20):
+            while other.peer_id not in [provider.peer async for provider in one.overlay.providers(key)]:
+                pass  # each look-up waits for answers
+            fetch.cancel()
+            await asyncio.wait([fetch])
+            while other.peer_id in [provider.peer async for provider in one.overlay.providers(key)]:
+                pass
+
+
+async def test_repeated_bytes_come_once_and_are_accounted_for(tmp_path: Path) -> None:
+    async with two_peers(tmp_path) as (one, other):
+        (model(tmp_path / "m") / "zeros.bin").write_bytes(bytes(16 << 20))
+        report = await other.fetch(await one.publish(tmp_path / "m"), to=tmp_path / "out")
+        assert report.bytes_fetched + report.bytes_reused == report.bytes_total
+        assert report.bytes_fetched < 2 << 20
+        assert report.bytes_wasted == 0

@@ -39,9 +39,10 @@ def secret(number: int) -> SecretKey:
 class Model:
     """A model of one file, cut evenly."""
 
-    def __init__(self, count: int = 40, chunk_bytes: int = 5000, seed: int = 1) -> None:
+    def __init__(self, count: int = 40, chunk_bytes: int = 5000, seed: int = 1, *, different: int = 1 << 30) -> None:
         dice = random.Random(seed)
         self.chunks = [dice.randbytes(chunk_bytes) for _ in range(count)]
+        self.chunks = [self.chunks[number % different] for number in range(count)]
         data = b"".join(self.chunks)
         chunk_list = ChunkList.of((Digest.of(chunk), len(chunk)) for chunk in self.chunks)
         entry = FileEntry(
@@ -111,10 +112,12 @@ class DictShelf:
         self.writing(index)
         if Digest.of(data) != self.model.layout[index].digest:
             raise CorruptChunkError(f"chunk {index} is corrupt")
+        digest = self.model.layout[index].digest
+        same = [place.index for place in self.model.layout if place.digest == digest]
         with self.lock:
-            self.written[index] = bytes(data)
-            self.bits |= 1 << index
-        return 1 << index
+            self.written.update((at, bytes(data)) for at in same)
+            self.bits |= (bits := sum(1 << at for at in same))
+        return bits
 
 
 class Peer:

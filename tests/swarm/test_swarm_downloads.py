@@ -487,3 +487,21 @@ async def test_a_download_counts_what_was_wasted_in_its_own_time_only(town) -> N
     download.add_link(link)
     await leech.fetch([], download)
     assert (download.tally.bytes_fetched, download.tally.bytes_wasted) == (40 * 5000, 0)
+
+
+async def test_a_chunk_that_stands_at_many_places_is_asked_for_once(town) -> None:
+    town.model = Model(count=40, different=4)
+    seed, partial, leech = await town.seed(1), await town.peer(2, 0b10000), await town.peer(3)
+    download = await leech.fetch([seed, partial])
+    assert whole(leech)
+    assert len(seed.shelf.served) + len(partial.shelf.served) == 4
+    assert download.tally.bytes_fetched == 4 * 5000
+    assert download.tally.bytes_repeated == 36 * 5000
+    assert download.tally.bytes_wasted == 0
+
+
+async def test_a_peer_that_holds_only_another_place_of_a_repeated_chunk_serves_it(town) -> None:
+    town.model = Model(count=8, different=4)
+    first, second, leech = await town.peer(1, 0b11110000), await town.peer(2, 0b00000000), await town.peer(3)
+    await leech.fetch([first, second])
+    assert whole(leech)
