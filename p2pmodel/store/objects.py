@@ -107,9 +107,9 @@ class Statements:
                 (said.model_id.raw, signed.signer.raw, said.name, said.revision, said.issued_at, signed.envelope),
             )
             writer.execute(
-                "DELETE FROM statements WHERE model_id = ?1 AND rowid NOT IN "
-                "(SELECT rowid FROM statements WHERE model_id = ?1 ORDER BY rowid LIMIT ?2)",
-                (said.model_id.raw, STATEMENTS_PER_MODEL_MAX),
+                "DELETE FROM statements WHERE model_id = ? AND rowid NOT IN "
+                "(SELECT rowid FROM statements WHERE model_id = ? ORDER BY rowid LIMIT ?)",
+                (said.model_id.raw, said.model_id.raw, STATEMENTS_PER_MODEL_MAX),
             )
 
     def of(self, model_id: ModelId) -> list[SignedStatement]:
