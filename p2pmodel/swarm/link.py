@@ -70,7 +70,6 @@ class Link:
         """Models that the peer follows."""
         self._told: set[ModelId] = set()
         """Those of which the peer has our have-map, so that additions to it make sense."""
-        self.chunk_bytes_received = 0
         self._uploads = uploads
         self._on_closed = on_closed
         self._on_interest = on_interest
