@@ -44,13 +44,7 @@ class PublicKey:
 
     def verify(self, signature: bytes, message: bytes) -> bool:
         """Whether `signature` (64 bytes) is this key's over `message`. Never raises for bad input."""
-        if len(signature) != SIGNATURE_BYTES:
-            return False
-        try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except (InvalidSignature, ValueError):
-            return False
-        return True
+        return len(signature) == SIGNATURE_BYTES and _ed25519_verify(self.raw, signature, message)
 
     def __str__(self) -> str:
         return self.text
@@ -99,7 +93,22 @@ class SecretKey:
         return self._key
 
     def sign(self, message: bytes) -> bytes:
-        return self._key.sign(message)
+        return _ed25519_sign(self, message)
 
     def __repr__(self) -> str:
         return f"SecretKey(public={self.public.text})"
+
+
+# Looked up in the module at each call, so that simulations of thousands of peers can put cheaper ones in their place.
+
+
+def _ed25519_sign(key: SecretKey, message: bytes) -> bytes:
+    return key.private_key.sign(message)
+
+
+def _ed25519_verify(public: bytes, signature: bytes, message: bytes) -> bool:
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

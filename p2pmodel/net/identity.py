@@ -63,10 +63,14 @@ class Identity:
     """Whether bulk and messages must be encrypted. They are in the clear only where both sides say False."""
     port: int = 0
     agent: str = ""
-    certificate: x509.Certificate = field(init=False, repr=False)
+    _certificate: x509.Certificate | None = field(default=None, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self.certificate = self_signed(self.key)
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Built when TLS first asks for it; a simulated network never does."""
+        if self._certificate is None:
+            self._certificate = self_signed(self.key)
+        return self._certificate
 
 
 def self_signed(key: SecretKey) -> x509.Certificate:

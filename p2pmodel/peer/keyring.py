@@ -13,7 +13,7 @@ import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import aiofiles
 import aiofiles.os
@@ -36,8 +36,18 @@ class PublisherKey:
     path: Path
 
 
+class Keys(Protocol):
+    """The secret keys that a peer uses. `Keyring` fills it from the disk, a simulation from its seed."""
+
+    async def node_key(self) -> SecretKey:
+        """This peer's identity."""
+
+    async def publisher_key(self, name: str = DEFAULT_PUBLISHER) -> SecretKey:
+        """A key to sign what is published. Raises `NotFoundError` for a name that is not here."""
+
+
 class Keyring:
-    """Reads keys afresh on every call, so that a key made by another process is seen."""
+    """Fills `Keys`. Reads keys afresh on every call, so that a key made by another process is seen."""
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir

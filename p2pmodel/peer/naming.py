@@ -12,7 +12,6 @@ from p2pmodel.net import Address
 from p2pmodel.peer.announcing import name_key
 from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.trust import load_trust
 from p2pmodel.swarm import Link
 
 _ENOUGH_ANSWERS = 3
@@ -24,7 +23,7 @@ async def resolve_name(peer: Peer, reference: Reference, direct: Sequence[Addres
     The newest statement of those seen wins, so a peer that offers an old one changes nothing while anyone offers the
     new one; one that was seen here before is never undercut.
     """
-    trust = await load_trust(peer.config.data_dir)
+    trust = await peer.trust()
     try:
         publisher = trust.resolve_key(reference.namespace)
     except P2PModelError as error:

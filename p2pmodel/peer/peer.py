@@ -27,12 +27,13 @@ from p2pmodel.overlay import CLUSTER, INTERNET, Overlay
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
-from p2pmodel.peer.files import make_private_directory, storage_errors
-from p2pmodel.peer.keyring import Keyring
+from p2pmodel.peer.files import make_private_directory, read_whole, storage_errors
+from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.shelf import StoreShelf
-from p2pmodel.store import DirectoryLock, Intake, Store
+from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
+from p2pmodel.store import OS_FILES, DirectoryLock, Files, Intake, Store
 from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
 
@@ -49,11 +50,26 @@ _LONG_WORKS_MAX = 2
 
 
 class Peer:
-    """A running peer. `peer_id` is its public key, `listen` its address (UDP and TCP)."""
+    """A running peer. `peer_id` is its public key, `listen` its address (UDP and TCP).
 
-    def __init__(self, config: PeerConfig, *, network: Callable[[Identity], Network] = RealNetwork) -> None:
+    Everything that is not a function of its arguments comes in by keyword, so that a simulation runs this same code:
+    clock, sockets and threads with `network`, the disk with `files`, the index with `open_store` (given the data
+    directory), dice with `rng`, secrets with `keyring`.
+    """
+
+    def __init__(
+        self,
+        config: PeerConfig,
+        *,
+        network: Callable[[Identity], Network] = RealNetwork,
+        files: Files = OS_FILES,
+        rng: Random | None = None,
+        keyring: Keys | None = None,
+        open_store: Callable[[Path], Store] | None = None,
+    ) -> None:
         self.config = config
-        self.keyring = Keyring(config.data_dir)
+        self.files = files
+        self.keyring: Keys = keyring or Keyring(config.data_dir)
         self.joined = asyncio.Event()
         """Set once an entry peer has answered, or there is none to ask."""
         self.store: Store
@@ -64,7 +80,8 @@ class Peer:
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
-        self._rng: Random = SystemRandom()
+        self._rng = rng or SystemRandom()
+        self._open_store = open_store or partial(Store.open, files=files)
         self._stack = AsyncExitStack()
         self._background: set[asyncio.Task[None]] = set()
         self._closing: dict[asyncio.Task[None], ModelId] = {}
@@ -89,9 +106,10 @@ class Peer:
 
     async def _start(self) -> None:
         config = self.config
-        with storage_errors(f"use the data directory {config.data_dir}"):
-            make_private_directory(config.data_dir)
-        self._stack.enter_context(DirectoryLock(config.data_dir))
+        if self.files is OS_FILES:
+            with storage_errors(f"use the data directory {config.data_dir}"):
+                make_private_directory(config.data_dir)
+            self._stack.enter_context(DirectoryLock(config.data_dir))
         key = await self.keyring.node_key()
         self.peer_id = key.public
         this_network = network_id(config.network.name)
@@ -100,7 +118,7 @@ class Peer:
         )
         self.network = self._network_type(identity)
         self._stack.push_async_callback(self.network.close)
-        self.store = await self.network.offload(Store.open, config.data_dir)
+        self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
         self.swarm = Swarm(
             key=self.peer_id,
@@ -241,6 +259,12 @@ class Peer:
             fault = (model.fault or "parts of it were lost") if model else "it is gone"
             log.warning("model %s: what is no longer held is withdrawn: %s", model_id.hex, fault)
             await self.swarm.tell_state(model_id)
+
+    async def trust(self) -> Trust:
+        """Whom this peer's owner believes, as it stands on the disk now. Raises `UsageError` where it is damaged."""
+        path = self.config.data_dir / TRUST_NAME
+        content = await self.network.offload(read_whole, self.files, path)
+        return Trust() if content is None else parse_trust(content, path)
 
     # --- what it is for ------------------------------------------------------------------------------------------
 

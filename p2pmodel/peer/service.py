@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,7 +45,6 @@ from p2pmodel.peer.reports import (
 )
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.retrieval import Retrieval
-from p2pmodel.peer.trust import load_trust
 from p2pmodel.store import Published
 from p2pmodel.version import __version__
 
@@ -59,10 +57,13 @@ class LocalService:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._started_at = time.monotonic()
+        self._started_at = peer.network.clock.monotonic()
         self._transfers: dict[ModelId, Progress] = {}
         self.http: str | None = None
         """Where the control API listens, for `status`."""
+
+    def _now(self) -> float:
+        return self._peer.network.clock.monotonic()
 
     async def close(self) -> None:
         """Nothing of its own to end: the peer is its owner's."""
@@ -84,7 +85,7 @@ class LocalService:
             network=peer.config.network.name,
             version=__version__,
             pid=os.getpid(),
-            uptime_s=round(time.monotonic() - self._started_at, 3),
+            uptime_s=round(self._now() - self._started_at, 3),
             neighbours=overlay.neighbours,
             connections=len(peer.swarm.links),
             models=len(models),
@@ -114,7 +115,7 @@ class LocalService:
             await self._enter(request.bootstrap)
             direct = await _addresses(request.peers)
             model_id, _ = await self._model(request.ref, direct)
-            trust = await load_trust(self._peer.config.data_dir)
+            trust = await self._peer.trust()
             encoded = await self._peer.network.offload(self._peer.store.object, model_id)
             signed = await self._names(model_id)
             if encoded is None:
@@ -130,7 +131,7 @@ class LocalService:
     # --- publishing ----------------------------------------------------------------------------------------------
 
     async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
-        peer, began = self._peer, time.monotonic()
+        peer, began = self._peer, self._now()
         _check_absolute(request.path)
         name, revision = _own_name(request.name)
         key = await self._publisher_key(request.key_pem)
@@ -146,7 +147,7 @@ class LocalService:
             bytes_total=published.bytes_total,
             chunks=published.chunks,
             signed_by=key.public.text,
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(self._now() - began, 3),
             name=f"{key.public.text}/{name}" if name else "",
             skipped=list(published.skipped),
             announced=placed > 0,
@@ -167,12 +168,12 @@ class LocalService:
             raise UsageError(f"the publisher's key: {error}") from error
 
     async def _hash(self, path: Path, follow_symlinks: bool, on_progress: OnProgress | None) -> Published:
-        loop, stop, began = asyncio.get_running_loop(), threading.Event(), time.monotonic()
+        loop, stop, began = asyncio.get_running_loop(), threading.Event(), self._now()
 
         def tell(done: int, total: int, file: str) -> None:
             if on_progress is None:
                 return
-            rate = done / max(time.monotonic() - began, 1e-3)
+            rate = done / max(self._now() - began, 1e-3)
             eta = (total - done) / rate if rate else None
             news = Progress(
                 phase="hashing", bytes_done=done, bytes_total=total, rate_bytes_per_s=rate, eta_s=eta, file=file
@@ -197,7 +198,7 @@ class LocalService:
         async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
             direct = await _addresses(request.peers)
-            trust = await load_trust(self._peer.config.data_dir)
+            trust = await self._peer.trust()
             wanted = [trust.resolve_key(text) for text in request.signed_by]
             model_id, path = await self._model(request.ref, direct)
 
@@ -216,7 +217,7 @@ class LocalService:
     # --- verifying -----------------------------------------------------------------------------------------------
 
     async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
-        peer, began = self._peer, time.monotonic()
+        peer, began = self._peer, self._now()
         loop, stop = asyncio.get_running_loop(), threading.Event()
 
         def tell(done: int, total: int, file: str) -> None:
@@ -237,7 +238,7 @@ class LocalService:
             bytes_checked=model.bytes_total,
             ok=not bad,
             bad=[BadRange(file=r.file, offset=r.offset, length=r.length, reason=r.reason) for r in bad],
-            seconds=round(time.monotonic() - began, 3),
+            seconds=round(self._now() - began, 3),
         )
 
     async def _target(self, target: str) -> tuple[ModelId, Path | None]:

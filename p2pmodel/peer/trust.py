@@ -108,12 +108,16 @@ async def load_trust(data_dir: Path) -> Trust:
     """Raises `UsageError` naming the file where it is damaged: trust is never guessed."""
     path = data_dir / TRUST_NAME
     try:
-        content = await read_text(path, "trust file")
+        return parse_trust(await read_text(path, "trust file"), path)
     except NotFoundError:
         return Trust()
+
+
+def parse_trust(content: str | bytes, path: Path) -> Trust:
+    """Raises `UsageError` naming the file."""
     try:
         return Trust(msgspec.json.decode(content, type=_TrustFile).keys)
-    except (msgspec.MsgspecError, DecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, DecodeError) as error:
         raise UsageError(f"{path} is damaged: {error}") from error
 
 
