@@ -93,9 +93,9 @@ class Announcer:
 
     async def update_all(self) -> list[ModelId]:
         """Look at every model; returns those of which something was lost since the last time."""
-        known = {model.model_id for model in await self._network.offload(self._store.models)}
+        known = [model.model_id for model in await self._network.offload(self._store.models)]
         lost = []
-        for model_id in known | set(self._announced):
+        for model_id in dict.fromkeys([*known, *self._announced]):
             before = self._announced.get(model_id, 0)
             await self.update(model_id)
             if before & ~self._announced.get(model_id, 0):

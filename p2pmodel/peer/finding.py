@@ -54,7 +54,7 @@ class Finder:
         self._dialed_at: dict[Address, float] = {}
         self._suggestions = 0
         self._dials = asyncio.Semaphore(_DIALS_MAX)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Finder:
@@ -65,7 +65,7 @@ class Finder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -99,12 +99,12 @@ class Finder:
         task = asyncio.get_running_loop().create_task(work)
         # Cancelled before its first step, a task never touches what it was to run.
         task.add_done_callback(lambda _: work.close())
-        self._tasks.add(task)
+        self._tasks[task] = None
         task.add_done_callback(self._done)
         return task
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         self._changed.set()
 
     async def _dial_direct(self) -> None:

@@ -83,7 +83,7 @@ class Peer:
         self._rng = rng or SystemRandom()
         self._open_store = open_store or partial(Store.open, files=files)
         self._stack = AsyncExitStack()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: dict[asyncio.Task[None], None] = {}
         self._closing: dict[asyncio.Task[None], ModelId] = {}
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
@@ -170,7 +170,7 @@ class Peer:
         raise AssertionError("unreachable")
 
     async def _stop(self) -> None:
-        for task in self._background:
+        for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         if self._closing:
@@ -180,8 +180,8 @@ class Peer:
     def spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
         """Run in the background until done or the peer stops; a failure is logged, with what failed."""
         task = asyncio.get_running_loop().create_task(_supervised(work))
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background[task] = None
+        task.add_done_callback(lambda task: self._background.pop(task, None))
         # Cancelled before its first step, a task never touches what it was to run.
         task.add_done_callback(lambda _: work.close())
         return task
@@ -193,7 +193,7 @@ class Peer:
         """
         model_id = intake.layout.model_id
         task = self.spawn(self.network.offload(intake.close))
-        self._background.discard(task)
+        del self._background[task]
         self._closing[task] = model_id
         task.add_done_callback(self._closing.pop)
 

@@ -79,7 +79,7 @@ class Link:
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
         self._queue = UploadQueue(uploads, channel, self._answer_statements)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 
     @property
@@ -113,8 +113,8 @@ class Link:
 
     def _spawn(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         task = asyncio.get_running_loop().create_task(self._supervise(work, *args, **kwargs))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
     async def _supervise(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         """A task that fails takes the link with it: a peer that hears nothing more must be able to ask elsewhere."""
@@ -278,7 +278,7 @@ class Link:
 
     def closed(self, reason: P2PModelError) -> None:
         self._closed = True
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         # Followers first: what then fails is not asked again here.
         followers, self.followers = self.followers, {}

@@ -104,7 +104,8 @@ class Schedule(Generic[K]):
         self._missing = wanted & ~have
         self._asked = 0
         """Missing chunks with a request out that is not overdue."""
-        self._askers: dict[int, set[K]] = {}
+        self._askers: dict[int, dict[K, None]] = {}
+        """Of whom each chunk is asked, in that order: sets of keys have another order in every process."""
         self._sources: dict[K, _Source] = {}
         self._in_flight_bytes = 0
         self._arrived = 0
@@ -221,7 +222,7 @@ class Schedule(Generic[K]):
         source.requests[index] = _Request(index, length, now, deadline)
         source.queued_bytes += length
         self._in_flight_bytes += length
-        self._askers.setdefault(index, set()).add(peer)
+        self._askers.setdefault(index, {})[peer] = None
         self._asked |= 1 << index
 
     def _drop(self, peer: K, source: _Source, index: int) -> _Request | None:
@@ -232,7 +233,7 @@ class Schedule(Generic[K]):
         if not request.overdue:
             self._in_flight_bytes -= request.length
         askers = self._askers[index]
-        askers.discard(peer)
+        askers.pop(peer, None)
         if not askers:
             del self._askers[index]
         if not any(not self._sources[other].requests[index].overdue for other in askers if other in self._sources):
@@ -286,22 +287,22 @@ class Schedule(Generic[K]):
 
     # --- time ----------------------------------------------------------------------------------------------------
 
-    def expire(self, now: float) -> set[K]:
+    def expire(self, now: float) -> list[K]:
         """Free what is past its deadline. Returns the peers that have become late; their requests stay out."""
-        late: set[K] = set()
+        late: dict[K, None] = {}
         for peer, source in self._sources.items():
             for index, request in source.requests.items():
                 if request.overdue or now < request.deadline:
                     continue
                 request.overdue = True
                 self._in_flight_bytes -= request.length
-                late.add(peer)
+                late[peer] = None
                 if all(self._sources[other].requests[index].overdue for other in self._askers[index]):
                     self._asked &= ~(1 << index)
             if peer in late and (source.last_arrival is None or now - source.last_arrival > REQUEST_DEADLINE_MIN_S):
                 source.snubbed = True
                 source.window = REQUEST_WINDOW_CHUNKS_MIN
-        return late
+        return list(late)
 
     def late_s(self, peer: K, now: float) -> float:
         """How long ago the oldest request that is past its deadline was made; 0 where there is none."""

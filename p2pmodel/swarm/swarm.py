@@ -218,30 +218,27 @@ class Swarm:
         `CorruptChunkError` where one of them sent something else.
         """
         waiting = list(links)
-        asked: set[asyncio.Task[bytes]] = set()
+        asked: dict[asyncio.Task[bytes], None] = {}
         corrupt: CorruptChunkError | None = None
         try:
             while waiting or asked:
                 if waiting:
-                    asked.add(
-                        asyncio.get_running_loop().create_task(waiting.pop(0).request_object(digest, size_bytes_max))
-                    )
-                done, asked = await asyncio.wait(
-                    asked, timeout=_OBJECT_HEDGE_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                found = None
-                for task in done:
+                    request = waiting.pop(0).request_object(digest, size_bytes_max)
+                    asked[asyncio.get_running_loop().create_task(request)] = None
+                pause_s = _OBJECT_HEDGE_S if waiting else None
+                await asyncio.wait(asked, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
+                for task in [task for task in asked if task.done()]:
+                    del asked[task]
                     try:
-                        found = task.result()
+                        return task.result()
                     except CorruptChunkError as error:
                         corrupt = error
                     except PeerFault:
                         continue
-                if found is not None:
-                    return found
         finally:
             for task in asked:
                 task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
         raise corrupt or PeerGoneError("no connected peer has this object")
 
     def open_download(
