@@ -72,6 +72,13 @@ class Crawl:
         if len(self._ranked) > LOOKUP_CANDIDATES_MAX:
             self._forget_farthest()
 
+    def recall(self, node: Candidate) -> None:
+        """A node that has answered an earlier search of ours: it counts as answered and is not asked again."""
+        self.offer(node.id, node.address)
+        for candidate in self._known.get(node.id, ()):
+            if candidate.address == node.address and candidate.state is State.NEW:
+                candidate.state, candidate.token = State.ANSWERED, node.token
+
     def next(self) -> Candidate | None:
         """The candidate to ask now, marked as asked, or None where that must wait or there is none."""
         if self.queries >= LOOKUP_QUERIES_MAX:

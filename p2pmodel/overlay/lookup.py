@@ -10,7 +10,7 @@ from p2pmodel.limits import BUCKET_SIZE, LOOKUP_DEADLINE_S, PROVIDER_PAGES_MAX, 
 from p2pmodel.net import Address
 from p2pmodel.overlay.calls import Call
 from p2pmodel.overlay.crawl import Candidate, Crawl
-from p2pmodel.overlay.node_id import may_contact
+from p2pmodel.overlay.node_id import NO_ID, may_contact
 from p2pmodel.overlay.package import Contact
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.wire import (
@@ -39,15 +39,21 @@ class Lookup:
         group_nodes_max: int,
         k: int = BUCKET_SIZE,
         seeds: Iterable[tuple[bytes, Address]] = (),
+        recalled: Iterable[Candidate] = (),
+        anonymous: bool = False,
         on_providers: OnProviders | None = None,
         deadline_s: float = LOOKUP_DEADLINE_S,
     ) -> None:
+        """`recalled` have answered lately and are not asked again. An `anonymous` lookup does not say who we are:
+        nobody then asks for our key, which for one that passes thousands of strangers doubles the traffic."""
         self._protocol = protocol
         self._target = target
         self._on_providers = on_providers
         self._deadline_s = deadline_s
         self._crawl = Crawl(target, protocol.own_id, k=k, group_nodes_max=group_nodes_max)
         self._seeds = seeds
+        self._recalled = recalled
+        self._sender = NO_ID if anonymous else protocol.sender_id
         self._calls: set[Call] = set()
         self._pages_left = PROVIDER_PAGES_MAX
         self._pages_open = 0
@@ -63,6 +69,8 @@ class Lookup:
         place = self._crawl.target
         for contact in table.nearest(place, BUCKET_SIZE, reliable=True) or table.nearest(place, BUCKET_SIZE):
             self._crawl.offer(contact.id, contact.address)
+        for known in self._recalled:
+            self._crawl.recall(known)
         for node, address in self._seeds:
             self._crawl.offer(node, address)
         timer = asyncio.get_running_loop().call_later(self._deadline_s, self._finish)
@@ -128,8 +136,8 @@ class Lookup:
     def _request(self, challenge: bytes, start: int) -> FindNodeRequest | GetProvidersRequest:
         protocol = self._protocol
         if self._on_providers is not None:
-            return get_providers(protocol.network_id, protocol.sender_id, challenge, self._target, start)
-        return find_node(protocol.network_id, protocol.sender_id, challenge, self._target, ipv6=self._ipv6)
+            return get_providers(protocol.network_id, self._sender, challenge, self._target, start)
+        return find_node(protocol.network_id, self._sender, challenge, self._target, ipv6=self._ipv6)
 
     def _answered(self, candidate: Candidate, contact: Contact | None, challenge: bytes, reply: Reply) -> bool:
         """Whether the answer is good: the node is who it was said to be and what it names can be read."""
