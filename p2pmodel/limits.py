@@ -175,6 +175,8 @@ OPEN_FILES_MAX = 128
 HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
 """Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
 HASH_THREADS_MAX = 8
+SMALL_FILE_BYTES_MAX = MIB
+"""Settings, trust, neighbours: files that are read and replaced whole."""
 
 # --- control and configuration -----------------------------------------------------------------------------------
 STOP_TIMEOUT_S = 10.0

@@ -1,6 +1,6 @@
 """KEEP it: files in place, an index from chunk hashes to them, and a record of what is proven to be on this disk."""
 
-from p2pmodel.store.files import Directory, Files, OpenFile
+from p2pmodel.store.files import Directory, Files, Lock, OpenFile
 from p2pmodel.store.intake import Intake
 from p2pmodel.store.lock import DirectoryLock
 from p2pmodel.store.os_files import OS_FILES
@@ -16,6 +16,7 @@ __all__ = [
     "DirectoryLock",
     "Files",
     "Intake",
+    "Lock",
     "OpenFile",
     "Published",
     "Store",

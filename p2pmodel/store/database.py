@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
+from p2pmodel.store.files import Files
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -62,8 +63,8 @@ class Writer:
 class Database:
     """Open or create `path`. Raises `RefusedError` for missing rights or a newer format, `NoSpaceError`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, files: Files) -> None:
+        self.path, self._files = path, files
         self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
         self._closed = False
         with self._errors():
@@ -77,7 +78,7 @@ class Database:
                 raise
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        connection = self._files.connect(self.path)
         try:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")

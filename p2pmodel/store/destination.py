@@ -100,7 +100,7 @@ class Destination:
     def sync_directories(self, paths: list[PortablePath]) -> None:
         """Make the names of these files durable: each directory from the destination down, once."""
         prefixes = {path.parts[:depth] for path in paths for depth in range(1, len(path.parts))}
-        for parts in sorted(prefixes, key=len, reverse=True):
+        for parts in sorted(prefixes, key=lambda parts: (-len(parts), parts)):
             with self.parent(PortablePath("/".join((*parts, "_")))) as directory:
                 if directory is not None:
                     directory.sync()

@@ -1,4 +1,4 @@
-"""The seam between the store and the disk: three small interfaces and the real thing behind them, `OS_FILES`.
+"""The seam between a peer and its disk: small interfaces, with `OS_FILES` and the simulated disk of `testing` behind.
 
 Everything below a directory is reached by one name at a time, relative to its open directory and without following
 links, so that a link swapped in under our feet cannot lead a write outside. Errors of the operating system leave here
@@ -8,12 +8,15 @@ as `P2PModelError` with the path: a full disk or quota `NoSpaceError`, missing r
 from __future__ import annotations
 
 import errno
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
-from p2pmodel.store.values import FileStatus
+from p2pmodel.limits import SMALL_FILE_BYTES_MAX
+from p2pmodel.store.values import DirectoryEntry, FileStatus
 
 
 class OpenFile(Protocol):
@@ -55,8 +58,11 @@ class Directory(Protocol):
         `exclusive` also raises it where somebody else has the directory open in that way.
         """
 
-    def open(self, name: str, *, write: bool = False, create: bool = False) -> OpenFile | None:
-        """Open the regular file `name`; None where there is none. Raises `RefusedError` for anything else."""
+    def open(self, name: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> OpenFile | None:
+        """Open the regular file `name`; None where there is none. Raises `RefusedError` for anything else.
+
+        `exclusive` makes it with mode 0600, and waits while somebody else has it open in that way.
+        """
 
     def status(self, name: str) -> FileStatus | None: ...
 
@@ -73,15 +79,89 @@ class Directory(Protocol):
     def close(self) -> None: ...
 
 
+class Lock(Protocol):
+    """A data directory that is this process's own until it is released or the process dies."""
+
+    def release(self) -> None: ...
+
+    def __enter__(self) -> Lock: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class Files(Protocol):
-    def open_directory(self, path: Path, *, create: bool = False) -> Directory | None:
-        """Links on the way are followed: the caller chose this path. None where there is no such directory."""
+    """What a peer does with a disk. Implementations inherit from it: two methods are made of the others."""
+
+    threads: int | None
+    """How many threads may work on files at once; None leaves it to the machine, 1 keeps all in the caller's."""
+
+    def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
+        """Links on the way are followed: the caller chose this path. None where there is no such directory.
+
+        Made where it is missing if `create` is set, with mode 0700 if `private` is.
+        """
 
     def open_file(self, path: Path) -> OpenFile | None:
         """Open a regular file for reading. None where there is none, or where it is something else."""
 
     def status(self, path: Path) -> FileStatus | None:
         """Of what the path leads to, links followed; None where that is nothing."""
+
+    def entries(self, path: Path) -> list[DirectoryEntry]:
+        """What is in a directory, by name. Raises `RefusedError`, and `P2PModelError` where it is none."""
+
+    def resolve(self, path: Path) -> Path:
+        """The absolute path without links, as far as it exists. Raises `UsageError` for a loop of links."""
+
+    def lock(self, directory: Path) -> Lock:
+        """Take a data directory for this process; it is made if need be, with mode 0700.
+
+        Raises `RefusedError`, naming the owner, where another process has it.
+        """
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        """Open or make an SQLite file, in autocommit mode and for use by any thread. Raises `sqlite3.Error`."""
+
+    def read_small(self, path: Path, bytes_max: int = SMALL_FILE_BYTES_MAX) -> bytes | None:
+        """The whole of a small file; None where there is none. Raises `P2PModelError` for a longer one."""
+        file = self.open_file(path)
+        if file is None:
+            return None
+        try:
+            size = file.status().identity.size
+            if size > bytes_max:
+                raise P2PModelError(f"{str(path)!r} has {size} bytes, more than the {bytes_max} that make sense")
+            data = bytearray(size)
+            return bytes(data[: file.read_into(memoryview(data), 0)])
+        finally:
+            file.close()
+
+    def write_small(self, path: Path, data: bytes) -> None:
+        """Replace a small file, mode 0600: a reader or a crash finds the old content or the new, never a part.
+
+        Durable when it returns. Its directory is made if need be, with mode 0700.
+        """
+        directory = self.open_directory(path.parent, create=True, private=True)
+        assert directory is not None
+        temporary = f".{path.name}.new"
+        try:
+            file = directory.open(temporary, write=True, create=True, exclusive=True)
+            assert file is not None
+            try:
+                file.allocate(len(data))
+                file.write(memoryview(data), 0)
+                file.sync()
+                directory.rename(temporary, directory, path.name)
+            except P2PModelError:
+                directory.remove(temporary)
+                raise
+            finally:
+                file.close()
+            directory.sync()
+        finally:
+            directory.close()
 
 
 def os_fault(error: OSError, path: Path | str, doing: str) -> P2PModelError:

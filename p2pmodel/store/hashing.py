@@ -39,7 +39,10 @@ class HashedFile:
 
 
 class HashPool:
-    """The cores of this machine, shared by the files that are hashed at once."""
+    """The cores of this machine, shared by the files that are hashed at once.
+
+    With one thread all is done in the caller's, in the order in which it was given.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or min(os.cpu_count() or 1, HASH_THREADS_MAX)
@@ -48,7 +51,7 @@ class HashPool:
 
     def both(self, here: Callable[[], None], there: Callable[[], None]) -> None:
         """Run the two at the same time where a core is free, else one after the other."""
-        if not self._idle.acquire(blocking=False):
+        if self.threads == 1 or not self._idle.acquire(blocking=False):
             here()
             there()
             return
@@ -63,6 +66,10 @@ class HashPool:
 
     def each(self, tasks: Sequence[Callable[[], None]]) -> None:
         """Run every task, on as many cores as are free; the first error ends the rest and is raised."""
+        if self.threads == 1:
+            for task in tasks:
+                task()
+            return
         waiting = list(reversed(tasks))
         lock = threading.Lock()
         errors: list[BaseException] = []

@@ -80,7 +80,7 @@ class Objects:
         with self._lock:
             self._layouts.pop(layout.model_id, None)
         with self._database.transaction() as writer:
-            writer.execute_many("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in gone])
+            writer.execute_many("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in sorted(gone)])
 
     def remember(self, layout: Layout) -> None:
         with self._lock:

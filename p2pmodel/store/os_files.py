@@ -5,30 +5,32 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sqlite3
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from p2pmodel.errors import RefusedError
-from p2pmodel.store.files import Directory, Files, OpenFile, os_fault
-from p2pmodel.store.values import FileIdentity, FileStatus
+from p2pmodel.errors import RefusedError, UsageError
+from p2pmodel.store.files import Directory, Files, Lock, OpenFile, os_fault
+from p2pmodel.store.lock import DirectoryLock
+from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus, Kind
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """`O_NONBLOCK`: opening a pipe that somebody put in a file's place must not wait for ever."""
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+_KINDS: dict[int, Kind] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
 
 
 def file_status(result: os.stat_result) -> FileStatus:
-    kind: Literal["file", "directory", "link", "other"] = "other"
-    if stat.S_ISREG(result.st_mode):
-        kind = "file"
-    elif stat.S_ISDIR(result.st_mode):
-        kind = "directory"
-    elif stat.S_ISLNK(result.st_mode):
-        kind = "link"
     identity = FileIdentity(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+    kind = _KINDS.get(stat.S_IFMT(result.st_mode), "device")
     return FileStatus(identity, kind, result.st_nlink, result.st_blocks * 512)
 
 
@@ -127,18 +129,26 @@ class OsDirectory:
                 raise RefusedError(f"another fetch is writing to {str(path)!r}") from error
         return OsDirectory(fd, path)
 
-    def open(self, name: str, *, write: bool = False, create: bool = False) -> OpenFile | None:
+    def open(self, name: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> OpenFile | None:
         flags = _FILE_FLAGS | (os.O_RDWR if write else os.O_RDONLY) | (os.O_CREAT if create else 0)
         path = self.path / name
-        try:
-            fd = os.open(name, flags, 0o666, dir_fd=self._fd)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
-                raise RefusedError(f"{str(path)!r} is not a regular file") from error
-            raise os_fault(error, path, "open") from error
-        return _regular(fd, path)
+        while True:
+            try:
+                fd = os.open(name, flags, 0o600 if exclusive else 0o666, dir_fd=self._fd)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                    raise RefusedError(f"{str(path)!r} is not a regular file") from error
+                raise os_fault(error, path, "open") from error
+            file = _regular(fd, path)
+            if not exclusive:
+                return file
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            here = self.status(name)  # whoever held it may have given it another name, or removed it
+            if here is not None and here.identity.inode == file.status().identity.inode:
+                return file
+            file.close()
 
     def status(self, name: str) -> FileStatus | None:
         try:
@@ -183,13 +193,15 @@ class OsDirectory:
         os.close(self._fd)
 
 
-class OsFiles:
+class OsFiles(Files):
     """The file system of this machine."""
 
-    def open_directory(self, path: Path, *, create: bool = False) -> Directory | None:
+    threads = None
+
+    def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
         try:
             if create:
-                path.mkdir(parents=True, exist_ok=True)
+                path.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
             return OsDirectory(os.open(path, _DIRECTORY_FLAGS), path)
         except OSError as error:
             if error.errno in (*_ABSENT, errno.EEXIST):
@@ -217,6 +229,34 @@ class OsFiles:
             if error.errno in (*_ABSENT, errno.ELOOP):
                 return None
             raise os_fault(error, path, "look at") from error
+
+    def entries(self, path: Path) -> list[DirectoryEntry]:
+        try:
+            with os.scandir(path) as found:
+                return [_entry(entry) for entry in sorted(found, key=lambda entry: entry.name)]
+        except OSError as error:
+            raise os_fault(error, path, "read the directory") from error
+
+    def resolve(self, path: Path) -> Path:
+        try:
+            return path.resolve(strict=True)
+        except RuntimeError as error:  # Python 3.12 and before
+            raise UsageError(f"{str(path)!r} is a link that leads back to itself") from error
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise UsageError(f"{str(path)!r} is a link that leads back to itself") from error
+            return path.resolve()
+
+    def lock(self, directory: Path) -> Lock:
+        return DirectoryLock(directory)
+
+    def connect(self, path: Path) -> sqlite3.Connection:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+
+
+def _entry(entry: os.DirEntry[str]) -> DirectoryEntry:
+    status = file_status(entry.stat(follow_symlinks=False))
+    return DirectoryEntry(entry.name, status, os.readlink(entry.path) if status.kind == "link" else "")  # noqa: PTH115
 
 
 def _regular(fd: int, path: Path) -> OsFile:

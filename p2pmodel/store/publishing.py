@@ -54,7 +54,7 @@ class Publisher:
     ) -> Published:
         """Raises `NotFoundError`, `UsageError`, `RefusedError` for what cannot be published, `VerificationError`
         where a file changes meanwhile, `InterruptedFetchError` on `stop`."""
-        tree = walk(path, follow_symlinks=follow_symlinks)
+        tree = walk(self._files, path, follow_symlinks=follow_symlinks)
         tally = Tally(sum(file.size for file in tree.files), on_progress)
         hashed: dict[str, tuple[HashedFile, FileIdentity, Path]] = {}
 
@@ -69,7 +69,7 @@ class Publisher:
             manifest.encode()
         except DecodeError as error:
             raise UsageError(f"{str(path)!r} cannot be published: {error}") from error
-        root = path.resolve()
+        root = self._files.resolve(path)
         self._enter(layout, root, [hashed[file.path.text][1:] for file in layout.files])
         return Published(layout, root, tree.skipped, tally.counted)
 

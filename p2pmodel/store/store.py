@@ -34,32 +34,35 @@ INDEX_NAME = "store.sqlite3"
 
 
 class Store:
-    """Made by `Store.open`. The data directory must be this process's own (`DirectoryLock`)."""
+    """Made by `Store.open`. The data directory must be this process's own (`Files.lock`)."""
 
-    def __init__(self, directory: Path, database: Database, files: Files) -> None:
+    def __init__(self, directory: Path, database: Database, files: Files, pool: HashPool) -> None:
         self.directory = directory
         self._files, self._database = files, database
         self._objects, self._statements = Objects(database), Statements(database)
         self._catalogue = Catalogue(database)
-        self._pool = HashPool()
+        self._pool = pool
         self._server = Server(files, self._catalogue)
         self._publisher = Publisher(files, database, self._objects, self._catalogue, self._pool)
         self._checker = Checker(files, database, self._catalogue, self._pool)
         self._lock = threading.Lock()
-        self._intakes: dict[int, Intake] = {}
+        self._intakes: dict[Intake, None] = {}
 
     @classmethod
-    def open(cls, directory: Path, *, files: Files = OS_FILES) -> Store:
-        """Open the store in a data directory, made if need be. Raises `RefusedError`, `NoSpaceError`."""
+    def open(cls, directory: Path, *, files: Files = OS_FILES, hash_threads: int | None = None) -> Store:
+        """Open the store in a data directory, made if need be. Raises `RefusedError`, `NoSpaceError`.
+
+        `hash_threads` is how many files are hashed at once: by default as many as the disk and the cores allow.
+        """
         opened = files.open_directory(directory, create=True)
         assert opened is not None
         opened.close()
-        return cls(directory, Database(directory / INDEX_NAME), files)
+        return cls(directory, Database(directory / INDEX_NAME, files), files, HashPool(hash_threads or files.threads))
 
     def close(self) -> None:
         """End every fetch that is still open and let go of all files."""
         with self._lock:
-            intakes = list(self._intakes.values())
+            intakes = list(self._intakes)
         with ExitStack() as ending:
             ending.callback(self._database.close)
             ending.callback(self._pool.close)
@@ -161,7 +164,7 @@ class Store:
         """
         if not file_indices or not all(0 <= index < len(layout.files) for index in file_indices):
             raise UsageError("a fetch needs at least one file of the model")
-        place = Destination(self._files, _absolute(destination), layout.model_id)
+        place = Destination(self._files, self._files.resolve(destination), layout.model_id)
         try:
             copy = self._copy_for(layout, place.root)
             _hold(copy, stop or threading.Event())  # waits while the copy is being checked
@@ -181,7 +184,7 @@ class Store:
             place.close()
             raise
         with self._lock:
-            self._intakes[id(intake)] = intake
+            self._intakes[intake] = None
         return intake
 
     def _copy_for(self, layout: Layout, root: Path) -> Copy:
@@ -196,7 +199,7 @@ class Store:
 
     def _intake_closed(self, intake: Intake) -> None:
         with self._lock:
-            self._intakes.pop(id(intake), None)
+            self._intakes.pop(intake, None)
         intake.copy.busy.release()
 
     # --- what is here
@@ -213,7 +216,7 @@ class Store:
 
     def model_at(self, path: Path) -> ModelId | None:
         """The model that was published from, or fetched into, this path; the latest where there are several."""
-        root = _absolute(path)
+        root = self._files.resolve(path)
         found = [copy for copy in self._catalogue.all_copies() if copy.root == root]
         return max(found, key=lambda copy: (not copy.fault, copy.number)).model_id if found else None
 
@@ -237,13 +240,13 @@ class Store:
         """
         copies = self._catalogue.copies(model_id)
         if path is not None:
-            copies = [copy for copy in copies if copy.root == _absolute(path)]
+            copies = [copy for copy in copies if copy.root == self._files.resolve(path)]
         layout = self.layout(model_id)
         if not copies or layout is None:
             raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk")
         copy = max(copies, key=lambda copy: copy.bits.bit_count())
         with self._lock:
-            if any(intake.copy is copy for intake in self._intakes.values()):
+            if any(intake.copy is copy for intake in self._intakes):
                 raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
         tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
         stop = stop or threading.Event()
@@ -277,11 +280,11 @@ class Store:
         Raises `RefusedError` while it is being fetched.
         """
         with self._lock:
-            if any(intake.layout.model_id == model_id for intake in self._intakes.values()):
+            if any(intake.layout.model_id == model_id for intake in self._intakes):
                 raise RefusedError(f"the model {model_id.hex} is being fetched")
         layout = self.layout(model_id)
         for copy in self._catalogue.copies(model_id):
-            inside = copy.root.is_relative_to(_absolute(self.directory)) and copy.kind == "fetched"
+            inside = copy.root.is_relative_to(self._files.resolve(self.directory)) and copy.kind == "fetched"
             for kept in copy.files:
                 self._server.open_files.drop((copy.number, kept.index))
                 if inside or kept.state is FileState.PARTIAL:
@@ -306,7 +309,3 @@ def _hold(copy: Copy, stop: threading.Event) -> None:
     while not copy.busy.acquire(timeout=_STOP_POLL_S):
         if stop.is_set():
             raise InterruptedFetchError("stopped while the model was being checked")
-
-
-def _absolute(path: Path) -> Path:
-    return path.resolve()

@@ -34,14 +34,26 @@ class FileIdentity:
         return (self.device, self.inode, self.size) == (other.device, other.inode, other.size)
 
 
+Kind = Literal["file", "directory", "link", "pipe", "socket", "device"]
+
+
 @dataclass(frozen=True, slots=True)
 class FileStatus:
     """What `stat` says, as far as the store asks. `allocated_bytes` is what the file takes on disk already."""
 
     identity: FileIdentity
-    kind: Literal["file", "directory", "link", "other"]
+    kind: Kind
     links: int
     allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryEntry:
+    """A line of a directory. The status is that of a link itself, and `target` what the link says."""
+
+    name: str
+    status: FileStatus
+    target: str = ""
 
 
 class FileState(Enum):

@@ -7,25 +7,19 @@ ends the publication with its name and the reason.
 
 from __future__ import annotations
 
-import os
-import stat
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pmodel.errors import DecodeError, NotFoundError, UsageError
+from p2pmodel.errors import DecodeError, NotFoundError, P2PModelError, UsageError
 from p2pmodel.limits import MANIFEST_FILES_MAX
 from p2pmodel.model import PortablePath, clash
-from p2pmodel.store.files import os_fault
+from p2pmodel.store.files import Files
+from p2pmodel.store.values import FileStatus
 
 _SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
-_KINDS = (
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+_KINDS = {"socket": "a socket", "pipe": "a named pipe", "device": "a device"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,96 +37,79 @@ class Tree:
     skipped: tuple[str, ...]
 
 
-def walk(path: Path, *, follow_symlinks: bool = False) -> Tree:
+def walk(files: Files, path: Path, *, follow_symlinks: bool = False) -> Tree:
     """The files of a directory, or the one file that `path` is.
 
     Raises `NotFoundError` where there is nothing, `UsageError` where something cannot be published, `RefusedError`
     where something may not be read.
     """
-    try:
-        root = path.resolve(strict=True)
-        status = root.stat()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{str(path)!r} does not exist") from error
-    except RuntimeError as error:
-        raise UsageError(f"{str(path)!r} is a link that leads back to itself") from error
-    except OSError as error:
-        raise os_fault(error, path, "look at") from error
-    if stat.S_ISREG(status.st_mode):
-        return Tree((FoundFile(_portable(path.name, path), root, status.st_size),), ())
-    if not stat.S_ISDIR(status.st_mode):
-        raise UsageError(f"{str(path)!r} is {_kind(status)}, neither a file nor a directory")
-    walker = _Walker(root, follow_symlinks)
-    files = sorted(walker.files(), key=lambda file: file.path.text)
-    if not files:
+    root = files.resolve(path)
+    status = files.status(root)
+    if status is None:
+        raise NotFoundError(f"{str(path)!r} does not exist")
+    if status.kind == "file":
+        return Tree((FoundFile(_portable(path.name, path), root, status.identity.size),), ())
+    if status.kind != "directory":
+        raise UsageError(f"{str(path)!r} is {_KINDS[status.kind]}, neither a file nor a directory")
+    walker = _Walker(files, root, follow_symlinks)
+    found = sorted(walker.found(), key=lambda file: file.path.text)
+    if not found:
         left_out = " but what is never published" if walker.skipped else ""
         raise UsageError(f"{str(path)!r} is an empty directory: there is nothing in it{left_out}")
-    if fault := clash(file.path for file in files):
+    if fault := clash(file.path for file in found):
         raise UsageError(f"{str(path)!r} cannot be published: {fault}")
-    return Tree(tuple(files), tuple(sorted(walker.skipped)))
+    return Tree(tuple(found), tuple(sorted(walker.skipped)))
 
 
 class _Walker:
-    def __init__(self, root: Path, follow_symlinks: bool) -> None:
-        self._root, self._follow = root, follow_symlinks
-        self._allowed = (root, *_repository_roots(root))
+    def __init__(self, files: Files, root: Path, follow_symlinks: bool) -> None:
+        self._files, self._root, self._follow = files, root, follow_symlinks
+        self._allowed = (root, *_repository_roots(files, root))
         self.skipped: list[str] = []
 
-    def files(self) -> Iterator[FoundFile]:
+    def found(self) -> Iterator[FoundFile]:
         count = 0
         # Each directory with its name in the model and the real directories above it, against loops of links.
         waiting: list[tuple[Path, str, frozenset[Path]]] = [(self._root, "", frozenset((self._root,)))]
         while waiting:
             directory, prefix, above = waiting.pop()
-            for entry in _entries(directory):
-                shown = f"{prefix}{entry.name}"
+            for entry in self._files.entries(directory):
+                shown, named = f"{prefix}{entry.name}", directory / entry.name
                 if _is_skipped(shown):
                     self.skipped.append(shown)
                     continue
-                location = Path(entry.path)
-                if entry.is_symlink():
-                    location = self._target(Path(entry.path))
-                status = _stat(location)
-                if stat.S_ISDIR(status.st_mode):
+                location, status = named, entry.status
+                if status.kind == "link":
+                    location, status = self._target(named, entry.target)
+                if status.kind == "directory":
                     if location in above:
-                        raise UsageError(f"{entry.path!r} is a link to a directory that contains it")
-                    _portable(shown, Path(entry.path))
+                        raise UsageError(f"{str(named)!r} is a link to a directory that contains it")
+                    _portable(shown, named)
                     waiting.append((location, f"{shown}/", above | {location}))
-                elif stat.S_ISREG(status.st_mode):
+                elif status.kind == "file":
                     count += 1
                     if count > MANIFEST_FILES_MAX:
                         raise UsageError(f"{str(self._root)!r} has more than {MANIFEST_FILES_MAX} files")
-                    yield FoundFile(_portable(shown, Path(entry.path)), location, status.st_size)
+                    yield FoundFile(_portable(shown, named), location, status.identity.size)
                 else:
-                    raise UsageError(f"{entry.path!r} is {_kind(status)} and cannot be published")
+                    raise UsageError(f"{str(named)!r} is {_KINDS[status.kind]} and cannot be published")
 
-    def _target(self, link: Path) -> Path:
+    def _target(self, link: Path, says: str) -> tuple[Path, FileStatus]:
         """Where a link leads. Raises `UsageError` unless that is inside, or following was asked for."""
+        broken = f"{str(link)!r} is a broken link to {says!r}"
         try:
-            target = link.resolve(strict=True)
-        except (OSError, RuntimeError) as error:
-            raise UsageError(f"{str(link)!r} is a broken link to {str(link.readlink())!r}") from error
+            target = self._files.resolve(link)
+        except UsageError as error:
+            raise UsageError(broken) from error
+        status = self._files.status(target)
+        if status is None:
+            raise UsageError(broken)
         if not self._follow and not any(target.is_relative_to(allowed) for allowed in self._allowed):
             raise UsageError(
                 f"{str(link)!r} is a link to {str(target)!r}, outside of what is published; "
                 "--follow-symlinks publishes what it leads to"
             )
-        return target
-
-
-def _entries(directory: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(directory) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        raise os_fault(error, directory, "read the directory") from error
-
-
-def _stat(location: Path) -> os.stat_result:
-    try:
-        return location.lstat()
-    except OSError as error:
-        raise os_fault(error, location, "look at") from error
+        return target, status
 
 
 def _is_skipped(shown: str) -> bool:
@@ -140,12 +117,20 @@ def _is_skipped(shown: str) -> bool:
     return parts[-1] == ".git" or parts[-1].startswith(".p2pmodel") or parts[-2:] == [".cache", "huggingface"]
 
 
-def _repository_roots(root: Path) -> list[Path]:
+def _repository_roots(files: Files, root: Path) -> list[Path]:
     """The Hugging Face repository folder around a snapshot, and the hub's shared blobs, to which its links lead."""
+
+    def is_there(path: Path, kind: str) -> bool:
+        try:
+            status = files.status(path)
+        except P2PModelError:
+            return False
+        return status is not None and status.kind == kind
+
     for folder in (root, *root.parents):
-        if (folder / "snapshots").is_dir() and (folder / "blobs").is_dir():
+        if is_there(folder / "snapshots", "directory") and is_there(folder / "blobs", "directory"):
             shared = folder.parent / "blobs"
-            return [folder, shared] if (shared / _SHARED_BLOBS_MARK).is_file() else [folder]
+            return [folder, shared] if is_there(shared / _SHARED_BLOBS_MARK, "file") else [folder]
     return []
 
 
@@ -154,7 +139,3 @@ def _portable(shown: str, real: Path) -> PortablePath:
         return PortablePath(unicodedata.normalize("NFC", shown))
     except DecodeError as error:
         raise UsageError(f"{str(real)!r} cannot be published: {error}") from error
-
-
-def _kind(status: os.stat_result) -> str:
-    return next((name for check, name in _KINDS if check(status.st_mode)), "something special")

@@ -49,7 +49,7 @@ class Workshop:
     def abandon(self, store: Store) -> None:
         """What is left of a store when its process dies: the descriptors go, and nothing else happens."""
         store._database.close()
-        for intake in store._intakes.values():
+        for intake in store._intakes:
             intake._open.close()
             intake._destination._partials.close()
             intake._destination._directory.close()

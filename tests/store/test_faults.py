@@ -62,7 +62,7 @@ class FaultyDirectory(FaultyFile):
         self._inner.rename(name, to._inner, new_name)
 
 
-class FaultyFiles:
+class FaultyFiles(type(OS_FILES)):
     """The real disk with one fault in it."""
 
     def __init__(self, fault: Fault) -> None:

@@ -87,7 +87,7 @@ def test_pipes_and_directories_are_no_files_and_do_not_block(directory):
         with pytest.raises(RefusedError, match="not a regular file"):
             directory.open(name, write=True)
         assert OS_FILES.open_file(directory.path / name) is None
-    assert directory.status("pipe").kind == "other" and directory.status("folder").kind == "directory"
+    assert directory.status("pipe").kind == "pipe" and directory.status("folder").kind == "directory"
 
 
 def test_a_full_directory_is_not_removed_and_an_empty_one_is(directory):

@@ -105,7 +105,7 @@ class PowerDirectory(PowerFile):
         self._power.names = [entry for entry in self._power.names if entry[4] != inode]
 
 
-class PowerFiles:
+class PowerFiles(type(OS_FILES)):
     def __init__(self, power: Power) -> None:
         self._power = power
 
