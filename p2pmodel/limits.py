@@ -135,6 +135,8 @@ LOOKUP_DEADLINE_S = 15.0
 RPC_TIMEOUT_MIN_S = 0.05
 RPC_TIMEOUT_START_S = 0.5
 RPC_TIMEOUT_MAX_S = 1.5
+ROUND_TRIP_PEERS_MAX = 512
+"""Peers whose own round trips are remembered: two full tables at a million nodes."""
 RPC_FAILURES_MAX = 3
 """Consecutive unanswered requests after which a node leaves the table."""
 RPC_GIVE_UP_MIN_S = 1.0
@@ -145,6 +147,12 @@ LOOKUP_FINAL_PARALLELISM = 10
 LOOKUP_CANDIDATES_MAX = 256
 LOOKUP_QUERIES_MAX = 160
 """What one liar's answers can make a lookup ask; an honest lookup among 10,000 nodes needs about 50."""
+LOOKUP_PATH_PARALLELISM = 2
+"""Requests under way on each of several disjoint paths: one that is late must not stop its path."""
+LOOKUP_PATH_QUERIES_MIN = 48
+"""What each disjoint path may ask at least, however many there are: the k closest twice, and the way to them."""
+LOOKUP_PATHS_MAX = 8
+"""S/Kademlia's largest figure: 99 % of lookups succeed there with a fifth of the nodes hostile."""
 ADDRESSES_PER_NODE_MAX = 2
 """Addresses that a lookup tries for one node id, so that a false one does not hide the true one."""
 AMPLIFICATION_MAX = 3
@@ -152,6 +160,8 @@ AMPLIFICATION_MAX = 3
 DATAGRAM_SOURCES_MAX = 4_096
 """Sources whose rate is remembered; the longest silent is forgotten first."""
 CHALLENGES_PENDING_MAX = 64
+PROOFS_REMEMBERED_MAX = 1_024
+"""Nodes that have lately proved their key at an address and need not do so again in the next lookup."""
 TOKEN_ROTATION_S = 300.0
 """BEP 5: a write token's secret changes every five minutes and the one before it is still accepted."""
 RECORD_TTL_MAX_S = 49 * 3600
@@ -163,6 +173,11 @@ PROVIDER_PAGES_MAX = 24
 """Further pages of providers that one lookup asks for, over all holders."""
 PROVIDER_ADDRESSES_MAX = 3
 """Addresses that a lookup reports for one provider: no holder can hide a provider behind a false address."""
+ANNOUNCE_STATE_BYTES_MAX = 16 * MIB
+"""What a node keeps of its announcing over a restart: three bytes for each of five million keys."""
+CROWDED_HOLDERS_MAX = 160
+"""Nodes that a key is stored with, or that are asked for it, where its nearest are too near for chance: among forty
+Sybils and all the honest ones that live there, and no more however many Sybils there are."""
 ANNOUNCE_WINDOW_DATAGRAMS = 64
 """Announcements in flight at once: what a default socket buffer of 200 KiB takes without loss."""
 NEIGHBOURS_SAVED_MAX = 1_024
