@@ -25,7 +25,7 @@ from p2pmodel.peer.config import NetworkConfig, default_network, load_network
 from p2pmodel.peer.files import make_private_directory, replace_file, storage_errors
 from p2pmodel.peer.keyring import Keyring
 
-DEFAULT_LISTEN = "0.0.0.0:8764"
+DEFAULT_LISTEN = "[::]:8764"
 NEIGHBOURS_NAME = "neighbours.json"
 _SAVE_INTERVAL_S = 600.0
 log = logging.getLogger("bootstrap")
@@ -46,7 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bootstrap", description="Run an entry node of the overlay.")
-    parser.add_argument("--listen", default=DEFAULT_LISTEN, metavar="HOST:PORT", help="UDP; port 0 takes a free one")
+    parser.add_argument(
+        "--listen",
+        default=DEFAULT_LISTEN,
+        metavar="HOST:PORT",
+        help="UDP; port 0 takes a free one; 0.0.0.0 is IPv4 alone",
+    )
     parser.add_argument("--network", type=Path, metavar="FILE", help="TOML with name, bootstrap and profile")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="keeps the node's key and neighbours")
     parser.add_argument("--json", action="store_true", help="say on stdout, as one JSON line, that it is ready")

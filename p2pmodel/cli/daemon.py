@@ -21,7 +21,8 @@ def daemon(
         typer.Option(
             "--listen",
             metavar="HOST:PORT",
-            help="UDP and TCP share the port; 0 takes a free one. [default: 0.0.0.0:8764, or free if that is taken]",
+            help="UDP and TCP share the port; 0 takes a free one. [::] is IPv6 and IPv4, 0.0.0.0 IPv4 alone. "
+            "[default: [::]:8764, or a free port if that is taken]",
         ),
     ] = None,
     bootstrap: Bootstrap = None,
@@ -97,7 +98,7 @@ async def _serve(invocation: Invocation, flags: dict[str, object], *, as_json: b
                 }
             )
             return
-        talk(f"Peer {record.peer_id} serves on {record.listen} (UDP and TCP).")
+        talk(f"Peer {record.peer_id} serves on {_where(record.listen)}.")
         talk(f"Data in {config.data_dir}; network {config.network.name!r}; HTTP {record.http or 'off'}.")
         talk("Ctrl-C stops it.")
 
@@ -164,7 +165,7 @@ def _describe(status: PeerStatus) -> list[str]:
     lines = columns(
         [
             ("peer", status.peer_id),
-            ("listens", f"{status.listen} (UDP and TCP)"),
+            ("listens", _where(status.listen)),
             ("http", status.http or "off"),
             ("network", status.network),
             ("data", status.data_dir),
@@ -186,6 +187,12 @@ def _describe(status: PeerStatus) -> list[str]:
         )
     lines += [f"warning: {printable(warning)}" for warning in status.warnings]
     return lines
+
+
+def _where(listen: str) -> str:
+    """`[::]:8764` means little to most people."""
+    families = {"[::]": ", IPv6 and IPv4", "0.0.0.0": ", IPv4 only"}
+    return f"{listen} (UDP and TCP{families.get(listen.rpartition(':')[0], '')})"
 
 
 def _table(neighbours: list[Neighbour]) -> list[str]:

@@ -69,6 +69,10 @@ class Address:
         """Whether a datagram or connection may be sent there at all: not multicast, unspecified, reserved."""
         return not (self.ip.is_multicast or self.ip.is_unspecified or self.host == "255.255.255.255")
 
+    def reaches(self, other: Address) -> bool:
+        """Whether a socket bound to this address can send to `other`: one bound to `::` speaks both families."""
+        return self.ip.version == other.ip.version or (self.ip.version == 6 and self.ip.is_unspecified)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if self.ip.version == 6 else f"{self.host}:{self.port}"
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from typing import Any
 
 from p2pmodel.errors import DecodeError, NetworkError
 from p2pmodel.net.address import Address
 from p2pmodel.net.seam import DatagramHandler
 
 _DATAGRAMS_PER_WAKE = 64
+EVERYWHERE = "::"
+"""Every address of this machine, of both families; `0.0.0.0` is IPv4 alone, and stands in where there is no IPv6."""
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _READ_BYTES = 2048
 """Longer datagrams are cut; whoever handles them drops what is above `DATAGRAM_BYTES_MAX`."""
 
@@ -67,31 +71,41 @@ class UdpDatagrams:
 
 
 def bind(kind: socket.SocketKind, host: str, port: int) -> socket.socket:
-    """A bound non-blocking socket. Raises `NetworkError` with what a person can do about it."""
+    """A bound non-blocking socket; `::` takes IPv4 too. Raises `NetworkError` with what a person can do about it."""
+    flags = socket.AI_PASSIVE | socket.AI_NUMERICHOST
     try:
-        family, *_, target = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_PASSIVE | socket.AI_NUMERICHOST)[
-            0
-        ]
+        family, *_, target = socket.getaddrinfo(host, port, type=kind, flags=flags)[0]
     except (socket.gaierror, UnicodeError) as error:
         raise NetworkError(f"{host!r} is not an IP address to listen on") from error
-    sock = socket.socket(family, kind)
     try:
-        sock.setblocking(False)
-        if kind is socket.SOCK_STREAM:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(target)
+        return _bound(family, kind, target)
     except OSError as error:
-        sock.close()
+        if target[0] == EVERYWHERE and error.errno in _NO_IPV6:
+            return bind(kind, "0.0.0.0", port)
         where = f"{host}:{port}"
         if error.errno == errno.EADDRINUSE:
             message = f"port {port} on {host} is in use by another program; choose another with --listen"
         elif error.errno in (errno.EACCES, errno.EPERM):
             message = f"this user may not listen on {where}; ports below 1024 need privileges"
-        elif error.errno == errno.EADDRNOTAVAIL:
+        elif error.errno in _NO_IPV6:
             message = f"{host} is not an address of this machine"
         else:
             message = f"cannot listen on {where}: {error.strerror}"
         raise NetworkError(message) from error
+
+
+def _bound(family: socket.AddressFamily, kind: socket.SocketKind, target: tuple[Any, ...]) -> socket.socket:
+    sock = socket.socket(family, kind)
+    try:
+        sock.setblocking(False)
+        if kind is socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if target[0] == EVERYWHERE:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(target)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 

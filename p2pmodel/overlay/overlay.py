@@ -122,8 +122,8 @@ class Overlay:
             self._entries.update(dict.fromkeys(addresses))
         self._rejoin_at = max(self._rejoin_at, self._protocol.clock.monotonic() + 2 * _REJOIN_S)
         assert self._protocol.transport is not None
-        ipv6 = self._protocol.transport.address.ip.version == 6
-        asked = [address for address in dict.fromkeys(addresses) if ipv6 or address.ip.version == 4]
+        own = self._protocol.transport.address
+        asked = [address for address in dict.fromkeys(addresses) if own.reaches(address)]
         answers = await asyncio.gather(*map(self._hello, asked))
         if any(answers):
             await self._find_self()

@@ -21,7 +21,8 @@ from p2pmodel.limits import CONFIG_BYTES_MAX
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.files import uninterrupted
 
-DEFAULT_LISTEN = "0.0.0.0:8764"
+DEFAULT_LISTEN = "[::]:8764"
+"""Every address of this machine, IPv6 and IPv4; IPv4 alone where the machine has no IPv6."""
 DEFAULT_HTTP = "127.0.0.1:8765"
 DEFAULT_NETWORK_NAME = "public"
 

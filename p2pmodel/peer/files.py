@@ -10,16 +10,12 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import aiofiles
 import aiofiles.os
 
 from p2pmodel.errors import NoSpaceError, RefusedError, UsageError
-from p2pmodel.limits import CONFIG_BYTES_MAX
-
-if TYPE_CHECKING:
-    from p2pmodel.store import Files  # brings SQLite with it, and configuration must stay light
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,21 +59,6 @@ def uninterrupted(work: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coro
 def make_private_directory(path: Path) -> None:
     """Make the directory with mode 0700 where it is missing, and those above it with the usual one."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-
-def read_whole(files: Files, path: Path) -> bytes | None:
-    """A small file; None where there is none. Raises `UsageError` for one that is too long to be what is expected."""
-    file = files.open_file(path)
-    if file is None:
-        return None
-    try:
-        content = bytearray(CONFIG_BYTES_MAX + 1)
-        count = file.read_into(memoryview(content), 0)
-    finally:
-        file.close()
-    if count > CONFIG_BYTES_MAX:
-        raise UsageError(f"{path} is longer than {CONFIG_BYTES_MAX} bytes")
-    return bytes(content[:count])
 
 
 @uninterrupted

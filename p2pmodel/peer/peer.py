@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.model import Digest, ModelId, PublicKey
 from p2pmodel.net import Address, Identity, Network, RealNetwork, network_id, split_host_port
@@ -27,13 +29,13 @@ from p2pmodel.overlay import CLUSTER, INTERNET, Overlay
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
-from p2pmodel.peer.files import make_private_directory, read_whole, storage_errors
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
-from p2pmodel.store import OS_FILES, DirectoryLock, Files, Intake, Store
+from p2pmodel.store import OS_FILES, Files, Intake, Store
+from p2pmodel.store.files import Lock
 from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
 
@@ -106,10 +108,7 @@ class Peer:
 
     async def _start(self) -> None:
         config = self.config
-        if self.files is OS_FILES:
-            with storage_errors(f"use the data directory {config.data_dir}"):
-                make_private_directory(config.data_dir)
-            self._stack.enter_context(DirectoryLock(config.data_dir))
+        self._stack.enter_context(self._lock())
         key = await self.keyring.node_key()
         self.peer_id = key.public
         this_network = network_id(config.network.name)
@@ -143,10 +142,19 @@ class Peer:
         self.spawn(self._join(config.entry_peers))
         self.spawn(self._watch_files())
 
+    def _lock(self) -> Lock:
+        directory = self.config.data_dir
+        try:
+            return self.files.lock(directory)
+        except (RefusedError, NoSpaceError):
+            raise
+        except P2PModelError as error:
+            raise UsageError(f"cannot use the data directory {directory}: {error}") from error
+
     async def _bind(self) -> Address:
         """One port for TCP and UDP. A default port that is taken gives way to a free one."""
         host, port = split_host_port(self.config.listen)
-        host = str((await resolve(host, port or 1)).host)
+        host = (await _addresses(host, port or 1))[0].host
         try:
             return await self._bind_both(host, port)
         except NetworkError:
@@ -243,8 +251,7 @@ class Peer:
 
     async def bootstrap(self, entry_peers: Iterable[str]) -> int:
         """Ask these peers (HOST:PORT) for their neighbours; how many answered. Raises `NetworkError` for bad names."""
-        addresses = [await resolve(*split_host_port(text)) for text in entry_peers]
-        return await self.overlay.bootstrap(addresses)
+        return await self.overlay.bootstrap(await resolve(entry_peers))
 
     async def _watch_files(self) -> None:
         while True:
@@ -263,7 +270,7 @@ class Peer:
     async def trust(self) -> Trust:
         """Whom this peer's owner believes, as it stands on the disk now. Raises `UsageError` where it is damaged."""
         path = self.config.data_dir / TRUST_NAME
-        content = await self.network.offload(read_whole, self.files, path)
+        content = await self.network.offload(self.files.read_small, path)
         return Trust() if content is None else parse_trust(content, path)
 
     # --- what it is for ------------------------------------------------------------------------------------------
@@ -336,10 +343,16 @@ async def _supervised(work: Coroutine[Any, Any, object]) -> None:
         log.exception("a background task failed")
 
 
-async def resolve(host: str, port: int) -> Address:
-    """The first address of a host that a person named. Raises `NetworkError` where it has none."""
+async def resolve(peers: Iterable[str]) -> list[Address]:
+    """All addresses of these peers (HOST:PORT), of both families. Raises `NetworkError` where one has none."""
+    found = [await _addresses(*split_host_port(text)) for text in peers]
+    return list(dict.fromkeys(chain.from_iterable(found)))
+
+
+async def _addresses(host: str, port: int) -> list[Address]:
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port)
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise NetworkError(f"cannot find the address of {host!r}: {error.strerror}") from error
-    return Address(str(found[0][4][0]), port)
+    # A scope (`fe80::1%eth0`) means nothing to anybody else.
+    return list(dict.fromkeys(Address(str(entry[4][0]).partition("%")[0], port) for entry in found))

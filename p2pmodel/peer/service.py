@@ -26,7 +26,7 @@ from p2pmodel.model import (
     check_name_part,
     sign_statement,
 )
-from p2pmodel.net import Address, split_host_port
+from p2pmodel.net import Address
 from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
@@ -113,7 +113,7 @@ class LocalService:
     async def show(self, request: ShowRequest) -> ModelDetail:
         async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
-            direct = await _addresses(request.peers)
+            direct = await resolve(request.peers)
             model_id, _ = await self._model(request.ref, direct)
             trust = await self._peer.trust()
             encoded = await self._peer.network.offload(self._peer.store.object, model_id)
@@ -197,7 +197,7 @@ class LocalService:
         _check_absolute(request.to)
         async with time_limit(request.timeout_s):
             await self._enter(request.bootstrap)
-            direct = await _addresses(request.peers)
+            direct = await resolve(request.peers)
             trust = await self._peer.trust()
             wanted = [trust.resolve_key(text) for text in request.signed_by]
             model_id, path = await self._model(request.ref, direct)
@@ -290,10 +290,6 @@ def _check_absolute(path: str | None) -> None:
     """A daemon's working directory is nothing that whoever asks it knows. Raises `UsageError`."""
     if path is not None and not Path(path).is_absolute():
         raise UsageError(f"{path!r} has to be an absolute path")
-
-
-async def _addresses(peers: Sequence[str]) -> list[Address]:
-    return [await resolve(*split_host_port(text)) for text in peers]
 
 
 @asynccontextmanager

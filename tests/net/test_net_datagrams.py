@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 
 import pytest
@@ -10,7 +11,7 @@ from wire_pairs import PATIENCE_S, comes_true, identity
 
 from p2pmodel.errors import NetworkError
 from p2pmodel.limits import DATAGRAM_BYTES_MAX
-from p2pmodel.net import Address
+from p2pmodel.net import Address, udp
 
 
 class Box:
@@ -145,3 +146,48 @@ async def test_a_port_in_use_is_a_network_error(post) -> None:
     near, _ = await post()
     with pytest.raises(NetworkError, match="in use"):
         await post(port=near.address.port)
+
+
+async def test_one_socket_speaks_both_families_and_says_plainly_who_sent(post) -> None:
+    (both, box), (four, four_box), (six, six_box) = await post("::"), await post("127.0.0.1"), await post("::1")
+    assert both.address.host == "::"
+    four.send(b"4", Address("127.0.0.1", both.address.port))
+    assert await box.next() == (b"4", four.address)
+    six.send(b"6", Address("::1", both.address.port))
+    assert await box.next() == (b"6", six.address)
+    both.send(b"to 4", four.address)
+    both.send(b"to 6", six.address)
+    assert await four_box.next() == (b"to 4", Address("127.0.0.1", both.address.port))
+    assert await six_box.next() == (b"to 6", Address("::1", both.address.port))
+
+
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+async def test_where_there_is_no_ipv6_everywhere_is_ipv4(post, monkeypatch, number: int) -> None:
+    def without_ipv6(family: int, *rest: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(number, "no IPv6 here")
+        return make(family, *rest)
+
+    make = socket.socket
+    monkeypatch.setattr(udp.socket, "socket", without_ipv6)
+    (datagrams, box), (near, _) = await post("::"), await post()
+    assert datagrams.address.host == "0.0.0.0"
+    near.send(b"4", Address("127.0.0.1", datagrams.address.port))
+    assert await box.next() == (b"4", near.address)
+    with pytest.raises(NetworkError, match="not an address of this machine"):
+        await post("::1")
+
+
+@pytest.mark.parametrize(
+    ("bound", "other", "reached"),
+    [
+        ("::", "192.0.2.1", True),
+        ("::", "2001:db8::1", True),
+        ("::1", "127.0.0.1", False),
+        ("::1", "2001:db8::1", True),
+        ("0.0.0.0", "192.0.2.1", True),
+        ("0.0.0.0", "2001:db8::1", False),
+    ],
+)
+def test_an_address_knows_which_others_a_socket_bound_to_it_reaches(bound: str, other: str, reached: bool) -> None:
+    assert Address(bound, 1).reaches(Address(other, 1)) is reached
