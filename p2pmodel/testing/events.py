@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, deque
+from typing import TextIO
 
 Field = int | float | str | bytes
 
@@ -11,13 +12,14 @@ _BATCH = 512
 
 
 class EventLog:
-    """`sha256` is that of all lines so far; the last `keep` lines are there to be read."""
+    """`sha256` is that of all lines so far; the last `keep` lines are there to be read, and all go to `copy_to`."""
 
-    def __init__(self, keep: int = 200) -> None:
+    def __init__(self, keep: int = 200, *, copy_to: TextIO | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self._hash = hashlib.sha256()
         self._pending: list[str] = []
         self._tail: deque[str] = deque(maxlen=keep)
+        self._copy_to = copy_to
 
     def add(self, at_s: float, kind: str, *fields: Field) -> None:
         """Something happened. Fields must be values that repeat: no addresses of objects, no real times."""
@@ -29,7 +31,10 @@ class EventLog:
 
     def _flush(self) -> None:
         if self._pending:
-            self._hash.update("".join(self._pending).encode())
+            lines = "".join(self._pending)
+            self._hash.update(lines.encode())
+            if self._copy_to is not None:
+                self._copy_to.write(lines)
             self._tail.extend(self._pending)
             self._pending.clear()
 

@@ -1,0 +1,20 @@
+"""The list of scenarios: one module each, with a `SCENARIO` in it."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from simulations.scenario import Scenario
+
+MODULES: dict[str, str] = {}
+"""Name of a scenario, as it is typed, to its module; in the order in which they are shown."""
+
+
+def scenarios() -> dict[str, Scenario[Any]]:
+    found = {}
+    for name, module in MODULES.items():
+        scenario: Scenario[Any] = import_module(module).SCENARIO
+        assert scenario.name == name
+        found[name] = scenario
+    return found
