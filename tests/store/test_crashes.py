@@ -13,6 +13,8 @@ import pytest
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import Digest
 
+pytestmark = pytest.mark.real_disk
+
 CHILD = textwrap.dedent(
     """
     import random, sys, threading

@@ -6,7 +6,6 @@ import pytest
 
 from p2pmodel.errors import P2PModelError, RefusedError
 from p2pmodel.model import PortablePath
-from p2pmodel.store import OS_FILES
 from p2pmodel.store.destination import Destination
 
 
@@ -87,8 +86,8 @@ def test_a_destination_that_is_a_file_is_refused(shop, tmp_path, place):
         shop.store().open_intake(published.layout, [0], tmp_path / "x" / place)
 
 
-def test_hostile_paths_cannot_even_be_made(shop, tmp_path):
-    destination = Destination(OS_FILES, tmp_path / "out", shop.published({"a": b""})[1].model_id)
+def test_hostile_paths_cannot_even_be_made(shop, files, tmp_path):
+    destination = Destination(files, tmp_path / "out", shop.published({"a": b""})[1].model_id)
     for text in ("../x", "/etc/passwd", "a/../../x"):
         with pytest.raises(P2PModelError):
             destination.place(0, PortablePath(text))

@@ -1,4 +1,4 @@
-"""The real disk behind the seam: no link followed, nothing but regular files opened, errors of ours with the path."""
+"""The seam to the disk, real and simulated alike: no link followed, only regular files opened, errors with the path."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ import pytest
 
 from p2pmodel.errors import P2PModelError, RefusedError
 from p2pmodel.limits import CHUNK_BYTES
-from p2pmodel.store import OS_FILES
 
 
 @pytest.fixture
-def directory(tmp_path):
-    opened = OS_FILES.open_directory(tmp_path / "new" / "place", create=True)
+def directory(files, tmp_path):
+    opened = files.open_directory(tmp_path / "new" / "place", create=True)
     yield opened
     opened.close()
 
 
-def test_a_file_keeps_what_is_written_and_tells_its_marks(directory):
+def test_a_file_keeps_what_is_written_and_tells_its_marks(files, directory):
     file = directory.open("a", write=True, create=True)
     file.allocate(3 * CHUNK_BYTES)
     file.write(memoryview(b"hello"), CHUNK_BYTES)
@@ -29,7 +28,7 @@ def test_a_file_keeps_what_is_written_and_tells_its_marks(directory):
     assert file.read_into(memoryview(buffer), CHUNK_BYTES - 1) == 7 and bytes(buffer) == b"\0hello\0"
     assert file.read_into(memoryview(buffer), 3 * CHUNK_BYTES - 2) == 2
     status = file.status()
-    assert status == directory.status("a") == OS_FILES.status(directory.path / "a")
+    assert status == directory.status("a") == files.status(directory.path / "a")
     assert (status.kind, status.identity.size, status.links) == ("file", 3 * CHUNK_BYTES, 1)
     assert status.allocated_bytes >= 3 * CHUNK_BYTES
     file.close()
@@ -46,6 +45,7 @@ def test_space_that_was_never_written_is_no_data(directory):
     file.close()
 
 
+@pytest.mark.real_disk
 def test_a_file_system_that_cannot_tell_holes_is_all_data(directory, monkeypatch):
     def refuse(*arguments):
         raise OSError(errno.EINVAL, "not here")
@@ -57,7 +57,7 @@ def test_a_file_system_that_cannot_tell_holes_is_all_data(directory, monkeypatch
     file.close()
 
 
-def test_links_are_never_followed_below_a_directory(directory, tmp_path):
+def test_links_are_never_followed_below_a_directory(files, directory, tmp_path):
     (tmp_path / "secret").write_bytes(b"key")
     (directory.path / "link").symlink_to(tmp_path / "secret")
     (directory.path / "folder").symlink_to(tmp_path)
@@ -68,25 +68,25 @@ def test_links_are_never_followed_below_a_directory(directory, tmp_path):
         with pytest.raises(RefusedError, match="a link or a file"):
             directory.directory("folder", create=create)
     assert directory.status("link").kind == "link"
-    assert OS_FILES.open_file(directory.path / "link") is None
-    assert OS_FILES.status(directory.path / "link").kind == "file"
+    assert files.open_file(directory.path / "link") is None
+    assert files.status(directory.path / "link").kind == "file"
 
 
-def test_what_is_missing_is_none(directory):
+def test_what_is_missing_is_none(files, directory):
     assert directory.open("a") is None and directory.status("a") is None and directory.directory("a") is None
-    assert OS_FILES.open_file(directory.path / "a") is None and OS_FILES.status(directory.path / "a" / "b") is None
-    assert OS_FILES.open_directory(directory.path / "a") is None
+    assert files.open_file(directory.path / "a") is None and files.status(directory.path / "a" / "b") is None
+    assert files.open_directory(directory.path / "a") is None
 
 
-def test_pipes_and_directories_are_no_files_and_do_not_block(directory):
-    os.mkfifo(directory.path / "pipe")
+def test_pipes_and_directories_are_no_files_and_do_not_block(files, directory, moves):
+    moves.mkfifo(directory.path / "pipe")
     (directory.path / "folder").mkdir()
     for name in ("pipe", "folder"):
         with pytest.raises(RefusedError, match="not a regular file"):
             directory.open(name)
         with pytest.raises(RefusedError, match="not a regular file"):
             directory.open(name, write=True)
-        assert OS_FILES.open_file(directory.path / name) is None
+        assert files.open_file(directory.path / name) is None
     assert directory.status("pipe").kind == "pipe" and directory.status("folder").kind == "directory"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -70,13 +69,8 @@ def test_strangers_cannot_push_out_the_statements_that_came_first(shop):
 
 def test_verify_names_each_bad_range_and_the_have_map_follows(shop, moves):
     seed, published = shop.published({"a.bin": shop.dice.randbytes(5 * CHUNK_BYTES), "b.bin": b"b", "c.bin": b"c"})
-    target = published.path / "a.bin"
-    stamp = target.stat()
-    with target.open("r+b") as file:
-        for chunk in (1, 2, 4):
-            file.seek(chunk * CHUNK_BYTES + 7)
-            file.write(b"rot")
-    os.utime(target, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    for chunk in (1, 2, 4):
+        moves.damage(published.path / "a.bin", chunk * CHUNK_BYTES + 7)
     assert seed.have_map(published.model_id).whole, "its marks do not tell"
     (published.path / "b.bin").unlink()
     reason = "the content is not what the manifest says"
@@ -90,11 +84,11 @@ def test_verify_names_each_bad_range_and_the_have_map_follows(shop, moves):
     assert list(shop.store("source-data").have_map(published.model_id)) == [0, 3, 6]
 
 
-def test_verify_names_what_is_longer_or_shorter(shop):
+def test_verify_names_what_is_longer_or_shorter(shop, moves):
     seed, published = shop.published({"a.bin": b"a" * 100, "b.bin": b"b" * 100})
     with (published.path / "a.bin").open("ab") as file:
         file.write(b"tail")
-    os.truncate(published.path / "b.bin", 50)
+    moves.truncate(published.path / "b.bin", 50)
     assert [(bad.file, bad.offset, bad.length) for bad in seed.verify(published.model_id)] == [
         ("a.bin", 100, 4),
         ("b.bin", 0, 100),
@@ -133,11 +127,7 @@ def test_bit_rot_in_a_fetched_file_is_repaired_without_asking(shop, moves, tmp_p
     seed, published = shop.published(files)
     store = shop.store()
     moves.fetch(seed, store, published.layout, tmp_path / "out")
-    target = tmp_path / "out" / "weights.bin"
-    stamp = target.stat()
-    with target.open("r+b") as file:
-        file.write(b"rot")
-    os.utime(target, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    moves.damage(tmp_path / "out" / "weights.bin")
     assert len(store.verify(published.model_id)) == 1
     assert moves.fetch(seed, store, published.layout, tmp_path / "out") == CHUNK_BYTES
     assert moves.contents(tmp_path / "out") == files
@@ -232,16 +222,24 @@ def test_removing_one_model_keeps_what_another_shares_with_it(shop, moves):
     assert all(moves.read_chunk(seed, place.digest) for place in other.layout)
 
 
-def test_a_directory_lock_is_held_by_one_and_names_its_holder(tmp_path):
-    with DirectoryLock(tmp_path / "data"):
-        with pytest.raises(RefusedError, match=f"in use by another peer .process {os.getpid()}"):
-            DirectoryLock(tmp_path / "data")
-        assert (tmp_path / "data").stat().st_mode & 0o077 == 0
-    lock = DirectoryLock(tmp_path / "data")
+def test_a_directory_lock_is_held_by_one_and_names_its_holder(files, tmp_path):
+    with files.lock(tmp_path / "data"):
+        with pytest.raises(RefusedError, match=r"in use by another peer .process \d+\)"):
+            files.lock(tmp_path / "data")
+        files.lock(tmp_path / "other").release()
+    lock = files.lock(tmp_path / "data")
     lock.release()
     lock.release()
 
 
+@pytest.mark.real_disk
+def test_a_data_directory_that_the_lock_makes_is_private_and_the_owner_is_this_process(files, tmp_path):
+    with files.lock(tmp_path / "data"), pytest.raises(RefusedError, match=f"process {os.getpid()}\\)"):
+        files.lock(tmp_path / "data")
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.real_disk
 @pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
     script = (
@@ -257,12 +255,11 @@ def test_the_lock_of_a_killed_process_is_free_at_once(tmp_path):
         DirectoryLock(tmp_path).release()
 
 
-def test_an_index_of_a_newer_version_or_a_damaged_one_is_refused_in_words(shop, tmp_path):
+def test_an_index_of_a_newer_version_or_a_damaged_one_is_refused_in_words(shop, files, tmp_path):
     shop.store().close()
     path = tmp_path / "data" / "store.sqlite3"
-    with closing(sqlite3.connect(path)) as connection, connection:
+    with closing(files.connect(path)) as connection:
         connection.execute("PRAGMA user_version=99")
-    connection.close()
     with pytest.raises(RefusedError, match="newer version"):
         shop.store()
     path.write_bytes(b"this is not a database" * 1000)

@@ -104,6 +104,7 @@ def test_a_name_that_is_not_portable_is_refused_with_the_reason(shop, name):
         shop.store().publish(root)
 
 
+@pytest.mark.real_disk
 def test_a_name_that_is_no_unicode_is_refused(shop):
     root = shop.tree("source", {"fine": b"1"})
     with open(os.fsencode(root) + b"/\xff\xfe", "wb"):  # noqa: PTH123  (a path of bytes)
@@ -135,6 +136,7 @@ def test_a_missing_path_is_not_found(shop, tmp_path):
             store.publish(path)
 
 
+@pytest.mark.real_disk
 def test_sockets_and_pipes_are_refused_by_name(shop, tmp_path, monkeypatch):
     root = shop.tree("source", {"a": b"1"})
     os.mkfifo(root / "pipe")
@@ -206,6 +208,7 @@ def test_a_snapshot_of_the_hugging_face_cache_is_published_through_its_links(sho
     assert {moves.read_chunk(store, place.digest) for place in published.layout} == {b"weights", b"shared"}
 
 
+@pytest.mark.real_disk
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become nobody takes root")
 def test_what_may_not_be_read_is_refused(shop, tmp_path):
     root = shop.tree("source", {"a": b"1", "locked/b": b"2"})
@@ -236,10 +239,10 @@ def test_a_file_that_changes_while_it_is_read_is_refused(shop):
     assert store.models() == []
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_refused(shop):
+def test_a_file_that_shrinks_while_it_is_read_is_refused(shop, moves):
     root = shop.tree("source", {"a.bin": bytes(16 * CHUNK_BYTES)})
     with pytest.raises(VerificationError, match="changed while it was being read"):
-        shop.store().publish(root, on_progress=lambda *_: os.truncate(root / "a.bin", 10))
+        shop.store().publish(root, on_progress=lambda *_: moves.truncate(root / "a.bin", 10))
 
 
 def test_publishing_stops_when_asked(shop):
