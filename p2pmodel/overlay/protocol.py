@@ -24,6 +24,7 @@ from p2pmodel.limits import (
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address, Clock
 from p2pmodel.overlay.calls import Calls
+from p2pmodel.overlay.density import NetworkSize
 from p2pmodel.overlay.node_id import (
     LOCAL,
     NO_ID,
@@ -117,6 +118,7 @@ class OverlayProtocol(FrameProtocol):
         self.providers = ProviderStore()
         self.rates = SourceRates()
         self.traffic = Traffic()
+        self.network_size = NetworkSize()
         self._tokens = Tokens(rng.randbytes(32))
         self._own_evidence = own_evidence
         self._challenged: OrderedDict[tuple[bytes, Address], float] = OrderedDict()
