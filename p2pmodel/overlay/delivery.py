@@ -33,7 +33,11 @@ class Sequences:
 
 
 class Delivery:
-    """Sends batches to holders. `on_stored` hears of each that was kept: the holder, its address, fresh token, keys."""
+    """Sends batches to holders.
+
+    `on_stored` hears of each that was kept: the holder, its address, fresh token, keys; `on_lost` of each that was not,
+    because the holder is gone or full.
+    """
 
     def __init__(
         self,
@@ -42,14 +46,16 @@ class Delivery:
         *,
         ttl_s: int,
         on_stored: Callable[[bytes, Address, bytes, Sequence[bytes]], None],
+        on_lost: Callable[[bytes, Sequence[bytes]], None] = lambda holder, keys: None,
         window: int = ANNOUNCE_WINDOW_DATAGRAMS,
     ) -> None:
         self._protocol = protocol
         self._sequences = sequences
         self._ttl_s = ttl_s
         self._on_stored = on_stored
+        self._on_lost = on_lost
         self._window = asyncio.Semaphore(window)
-        self._calls: set[Call] = set()
+        self._calls: dict[Call, None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -99,7 +105,7 @@ class Delivery:
 
         def replied(reply: Reply) -> None:
             assert isinstance(reply, AnnounceReply)
-            self._calls.discard(call)
+            self._calls.pop(call, None)
             if reply.status == STORED:
                 self._on_stored(holder, address, reply.token, keys)
             elif reply.status == BAD_TOKEN and tries < _TRIES_MAX:
@@ -108,14 +114,17 @@ class Delivery:
             elif reply.status == STALE and tries < _TRIES_MAX and reply.sequence < SEQUENCE_MAX:
                 self._start(holder, address, reply.token, keys, reply.sequence + 1, tries + 1)
                 return
+            else:
+                self._on_lost(holder, keys)
             self._over()
 
         def failed() -> None:
-            self._calls.discard(call)
+            self._calls.pop(call, None)
+            self._on_lost(holder, keys)
             self._over()
 
         call = protocol.calls.start(address, request, on_reply=replied, on_failed=failed)
-        self._calls.add(call)
+        self._calls[call] = None
         self._idle.clear()
 
     def _over(self) -> None:

@@ -25,6 +25,8 @@ _CHANCE = 0.001
 about a fifth only: together that makes false alarms for less than one key in a hundred (measured, see the tests)."""
 _SAMPLES_MAX = 33
 _SAMPLES_MIN = 5
+_SAMPLE_S = 3600.0
+"""A network may have grown since."""
 
 
 @lru_cache(maxsize=64)
@@ -73,16 +75,17 @@ class NetworkSize:
     """
 
     def __init__(self) -> None:
-        self._samples: deque[float] = deque(maxlen=_SAMPLES_MAX)
+        self._samples: deque[tuple[float, float]] = deque(maxlen=_SAMPLES_MAX)
 
-    def saw(self, count: int, farthest: int) -> None:
+    def saw(self, count: int, farthest: int, now: float) -> None:
         """A lookup's `count` nearest nodes, all that there are within `farthest` of its target."""
         if count >= BUCKET_SIZE and farthest > 0:
-            # The mean of the inverse of a gamma variable of shape i is 1 / (i - 1); its median nearly 1 / (i - 1/3).
-            self._samples.append((count - 1 / 3) * float(1 << ID_BITS) / farthest)
+            # The median of the inverse of a gamma variable of shape i is nearly 1 / (i - 1/3).
+            self._samples.append((now, (count - 1 / 3) * float(1 << ID_BITS) / farthest))
 
-    def estimate(self, of_table: float) -> float:
+    def estimate(self, of_table: float, now: float) -> float:
         """The number of nodes; `of_table`, the routing table's own guess, counts as one more sample."""
-        if len(self._samples) < _SAMPLES_MIN:
+        fresh = [size for at, size in self._samples if now - at < _SAMPLE_S]
+        if len(fresh) < _SAMPLES_MIN:
             return of_table
-        return median([*self._samples, of_table])
+        return median([*fresh, of_table])

@@ -12,15 +12,14 @@ from p2pmodel.limits import (
     LOOKUP_PARALLELISM,
     LOOKUP_PATHS_MAX,
     PROVIDER_PAGES_MAX,
-    REPLY_NODES_MAX,
 )
 from p2pmodel.net import Address
 from p2pmodel.overlay.calls import Call
 from p2pmodel.overlay.crawl import Candidate, Crawl
+from p2pmodel.overlay.density import radius_for
 from p2pmodel.overlay.node_id import NO_ID, may_contact
-from p2pmodel.overlay.package import ID_BITS, Contact
+from p2pmodel.overlay.package import Contact
 from p2pmodel.overlay.protocol import OverlayProtocol
-from p2pmodel.overlay.routing import RoutingTable
 from p2pmodel.overlay.wire import (
     FindNodeRequest,
     GetProvidersRequest,
@@ -51,10 +50,12 @@ class Lookup:
         anonymous: bool = False,
         on_providers: OnProviders | None = None,
         paths: int = 1,
+        seeds_only: bool = False,
         deadline_s: float = LOOKUP_DEADLINE_S,
     ) -> None:
         """`recalled` have answered lately and are not asked again. An `anonymous` lookup does not say who we are:
-        nobody then asks for our key, which for one that passes thousands of strangers doubles the traffic."""
+        nobody then asks for our key, which for one that passes thousands of strangers doubles the traffic. With
+        `seeds_only` it begins with the seeds and not with our table: what we know would hide what they know."""
         self._protocol = protocol
         self._target = target
         self._on_providers = on_providers
@@ -66,10 +67,11 @@ class Lookup:
             k=k,
             group_nodes_max=group_nodes_max,
             paths=paths,
-            radius=_crowding_radius(protocol.table, k),
+            radius=_crowding_radius(protocol, k),
         )
         self._seeds_max = max(BUCKET_SIZE, paths * LOOKUP_PARALLELISM)
         self._seeds = seeds
+        self._seeds_only = seeds_only
         self._recalled = recalled
         self._sender = NO_ID if anonymous else protocol.sender_id
         self._calls: dict[Call, None] = {}
@@ -86,9 +88,8 @@ class Lookup:
     async def run(self) -> list[Candidate]:
         """The nearest nodes that answered and proved their keys, nearest first. Ends within the deadline."""
         table, protocol = self._protocol.table, self._protocol
-        place = self.crawl.target
-        for contact in table.nearest(place, self._seeds_max, reliable=True) or table.nearest(place, self._seeds_max):
-            self.crawl.offer(contact.id, contact.address)
+        if not self._seeds_only:
+            self._offer_contacts()
         for known in self._recalled:
             self.crawl.recall(known)
         for node, address in self._seeds:
@@ -104,8 +105,15 @@ class Lookup:
             self._calls.clear()
         nearest = self.crawl.closest()
         radius = nearest[-1].distance if nearest else 0
-        table.looked_up(self.crawl.target, radius, protocol.clock.monotonic())
+        now = protocol.clock.monotonic()
+        table.looked_up(self.crawl.target, radius, now)
+        protocol.network_size.saw(len(nearest), radius, now)
         return nearest
+
+    def _offer_contacts(self) -> None:
+        table, place = self._protocol.table, self.crawl.target
+        for contact in table.nearest(place, self._seeds_max, reliable=True) or table.nearest(place, self._seeds_max):
+            self.crawl.offer(contact.id, contact.address)
 
     def _pump(self) -> None:
         while not self._done.done() and (candidate := self.crawl.next()) is not None:
@@ -174,7 +182,7 @@ class Lookup:
             protocol.table.seen(contact, protocol.clock.monotonic())
         elif challenge and protocol.learn(reply.proof, challenge, candidate.address, candidate.id) is None:
             return False
-        for node, address in nodes[:REPLY_NODES_MAX]:
+        for node, address in self.crawl.unheard(nodes, candidate):
             if may_contact(address, candidate.address) and self._own.reaches(address):
                 self.crawl.offer(node, address, candidate)
         if isinstance(reply, ProvidersReply) and reply.providers:
@@ -225,6 +233,7 @@ async def nearest_nodes(
     recalled: Iterable[Candidate] = (),
     anonymous: bool = False,
     paths: int = 1,
+    seeds_only: bool = False,
 ) -> list[Candidate]:
     """The `k` nodes nearest to `target`, proven, nearest first; fewer where the network has fewer.
 
@@ -239,17 +248,19 @@ async def nearest_nodes(
         recalled=recalled,
         anonymous=anonymous,
         paths=paths,
+        seeds_only=seeds_only,
     )
     return await lookup.run()
 
 
-def _crowding_radius(table: RoutingTable, k: int) -> int:
+def _crowding_radius(protocol: OverlayProtocol, k: int) -> int:
     """How far from its target half of `k` nodes are to be expected, from how thick nodes stand around us.
 
     Whoever makes ids near a key to hide it has to crowd out everybody there; the lookup then goes on until it has
     asked all within this distance, the honest among them (as Kubo's detection of 2023 and SR-DHT-Store, arXiv
     2505.01139, look at regions and not at counts). Among honest nodes it binds about once in a hundred lookups.
     """
-    if k < BUCKET_SIZE:
+    if k < BUCKET_SIZE or len(protocol.table) <= BUCKET_SIZE:
         return 0
-    return int(k / 2 / table.size_estimate() * (1 << ID_BITS)) if len(table) > BUCKET_SIZE else 0
+    size = protocol.network_size.estimate(protocol.table.size_estimate(), protocol.clock.monotonic())
+    return radius_for(size, k // 2)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from p2pmodel.errors import DecodeError, NetworkError
 from p2pmodel.limits import (
-    BUCKET_SIZE,
     OVERLAY_KEY_BYTES,
     PROVIDER_ADDRESSES_MAX,
     PROVIDERS_PER_LOOKUP_MAX,
@@ -20,23 +17,19 @@ from p2pmodel.limits import (
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address, Network
 from p2pmodel.overlay.announcer import Announcer
-from p2pmodel.overlay.crawl import Candidate
-from p2pmodel.overlay.lookup import Lookup, nearest_nodes
-from p2pmodel.overlay.node_id import may_contact, node_id
-from p2pmodel.overlay.package import ID_BITS, NodeServer
+from p2pmodel.overlay.lookup import Lookup
+from p2pmodel.overlay.neighbours import Neighbour, decode_neighbours, encode_neighbours
+from p2pmodel.overlay.node_id import address_of, may_contact, node_id
+from p2pmodel.overlay.package import Contact, NodeServer
 from p2pmodel.overlay.profile import INTERNET, Profile
 from p2pmodel.overlay.protocol import OverlayProtocol, Traffic
 from p2pmodel.overlay.records import check_evidence
 from p2pmodel.overlay.routing import RoutingTable
-from p2pmodel.overlay.wire import HelloReply, HelloRequest, WireEvidence
+from p2pmodel.overlay.upkeep import Upkeep
+from p2pmodel.overlay.wire import WireEvidence
 
 log = logging.getLogger(__name__)
 
-_REJOIN_S = 1.0
-_REJOIN_MAX_S = 60.0
-_REMEMBERED_MAX = 64
-_FAR_CONTACTS = 8
-"""Nodes to know in a far part of the key space: that all are dead when a fifth is has odds of 1 to 400,000."""
 _RESTART_S = 5.0
 
 
@@ -47,6 +40,27 @@ class Provider:
     peer: PublicKey
     address: Address
     expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class LookupTrace:
+    """One lookup, as `Overlay.trace` saw it: what it found and what that took. Times in seconds."""
+
+    key: bytes
+    providers: tuple[Provider, ...]
+    """In the order in which they were found."""
+    closest: tuple[bytes, ...]
+    """Ids of the nodes nearest to the key that answered, nearest first."""
+    hops: int
+    """Nodes from our table to the one that first named a provider, or, where none did, to the nearest: 1 is a
+    neighbour of ours, 0 ourselves or nobody."""
+    queries: int
+    """Nodes asked."""
+    datagrams: int
+    """Requests sent and replies received."""
+    first_s: float | None
+    """Until the first provider; None where there is none."""
+    elapsed_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +79,8 @@ class OverlayStats:
     bytes_out: int
     announce_lag_s: float
     """Age of the eldest announcement that stands."""
+    announce_behind_s: float
+    """How late the part of the key space is whose turn to be announced again was due the longest ago."""
 
 
 class Overlay:
@@ -86,16 +102,10 @@ class Overlay:
         self._rng = rng
         self._profile = profile
         self._client_only = client_only
-        self._entries: dict[Address, None] = {}
-        self._remembered: list[Address] = []
-        """Neighbours of better days: whom to ask, beside the entry nodes, when nobody is left."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._rejoin_s = _REJOIN_S
-        self._rejoin_at = 0.0
-        self._sparse = asyncio.Event()
-        """We have just joined and know hardly anybody far from us."""
         self._server = NodeServer(node_id(key.public), self._make_protocol)
-        self._running: tuple[OverlayProtocol, Announcer] | None = None
+        self._running: tuple[OverlayProtocol, Announcer, Upkeep] | None = None
+        self._remembered: list[Neighbour] = []
 
     # --- life -----------------------------------------------------------------------------------------------------
 
@@ -106,10 +116,11 @@ class Overlay:
         address = await self._server.listen(self._network, host, port)
         protocol = self._server.protocol
         assert isinstance(protocol, OverlayProtocol)
-        self._running = protocol, Announcer(protocol, self._profile)
+        self._running = protocol, Announcer(protocol, self._profile), Upkeep(protocol, self._profile)
+        self._upkeep.remember(self._remembered)
         self._tasks = [
             asyncio.create_task(self._supervise(self._announcer.run), name="overlay announcer"),
-            asyncio.create_task(self._supervise(self._upkeep), name="overlay upkeep"),
+            asyncio.create_task(self._supervise(self._upkeep.run), name="overlay upkeep"),
         ]
         return address
 
@@ -118,28 +129,34 @@ class Overlay:
 
         With `keep` they are asked again whenever the table is empty, and now and then while it is small.
         """
-        if keep:
-            self._entries.update(dict.fromkeys(addresses))
-        self._rejoin_at = max(self._rejoin_at, self._protocol.clock.monotonic() + 2 * _REJOIN_S)
-        assert self._protocol.transport is not None
-        own = self._protocol.transport.address
-        asked = [address for address in dict.fromkeys(addresses) if own.reaches(address)]
-        answers = await asyncio.gather(*map(self._hello, asked))
-        if any(answers):
-            await self._find_self()
-            self._sparse.set()
-        return sum(answers)
+        return await self._upkeep.bootstrap(addresses, keep=keep)
 
-    async def stop(self) -> None:
-        """Withdraw what we provide, then close. Safe to call twice."""
+    def remember(self, content: bytes) -> int:
+        """Neighbours of an earlier run, from `saved_neighbours`; how many. Raises `DecodeError`.
+
+        Before or after `start`. All are greeted in the background, at once and again while nobody else is left, so
+        that the node comes back among those whom it knew, also when every entry node is gone.
+        """
+        self._remembered = decode_neighbours(content)
+        if self._running is not None:
+            self._upkeep.remember(self._remembered)
+        return len(self._remembered)
+
+    def saved_neighbours(self) -> bytes:
+        """What to keep over a restart, for `remember`: the whole table and whom we have lost sight of, as JSON."""
+        return encode_neighbours(self._upkeep.neighbours())
+
+    async def stop(self, *, withdraw: bool = True) -> None:
+        """Withdraw what we provide, then close. Safe to call twice. Who is back at once need not withdraw."""
         if self._running is None:
             return
-        protocol, announcer = self._running
+        protocol, announcer, _ = self._running
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await announcer.withdraw(None)
+        if withdraw:
+            await announcer.withdraw(None)
         self._running = None
         protocol.calls.close()
         self._server.stop()
@@ -150,39 +167,34 @@ class Overlay:
         """Announce `keys` now and keep them announced; returns how many another node holds when this returns."""
         return await self._announcer.provide(_checked(keys))
 
-    def provide_later(self, keys: Iterable[bytes]) -> None:
-        """Announce `keys` in the background, in bulk, and keep them announced."""
-        self._announcer.provide_later(_checked(keys))
+    def provide_later(self, keys: Iterable[bytes], *, roots: bool = False) -> None:
+        """Announce `keys` in the background and keep them announced: `roots` first and well, others in bulk."""
+        self._announcer.provide_later(_checked(keys), roots=roots)
+
+    def announce_state(self) -> bytes:
+        """How far announcing has come; small, for `restore_announcing` after a restart. After `stop` there is none."""
+        return self._announcer.state()
+
+    def restore_announcing(self, content: bytes) -> None:
+        """Go on where an earlier run stopped, between `start` and the first key. Raises `DecodeError`.
+
+        Keys announced shortly before the restart then wait for their turn instead of going out at once.
+        """
+        self._announcer.restore(content)
 
     async def withdraw(self, keys: Iterable[bytes] | None = None) -> None:
         """Stop providing `keys` (None: all) and tell their holders, within `WITHDRAW_TIMEOUT_S`."""
         await self._announcer.withdraw(None if keys is None else _checked(keys))
 
-    async def providers(self, key: bytes) -> AsyncIterator[Provider]:
+    async def providers(self, key: bytes, *, paths: int | None = None) -> AsyncIterator[Provider]:
         """Providers of `key` as they are found, this node excepted; ends with the lookup.
 
         A provider for which holders know several addresses comes once with each, at most `PROVIDER_ADDRESSES_MAX`.
+        `paths` is the number of disjoint ways along which the lookup goes, where not that of the profile.
         """
-        (key,) = _checked([key])
-        protocol = self._protocol
         found: asyncio.Queue[Provider | None] = asyncio.Queue()
-        addresses: dict[PublicKey, set[Address]] = {}
-
-        def report(holder: Candidate, evidence: list[WireEvidence]) -> None:
-            for entry in evidence:
-                provider = self._check(entry, key, holder.id, holder.address)
-                if provider is not None and _is_new(addresses, provider):
-                    found.put_nowait(provider)
-
-        own_id = protocol.own_id
-        assert protocol.transport is not None
-        now = protocol.clock.monotonic()
-        for batch in protocol.providers.find(key, 0, now)[1]:
-            provider = self._check(batch.evidence(key, now), key, own_id, batch.source)
-            if provider is not None and _is_new(addresses, provider):
-                found.put_nowait(provider)
-        lookup = Lookup(protocol, key, group_nodes_max=self._profile.group_nodes_max, on_providers=report)
-        task = asyncio.create_task(lookup.run(), name="provider lookup")
+        search = _Search(self, _checked([key])[0], paths, lambda provider, _: found.put_nowait(provider))
+        task = asyncio.create_task(search.lookup.run(), name="provider lookup")
         task.add_done_callback(lambda _: found.put_nowait(None))
         try:
             while (next_found := await found.get()) is not None:
@@ -190,6 +202,30 @@ class Overlay:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+    async def trace(self, key: bytes, *, paths: int | None = None) -> LookupTrace:
+        """Look the providers of `key` up to the end, and tell how it went."""
+        clock = self._network.clock
+        started = clock.monotonic()
+        providers: list[Provider] = []
+        first: list[tuple[float, int]] = []
+
+        def report(provider: Provider, depth: int) -> None:
+            first.append((clock.monotonic() - started, depth))
+            providers.append(provider)
+
+        search = _Search(self, _checked([key])[0], paths, report)
+        closest = await search.lookup.run()
+        return LookupTrace(
+            key=key,
+            providers=tuple(providers),
+            closest=tuple(node.id for node in closest),
+            hops=first[0][1] if first else search.lookup.crawl.hops,
+            queries=search.lookup.crawl.queries,
+            datagrams=search.lookup.datagrams,
+            first_s=first[0][0] if first else None,
+            elapsed_s=clock.monotonic() - started,
+        )
 
     def neighbours(self) -> list[tuple[PublicKey, Address]]:
         return [(contact.peer, contact.address) for contact in self._protocol.table]
@@ -199,15 +235,16 @@ class Overlay:
         traffic: Traffic = protocol.traffic
         return OverlayStats(
             neighbours=len(protocol.table),
-            keys_provided=len(announcer.kept),
-            keys_pending=announcer.kept.pending,
+            keys_provided=announcer.keys_provided,
+            keys_pending=announcer.keys_pending,
             records_held=len(protocol.providers),
             network_size=protocol.table.size_estimate(),
             datagrams_in=traffic.datagrams_in,
             datagrams_out=traffic.datagrams_out,
             bytes_in=traffic.bytes_in,
             bytes_out=traffic.bytes_out,
-            announce_lag_s=announcer.kept.lag_s(protocol.clock.monotonic()),
+            announce_lag_s=announcer.lag_s(protocol.clock.monotonic()),
+            announce_behind_s=announcer.behind_s(protocol.clock.monotonic()),
         )
 
     # --- parts ----------------------------------------------------------------------------------------------------
@@ -217,6 +254,12 @@ class Overlay:
         if self._running is None:
             raise NetworkError("the overlay is not running")
         return self._running[0]
+
+    @property
+    def _upkeep(self) -> Upkeep:
+        if self._running is None:
+            raise NetworkError("the overlay is not running")
+        return self._running[2]
 
     @property
     def _announcer(self) -> Announcer:
@@ -229,12 +272,18 @@ class Overlay:
             if self._running is not None:
                 self._announcer.neighbour_joined()
 
+        def lost(contact: Contact) -> None:
+            if self._running is not None:
+                self._upkeep.lost(contact)
+
         table = RoutingTable(
             node_id(self._key.public),
             self._network.clock.monotonic(),
             group_nodes_max=self._profile.group_nodes_max,
+            group_table_nodes_max=self._profile.group_table_nodes_max,
             stale_s=self._profile.refresh_s,
             changed=joined,
+            lost=lost,
         )
         return OverlayProtocol(
             node,
@@ -247,87 +296,6 @@ class Overlay:
             client_only=self._client_only,
             own_evidence=lambda key: self._announcer.own_evidence(key),
         )
-
-    def _check(self, evidence: WireEvidence, key: bytes, holder_id: bytes, holder: Address) -> Provider | None:
-        if evidence.peer == self._key.public.raw:
-            return None
-        try:
-            address = check_evidence(evidence, key, self._network_id, holder_id, holder)
-        except DecodeError:
-            return None
-        if not may_contact(address, holder):
-            return None
-        return Provider(PublicKey(evidence.peer), address, self._network.clock.wall() + evidence.remaining_s)
-
-    # --- upkeep ---------------------------------------------------------------------------------------------------
-
-    async def _hello(self, address: Address) -> bool:
-        protocol = self._protocol
-        challenge = protocol.new_challenge(address)
-        reply = await protocol.calls.ask(address, HelloRequest(self._network_id, protocol.sender_id, challenge))
-        return isinstance(reply, HelloReply) and protocol.learn(reply.proof, challenge, address) is not None
-
-    async def _find_self(self) -> None:
-        protocol = self._protocol
-        await nearest_nodes(protocol, protocol.own_id, group_nodes_max=self._profile.group_nodes_max)
-
-    async def _upkeep(self) -> None:
-        protocol = self._protocol
-        while True:
-            await self._wait(self._profile.tick_s if len(protocol.table) else min(_REJOIN_S, self._profile.tick_s))
-            now = protocol.clock.monotonic()
-            protocol.providers.expire(now)
-            if len(protocol.table):
-                self._remembered = [contact.address for contact in islice(protocol.table, _REMEMBERED_MAX)]
-            if now >= self._rejoin_at and len(protocol.table) < BUCKET_SIZE:
-                await self._rejoin()
-            due = protocol.table.to_refresh(now, self._profile.refresh_s)
-            if due and len(protocol.table):
-                await self._explore(*self._rng.choice(due).range)
-
-    async def _wait(self, seconds: float) -> None:
-        """Until the next tick, or until we have joined and should look around."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._sparse.wait()
-        except TimeoutError:
-            return
-        self._sparse.clear()
-        if not self._client_only:
-            await self._look_around()
-
-    async def _look_around(self) -> None:
-        """Get to know some nodes in each far part of the key space (section 2.3 of the paper, on joining).
-
-        The search for ourselves has shown our surroundings alone; without this every lookup for a far key would pass
-        through the entry node. The i-th part is what shares i bits with our id and differs in the next.
-        """
-        table = self._protocol.table
-        parts = max(0.0, math.log2(table.size_estimate() / BUCKET_SIZE))
-        if not parts:
-            return  # so small a network is known whole
-        own = int.from_bytes(self._protocol.own_id, "big")
-        ranges = []
-        for shared in range(math.ceil(parts) + 1):
-            size = 1 << (ID_BITS - 1 - shared)
-            low = (own ^ size) & ~(size - 1)
-            if sum(low <= contact.long_id < low + size for contact in table) < _FAR_CONTACTS:
-                ranges.append((low, low + size - 1))
-        await asyncio.gather(*(self._explore(low, high) for low, high in ranges))
-
-    async def _explore(self, low: int, high: int) -> None:
-        """Meet a few nodes around a random place."""
-        target = self._rng.randint(low, high).to_bytes(OVERLAY_KEY_BYTES, "big")
-        await nearest_nodes(self._protocol, target, group_nodes_max=self._profile.group_nodes_max, k=_FAR_CONTACTS)
-
-    async def _rejoin(self) -> None:
-        """Ask the entry nodes again: soon and ever less often while we are alone, now and then while we are few."""
-        alone = not len(self._protocol.table)
-        await self.bootstrap([*self._entries, *(self._remembered if alone else ())], keep=False)
-        self._rejoin_s = min(2 * self._rejoin_s, _REJOIN_MAX_S) if alone else _REJOIN_S
-        still_alone = not len(self._protocol.table)
-        pause_s = self._rejoin_s if still_alone else self._profile.refresh_s
-        self._rejoin_at = self._protocol.clock.monotonic() + pause_s
 
     async def _supervise(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -344,11 +312,49 @@ def _checked(keys: Iterable[bytes]) -> list[bytes]:
     return checked
 
 
-def _is_new(addresses: dict[PublicKey, set[Address]], provider: Provider) -> bool:
-    known = addresses.setdefault(provider.peer, set())
-    if provider.address in known or len(known) >= PROVIDER_ADDRESSES_MAX:
-        return False
-    if sum(map(len, addresses.values())) >= PROVIDERS_PER_LOOKUP_MAX:
-        return False
-    known.add(provider.address)
-    return True
+class _Search:
+    """One lookup of providers: evidence is checked once for each provider and address that it would bring."""
+
+    def __init__(
+        self, overlay: Overlay, key: bytes, paths: int | None, report: Callable[[Provider, int], None]
+    ) -> None:
+        self._overlay = overlay
+        self._protocol = protocol = overlay._protocol
+        self._key = key
+        self._report = report
+        self._addresses: dict[bytes, dict[Address, None]] = {}
+        self._count = 0
+        self.lookup = Lookup(
+            protocol,
+            key,
+            group_nodes_max=overlay._profile.group_nodes_max,
+            paths=paths or overlay._profile.paths,
+            on_providers=lambda holder, evidence: self._told(holder.id, holder.address, holder.depth, evidence),
+        )
+        now = protocol.clock.monotonic()
+        for batch in protocol.providers.find(key, 0, now)[1]:
+            self._told(protocol.own_id, batch.source, 0, [batch.evidence(key, now)])
+
+    def _told(self, holder_id: bytes, holder: Address, depth: int, evidence: list[WireEvidence]) -> None:
+        for entry in evidence:
+            provider = self._provider(entry, holder_id, holder)
+            if provider is not None:
+                self._report(provider, depth)
+
+    def _provider(self, evidence: WireEvidence, holder_id: bytes, holder: Address) -> Provider | None:
+        """The provider, where it is new and the evidence holds. A signature is the last thing that is looked at."""
+        protocol = self._protocol
+        if evidence.peer == protocol.key.public.raw or self._count >= PROVIDERS_PER_LOOKUP_MAX:
+            return None
+        known = self._addresses.get(evidence.peer, {})
+        try:
+            stated = address_of(evidence.address if len(evidence.address) > 2 else holder.ip.packed + evidence.address)
+            if stated in known or len(known) >= PROVIDER_ADDRESSES_MAX or not may_contact(stated, holder):
+                return None
+            address = check_evidence(evidence, self._key, protocol.network_id, holder_id, holder)
+        except DecodeError:
+            return None
+        assert address == stated
+        self._addresses.setdefault(evidence.peer, {})[address] = None
+        self._count += 1
+        return Provider(PublicKey(evidence.peer), address, protocol.clock.wall() + evidence.remaining_s)

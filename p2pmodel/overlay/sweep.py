@@ -1,130 +1,111 @@
 """Announcing many keys at the cost of a few lookups: one for each region of the key space, not one for each key.
 
-The answer to one lookup shows every node within some distance of its target, so the whole aligned subtree of that size
-around the target is known. Walking the key space subtree by subtree, each key is given to its nearest nodes, and each
-node gets its keys fifty to a datagram (the idea of go-libp2p's provide sweep). A region that holds only one or two
-keys is not explored; they are looked up singly.
+A survey shows who lives in a region; each key is given to its nearest nodes, and each node gets its keys fifty to a
+datagram (the idea of go-libp2p's provide sweep). A region that holds only one or two keys is not surveyed; they are
+looked up singly. Where the nodes nearest to a key are too near for chance, it goes to all that live within the
+distance that honest ones would fill.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Awaitable, Callable, Sequence
 from heapq import nsmallest
 
-from p2pmodel.limits import BUCKET_SIZE, KEYS_PER_ANNOUNCE_MAX, OVERLAY_KEY_BYTES
-from p2pmodel.net import Address
+from p2pmodel.limits import BUCKET_SIZE, CROWDED_HOLDERS_MAX, KEYS_PER_ANNOUNCE_MAX
 from p2pmodel.overlay.crawl import Candidate
-from p2pmodel.overlay.package import ID_BITS
+from p2pmodel.overlay.density import is_crowded, radius_for, too_near
+from p2pmodel.overlay.survey import Explore, Region, Survey, enclosing, known_around
 
-SPACE = 1 << ID_BITS
 _SINGLE_KEYS_MAX = 2
 _KEYS_PER_TURN = 256
-"""Keys that are assigned before others get a turn of the event loop."""
-_SEEDS_MAX = 40
+"""Keys that are assigned before others get a turn of the event loop: about five milliseconds."""
 
-Explore = Callable[[bytes, Iterable[tuple[bytes, Address]]], Awaitable[list[Candidate]]]
 Send = Callable[[Candidate, list[bytes]], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
-    """An aligned part of the key space: from `low`, up to and without `end`."""
-
-    low: int
-    end: int
-
-    def __contains__(self, place: int) -> bool:
-        return self.low <= place < self.end
-
-    @classmethod
-    def around(cls, place: int, bits: int) -> Region:
-        bits = min(bits, ID_BITS)
-        low = place >> bits << bits
-        return cls(low, low + (1 << bits))
-
-
-def known_around(target: int, nearest: Sequence[Candidate]) -> Region:
-    """The largest subtree around `target` in which no node can be unknown, given the nearest to it."""
-    if len(nearest) < BUCKET_SIZE:
-        return Region(0, SPACE)
-    farthest = nearest[-1].long_id ^ target
-    return Region.around(target, (farthest + 1).bit_length() - 1)
-
-
-def enclosing(target: int, nearest: Sequence[Candidate], replicas: int) -> Region:
-    """The smallest subtree around `target` with at least `replicas` nodes.
-
-    Whatever lies in it is nearer to each of its keys than whatever lies outside, so it holds each key's holders.
-    """
-    if len(nearest) < BUCKET_SIZE:
-        return Region(0, SPACE)
-    return Region.around(target, (nearest[replicas - 1].long_id ^ target).bit_length())
-
-
 class Sweep:
-    """One pass over sorted keys. `explore` looks a place up, `send` delivers at most fifty keys to a node."""
+    """One pass over sorted keys. `explore` looks a place up, `send` delivers at most fifty keys to a node.
 
-    def __init__(self, keys: Sequence[bytes], replicas: int, explore: Explore, send: Send) -> None:
+    `size` is the estimated number of nodes; without it no region is ever taken for crowded.
+    """
+
+    def __init__(
+        self, keys: Sequence[bytes], replicas: int, explore: Explore, send: Send, *, size: float = 0.0
+    ) -> None:
         self._keys = keys
         self._places = [int.from_bytes(key, "big") for key in keys]
-        assert self._places == sorted(set(self._places))
+        assert all(a < b for a, b in zip(self._places, self._places[1:], strict=False))
         self._replicas = replicas
-        self._explore = explore
+        self._survey = Survey(explore)
         self._send = send
-        self._known: dict[bytes, Candidate] = {}
+        self._size = size
+        self._radius = radius_for(size, BUCKET_SIZE) if size else 0
+        self._limit = too_near(size, replicas) if size >= 2 * BUCKET_SIZE else 0
+        """Holders whose farthest is nearer than this are too near for chance."""
+        self._ends: list[int] = []
+        self._nodes: list[list[Candidate]] = []
+        """Who was known when the keys up to each of `_ends` were assigned."""
+        self._lost: list[tuple[bytes, Sequence[bytes]]] = []
+        self._gone: dict[bytes, None] = {}
 
     async def run(self) -> None:
         """Returns when every key has been given to `send`, or nobody answers any more."""
         at = 0
         while at < len(self._keys):
             place = self._places[at]
-            nearest = await self._look(place)
+            nearest = await self._survey.look(place)
             if not nearest:
                 return
             region = enclosing(place, nearest, self._replicas)
+            crowded = is_crowded([node.long_id ^ place for node in nearest], self._size)
+            if crowded:
+                region = Region.around(place, self._radius.bit_length())
             end = bisect_left(self._places, region.end)
-            if end - at <= _SINGLE_KEYS_MAX:
-                for node in nearest[: self._replicas]:
+            if end - at <= _SINGLE_KEYS_MAX and not crowded:
+                self._note(at + 1, nearest)
+                for node in self._holders(place, nearest):
                     await self._send(node, [self._keys[at]])
                 at += 1
                 continue
-            await self._cover(region, known_around(place, nearest))
-            await self._assign(at, end, [node for node in self._known.values() if node.long_id in region])
+            await self._survey.cover(region, known_around(place, nearest))
+            known = [node for node in self._survey.known.values() if node.id not in self._gone]
+            self._note(end, known)
+            await self._assign(at, end, known)
             at = end
 
-    async def _look(self, place: int) -> list[Candidate]:
-        seeds = nsmallest(_SEEDS_MAX, self._known.values(), key=lambda node: node.long_id ^ place)
-        # Far behind the walk nothing is of use any more.
-        self._known = {node.id: node for node in seeds}
-        target = place.to_bytes(OVERLAY_KEY_BYTES, "big")
-        nearest = await self._explore(target, [(node.id, node.address) for node in seeds])
-        self._known.update((node.id, node) for node in nearest)
-        return nearest
+    def lost(self, node: bytes, keys: Sequence[bytes]) -> None:
+        """`node` did not take `keys`; `mend` gives them to the next nearest."""
+        self._lost.append((node, keys))
 
-    async def _cover(self, region: Region, known: Region) -> None:
-        """Look around in `region` until every node in it is known."""
-        found = dict(self._known)
-        place = region.low
-        while place < region.end:
-            if place in known:
-                place = known.end
-                continue
-            nearest = await self._look(place)
-            found.update(self._known)
-            if not nearest:
-                break
-            place = known_around(place, nearest).end
-        self._known = found
+    async def mend(self) -> bool:
+        """Send what was lost to others. Says whether there was any."""
+        lost, self._lost = self._lost, []
+        for node, keys in lost:
+            shares: dict[bytes, tuple[Candidate, list[bytes]]] = {}
+            for key in keys:
+                place = int.from_bytes(key, "big")
+                nodes = self._nodes[bisect_right(self._ends, bisect_left(self._places, place))]
+                before = [other for other in nodes if other.id == node or other.id not in self._gone]
+                had = {other.id for other in self._holders(place, before)}
+                for heir in self._holders(place, [other for other in before if other.id != node]):
+                    if heir.id not in had:
+                        shares.setdefault(heir.id, (heir, []))[1].append(key)
+            self._gone[node] = None
+            for heir, share in shares.values():
+                await self._send(heir, share)
+        return bool(lost)
+
+    def _note(self, end: int, nodes: list[Candidate]) -> None:
+        self._ends.append(end)
+        self._nodes.append(nodes)
 
     async def _assign(self, start: int, end: int, nodes: list[Candidate]) -> None:
         """Hand each key to its nearest nodes. Keys come sorted, so each node's share is sorted too."""
         shares: dict[bytes, list[bytes]] = {node.id: [] for node in nodes}
         for at in range(start, end):
-            place = self._places[at]
-            for node in self._holders(place, nodes):
+            for node in self._holders(self._places[at], nodes):
                 share = shares[node.id]
                 share.append(self._keys[at])
                 if len(share) == KEYS_PER_ANNOUNCE_MAX:
@@ -137,6 +118,15 @@ class Sweep:
                 await self._send(node, shares[node.id])
 
     def _holders(self, place: int, nodes: list[Candidate]) -> list[Candidate]:
+        """The nearest of `nodes` to `place`; where those are too near for chance, all within the honest radius."""
         if len(nodes) <= self._replicas:
             return nodes
-        return nsmallest(self._replicas, nodes, key=lambda node: node.long_id ^ place)
+        nearest = nsmallest(self._replicas, nodes, key=lambda node: node.long_id ^ place)
+        if nearest[-1].long_id ^ place >= self._limit:
+            return nearest
+        within = sorted((node.long_id ^ place, node.id, node) for node in nodes)
+        wide = [node for distance, _, node in within if distance <= self._radius]
+        if len(wide) <= CROWDED_HOLDERS_MAX:
+            return wide if len(wide) > len(nearest) else nearest
+        # However many there are, near and far get their part.
+        return [wide[len(wide) * i // CROWDED_HOLDERS_MAX] for i in range(CROWDED_HOLDERS_MAX)]

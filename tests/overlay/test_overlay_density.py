@@ -40,10 +40,10 @@ def test_of_clean_keys_in_a_network_of_known_size_hardly_any_is_called_crowded()
     nodes = network(rng, 1000)
     size = NetworkSize()
     for _ in range(33):
-        size.saw(20, nearest(rng, nodes)[-1])
-    assert 850 < size.estimate(1.0) < 1150
+        size.saw(20, nearest(rng, nodes)[-1], 0.0)
+    assert 850 < size.estimate(1.0, 1.0) < 1150
     for _ in range(1000):
-        alarms += is_crowded(nearest(rng, nodes), size.estimate(1000.0))
+        alarms += is_crowded(nearest(rng, nodes), size.estimate(1000.0, 1.0))
     assert alarms <= 6
 
 
@@ -80,9 +80,10 @@ def test_a_minority_of_filled_places_does_not_move_the_size() -> None:
     rng = random.Random(5)
     nodes, size = network(rng, 1000), NetworkSize()
     for n in range(33):
-        size.saw(20, nearest(rng, nodes)[-1] if n % 3 else 1 << 100)
-    assert 700 < size.estimate(1000.0) < 1400
+        size.saw(20, nearest(rng, nodes)[-1] if n % 3 else 1 << 100, 0.0)
+    assert 700 < size.estimate(1000.0, 1.0) < 1400
+    assert size.estimate(77.0, 3601.0) == 77.0
     few = NetworkSize()
-    few.saw(20, 1)
-    few.saw(5, 1)
-    assert few.estimate(123.0) == 123.0
+    few.saw(20, 1, 0.0)
+    few.saw(5, 1, 0.0)
+    assert few.estimate(123.0, 1.0) == 123.0

@@ -186,31 +186,6 @@ def test_stopping_among_the_dead_ends_in_time() -> None:
 
 
 @pytest.mark.slow
-def test_announcing_5000_keys_costs_a_hundredth_of_announcing_each() -> None:
-    async def tale() -> None:
-        town, rng = Town(8), random.Random(8)
-        await town.join(100)
-        publisher = town.nodes[50]
-        keys = [rng.randbytes(20) for _ in range(5000)]
-        before = town.internet.datagrams
-        publisher.overlay.provide_later(keys)
-        assert publisher.overlay.stats().keys_pending == 5000
-        await until(lambda: publisher.overlay.stats().keys_pending == 0)
-        sweep = town.internet.datagrams - before
-        for key in rng.sample(keys, 50):
-            nearest = [node for node in town.truly_nearest(key, 13) if node is not publisher][:12]
-            assert all(key in node.protocol.providers._by_key for node in nearest)
-        before = town.internet.datagrams
-        for _ in range(10):
-            await publisher.overlay.provide([rng.randbytes(20)])
-        each = (town.internet.datagrams - before) / 10
-        assert sweep * 100 <= each * 5000
-        assert await town.nodes[3].find(rng.choice(keys)) == {publisher.peer}
-
-    run(tale())
-
-
-@pytest.mark.slow
 def test_who_published_alone_is_found_by_those_who_join_later_however_many() -> None:
     async def tale() -> None:
         town = Town(9)

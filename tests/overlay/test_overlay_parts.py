@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,7 +13,6 @@ from p2pmodel.errors import DecodeError
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay import decode_neighbours, encode_neighbours
-from p2pmodel.overlay.announcements import Announcements
 from p2pmodel.overlay.calls import RoundTrips
 from p2pmodel.overlay.crawl import Candidate, Crawl, State
 from p2pmodel.overlay.node_id import address_group, may_contact, node_id
@@ -22,7 +21,8 @@ from p2pmodel.overlay.provider_store import ProviderStore
 from p2pmodel.overlay.rate import SourceRates
 from p2pmodel.overlay.records import Batch, check_evidence, fold_path, merkle_levels, merkle_path, sign_batch
 from p2pmodel.overlay.routing import RoutingTable
-from p2pmodel.overlay.sweep import SPACE, Region, Sweep, enclosing, known_around
+from p2pmodel.overlay.survey import SPACE, Region, enclosing, known_around
+from p2pmodel.overlay.sweep import Sweep
 from p2pmodel.overlay.tokens import Tokens
 
 NETWORK, HOLDER, HOLDER_AT = bytes(16), bytes([7]) * 20, Address("9.9.9.9", 99)
@@ -348,28 +348,7 @@ def test_readers_that_begin_at_different_places_see_different_providers_first() 
     assert len(firsts) == 10
 
 
-# --- announcements and sweep ------------------------------------------------------------------------------------------
-
-
-def test_keys_are_due_when_pending_when_old_and_when_the_network_has_outgrown_them() -> None:
-    kept, keys = Announcements(100.0), [bytes([n]) * 20 for n in range(4)]
-    kept.add(keys)
-    assert kept.take_due(0.0) == keys
-    assert kept.take_due(0.0) == []
-    kept.give_back(keys)
-    kept.announced(keys[:3], 10.0, 8.0)
-    assert kept.take_due(20.0) == [keys[3]]
-    kept.give_back(keys)
-    kept.announced([keys[3]], 20.0, 8.0)
-    assert not kept.grown(15.9)
-    assert kept.take_due(109.0) == []
-    assert kept.take_due(110.0) == keys[:3]
-    kept.give_back(keys)
-    kept.announced(keys, 110.0, 8.0)
-    assert kept.grown(16.0)
-    assert kept.pending == 4
-    assert kept.remove([keys[0], bytes(20), b"x" * 20]) == [keys[0]]
-    assert len(kept) == 3
+# --- sweep ------------------------------------------------------------------------------------------------------------
 
 
 def sweep_over(keys: list[bytes], nodes: list[bytes], replicas: int) -> tuple[dict[bytes, set[bytes]], int, int]:
@@ -378,7 +357,7 @@ def sweep_over(keys: list[bytes], nodes: list[bytes], replicas: int) -> tuple[di
     looked, sent = 0, 0
     places = {node: int.from_bytes(node, "big") for node in nodes}
 
-    async def explore(target: bytes, seeds: Iterable[tuple[bytes, Address]]) -> list[Candidate]:
+    async def explore(target: bytes, *_: Sequence[Candidate]) -> list[Candidate]:
         nonlocal looked
         looked += 1
         place = int.from_bytes(target, "big")

@@ -1,0 +1,123 @@
+"""Networks of thousands of overlay nodes whose tables are built directly, and what announcing into them costs."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left
+from dataclasses import dataclass
+from heapq import nsmallest
+
+from overlay_town import NETWORK_ID, FakeNetwork, Node, Town
+
+from p2pmodel.limits import BUCKET_SIZE
+from p2pmodel.model import SecretKey
+from p2pmodel.net import Address
+from p2pmodel.overlay import Overlay, node_id
+from p2pmodel.overlay.package import ID_BITS, Contact, NodeServer
+from p2pmodel.overlay.protocol import OverlayProtocol
+from p2pmodel.overlay.routing import RoutingTable
+
+
+class Holder:
+    """A node that answers and does nothing by itself: no upkeep, so that all traffic is the publisher's doing."""
+
+    def __init__(self, town: Town, key: SecretKey, address: Address) -> None:
+        self.key, self.address = key, address
+        self.id = node_id(key.public)
+        self.place = int.from_bytes(self.id, "big")
+        self._town = town
+
+    async def start(self) -> None:
+        network = FakeNetwork(self._town.internet)
+        rng = random.Random(self._town.rng.random())
+        profile = self._town.profile
+
+        def protocol(node: object, storage: object) -> OverlayProtocol:
+            table = RoutingTable(
+                self.id,
+                0.0,
+                group_nodes_max=profile.group_nodes_max,
+                stale_s=profile.refresh_s,
+                changed=lambda: None,
+            )
+            return OverlayProtocol(
+                node,
+                storage,
+                key=self.key,
+                network_id=NETWORK_ID,
+                clock=network.clock,
+                rng=rng,
+                table=table,
+                client_only=False,
+                own_evidence=lambda key: None,
+            )
+
+        server = NodeServer(self.id, protocol)
+        await server.listen(network, self.address.host, self.address.port)
+        assert isinstance(server.protocol, OverlayProtocol)
+        self.protocol = server.protocol
+
+
+class Settled:
+    """A network at rest: every node knows twenty others in each far part of the key space and all that are near it."""
+
+    def __init__(self, town: Town, holders: list[Holder], publisher: Node) -> None:
+        self.town = town
+        self.holders = holders
+        self.publisher = publisher
+
+    @classmethod
+    async def build(cls, town: Town, count: int) -> Settled:
+        """`count` nodes, one of them a whole overlay that publishes."""
+        publisher = await town.node()
+        holders = []
+        for n in range(1, count):
+            address = Address(f"{30 + n // 62500}.{n // 250 % 250}.{n % 250}.9", 4000)
+            holders.append(Holder(town, SecretKey.from_seed(town.rng.randbytes(32)), address))
+        for holder in holders:
+            await holder.start()
+        places = sorted((int.from_bytes(node_id(key.public), "big"), key, address) for key, address in _all(holders))
+        contacts = [Contact(place.to_bytes(20, "big"), key.public, address, 0.0) for place, key, address in places]
+        numbers = [place for place, _, _ in places]
+        for protocol in [holder.protocol for holder in holders] + [publisher.protocol]:
+            _fill(protocol.table, int.from_bytes(protocol.own_id, "big"), numbers, contacts, town.rng)
+        return cls(town, holders, publisher)
+
+    def nearest(self, key: bytes, count: int) -> list[Holder]:
+        """The truly nearest nodes that live, the publisher excepted."""
+        place, dead = int.from_bytes(key, "big"), self.town.internet.dead
+        alive = (holder for holder in self.holders if holder.address not in dead)
+        return nsmallest(count, alive, key=lambda holder: holder.place ^ place)
+
+    @staticmethod
+    def holds(holder: Holder, key: bytes) -> bool:
+        return key in holder.protocol.providers._by_key
+
+
+def _all(holders: list[Holder]) -> list[tuple[SecretKey, Address]]:
+    return [(holder.key, holder.address) for holder in holders]
+
+
+def _fill(table: RoutingTable, own: int, numbers: list[int], contacts: list[Contact], rng: random.Random) -> None:
+    """From the nearest part of the key space outwards; contacts are shared between tables to save memory."""
+    for bits in range(ID_BITS):
+        size = 1 << bits
+        low = (own ^ size) & ~(size - 1)
+        first, end = bisect_left(numbers, low), bisect_left(numbers, low + size)
+        for at in rng.sample(range(first, end), min(BUCKET_SIZE, end - first)):
+            table.add(contacts[at], 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What announcing cost, in datagrams of every kind."""
+
+    keys: int
+    datagrams: int
+    requests: dict[str, int]
+    virtual_s: float
+    naive_datagrams_per_key: float
+
+    @property
+    def gain(self) -> float:
+        return self.naive_datagrams_per_key * self.keys / self.datagrams
