@@ -129,13 +129,14 @@ class Adoption:
         if status.kind == "directory":
             raise RefusedError(f"{str(self._destination.final(path))!r} is a directory where a file has to be")
         ours = kept is not None and kept.state is not FileState.PARTIAL and kept.could_be(status.identity)
+        good: int | None = 0 if ours else None
         if status.kind == "file" and status.identity.size == self._layout.files[index].size:
             good = self._hash_final(index)
             if good is not None and self._adopt_final(index, good, status.identity):
                 return True
-            if ours and good is not None and self._copy.kind == "fetched" and status.links == 1:
-                self._take_back(index, good, status.identity)
-                return False
+        if ours and good is not None and self._copy.kind == "fetched" and status.links == 1:
+            self._take_back(index, good, status.identity)
+            return False
         if not self._overwrite and not self._is_unchanged(index, status.identity):
             raise RefusedError(
                 f"{str(self._destination.final(path))!r} exists and has other content than the model; "

@@ -53,8 +53,10 @@ class KeptFile:
         return self.trusted and not self.fault
 
     def could_be(self, identity: FileIdentity) -> bool:
-        """Whether this is what we put there. A power cut may change what we never proved, but not its place."""
-        return self.identity == identity or (not self.trusted and self.identity.same_place(identity))
+        """Whether this is what we put there. A power cut may change or shorten what we never proved."""
+        if self.identity == identity or self.trusted:
+            return self.identity == identity
+        return self.identity.same_place(identity) or self.identity.could_have_been(identity)
 
     def is_same(self, identity: FileIdentity) -> bool:
         """Whether what was just found on disk is this file, unchanged; a partial file is written all the time."""

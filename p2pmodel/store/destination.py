@@ -34,6 +34,7 @@ class Destination:
             directory.close()
             raise
         self._partials = partials
+        self._partial_names_durable = False
 
     def final(self, path: PortablePath) -> Path:
         return self.root / path.text
@@ -43,17 +44,23 @@ class Destination:
 
     @contextmanager
     def parent(self, path: PortablePath, *, create: bool = False) -> Iterator[Directory | None]:
-        """The open directory that a file belongs in; None where it does not exist. `RefusedError` for links."""
+        """The open directory that a file belongs in; None where it does not exist. `RefusedError` for links.
+
+        A directory that is made is durable before anything is moved into it: proven bytes must not vanish with it.
+        """
         opened: list[Directory] = []
         try:
-            directory: Directory | None = self._directory
+            above = self._directory
             for part in path.parts[:-1]:
-                assert directory is not None
-                directory = directory.directory(part, create=create)
+                directory = above.directory(part)
+                if directory is None and create:
+                    directory = above.directory(part, create=True)
+                    above.sync()
                 if directory is None:
                     break
                 opened.append(directory)
-            yield directory
+                above = directory
+            yield above if len(opened) == len(path.parts) - 1 else None
         finally:
             for directory in reversed(opened):
                 directory.close()
@@ -70,6 +77,8 @@ class Destination:
         return self._partials.status(_partial_name(file_index))
 
     def open_partial(self, file_index: int, *, create: bool = False) -> OpenFile | None:
+        if create:
+            self._partial_names_durable = False
         return self._partials.open(_partial_name(file_index), write=True, create=create)
 
     def remove_partial(self, file_index: int) -> None:
@@ -92,10 +101,22 @@ class Destination:
             self._partials.rename(_partial_name(file_index), directory, path.name)
 
     def take_back(self, file_index: int, path: PortablePath) -> None:
-        """Make a placed file partial again: it is not whole, so it may not keep its name."""
+        """Make a placed file partial again: it is not whole, so it may not keep its name.
+
+        Durable when it returns: once the catalogue says "partial", a file under the final name would be a stranger's.
+        """
         with self.parent(path) as directory:
             assert directory is not None
             directory.rename(path.name, self._partials, _partial_name(file_index))
+            self._partials.sync()
+            directory.sync()
+
+    def sync_partial_names(self) -> None:
+        """Make durable that the partial files are there, unless that is so already."""
+        if not self._partial_names_durable:
+            self._partials.sync()
+            self._directory.sync()
+            self._partial_names_durable = True
 
     def sync_directories(self, paths: list[PortablePath]) -> None:
         """Make the names of these files durable: each directory from the destination down, once."""

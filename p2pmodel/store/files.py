@@ -39,7 +39,7 @@ class OpenFile(Protocol):
         """Make the file `size` bytes long with its space reserved. Raises `NoSpaceError`."""
 
     def sync(self) -> None:
-        """Return when all that was written is durable."""
+        """Return when all that was written, the length and the time are durable; the name is the directory's."""
 
     def data_ranges(self, size: int) -> Iterator[tuple[int, int]]:
         """The ranges [start, end) that may hold something: holes and space never written are left out."""
@@ -100,7 +100,7 @@ class Files(Protocol):
     def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
         """Links on the way are followed: the caller chose this path. None where there is no such directory.
 
-        Made where it is missing if `create` is set, with mode 0700 if `private` is.
+        Made where it is missing if `create` is set, with mode 0700 if `private` is; its name is durable then.
         """
 
     def open_file(self, path: Path) -> OpenFile | None:

@@ -171,6 +171,8 @@ class Intake:
                 self._dirty.clear()
             try:
                 synced = [step for file_index in dirty if (step := self._sync(file_index)) is not None]
+                if any(after.state is FileState.PARTIAL for _, after in synced):
+                    self._destination.sync_partial_names()
                 if placed := [after for _, after in synced if after.state is FileState.PROVEN]:
                     self._destination.sync_directories([self.layout.files[file.index].path for file in placed])
             except P2PModelError:

@@ -78,7 +78,7 @@ class OsFile:
 
     def sync(self) -> None:
         try:
-            os.fdatasync(self._fd)
+            os.fsync(self._fd)  # not `fdatasync`: the time of the last write is one of the marks of a file
         except OSError as error:
             raise os_fault(error, self.path, "make durable") from error
 
@@ -185,7 +185,7 @@ class OsDirectory:
 
     def sync(self) -> None:
         try:
-            os.fsync(self._fd)
+            _sync_directory(self._fd)
         except OSError as error:
             raise os_fault(error, self.path, "make durable") from error
 
@@ -201,7 +201,7 @@ class OsFiles(Files):
     def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
         try:
             if create:
-                path.mkdir(0o700 if private else 0o777, parents=True, exist_ok=True)
+                _make_directories(path, 0o700 if private else 0o777)
             return OsDirectory(os.open(path, _DIRECTORY_FLAGS), path)
         except OSError as error:
             if error.errno in (*_ABSENT, errno.EEXIST):
@@ -252,6 +252,29 @@ class OsFiles(Files):
 
     def connect(self, path: Path) -> sqlite3.Connection:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+
+
+def _make_directories(path: Path, mode: int) -> None:
+    """Make what is missing of a path; its names are durable then, as far as the directories above can be opened."""
+    missing = [above for above in (path, *path.parents) if not os.path.lexists(above)]
+    path.mkdir(mode, parents=True, exist_ok=True)
+    for made in reversed(missing):
+        try:
+            above = os.open(made.parent, _DIRECTORY_FLAGS)
+        except PermissionError:
+            continue
+        try:
+            _sync_directory(above)
+        finally:
+            os.close(above)
+
+
+def _sync_directory(fd: int) -> None:
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that cannot has nothing to wait for
+            raise
 
 
 def _entry(entry: os.DirEntry[str]) -> DirectoryEntry:

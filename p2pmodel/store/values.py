@@ -33,6 +33,11 @@ class FileIdentity:
         """Whether both name the same file at the same length, whenever it was last written."""
         return (self.device, self.inode, self.size) == (other.device, other.inode, other.size)
 
+    def could_have_been(self, other: FileIdentity) -> bool:
+        """Whether `other` may be an earlier state of this file: the same one, not longer and not younger."""
+        same = (self.device, self.inode) == (other.device, other.inode)
+        return same and other.size <= self.size and other.mtime_ns <= self.mtime_ns
+
 
 Kind = Literal["file", "directory", "link", "pipe", "socket", "device"]
 

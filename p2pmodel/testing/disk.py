@@ -239,14 +239,16 @@ class SimDisk(SimFiles):
                         found[prefix + name] = _whole(inode)
         return dict(sorted(found.items()))
 
-    def make_directories(self, path: Path) -> Inode:
+    def make_directories(self, path: Path, *, durable: bool = False) -> Inode:
         with self.guard:
             found, real = self.names.walk(path)
             if found is None:
                 found = self.names.root
                 for part in real.parts[1:]:
-                    below = found.entries.get(part)
-                    found = below if below is not None else self.make(found, part, "directory")
+                    above, below = found, found.entries.get(part)
+                    found = below if below is not None else self.make(above, part, "directory")
+                    if below is None and durable:
+                        self.names.sync(above, part)
             if found.kind != "directory":
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             return found

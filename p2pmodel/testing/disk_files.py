@@ -32,6 +32,7 @@ class SimProcess:
         self.number = number
         self.alive = True
         self.held: dict[Inode, None] = {}
+        self.opened: dict[SimFile | SimDirectory, None] = {}
         self.connections: list[SimConnection] = []
 
     def die(self) -> None:
@@ -39,6 +40,7 @@ class SimProcess:
         for inode in self.held:
             inode.holder = None
         self.held.clear()
+        self.opened.clear()
         for connection in self.connections:
             connection.close()
         self.connections.clear()
@@ -72,6 +74,7 @@ class SimFile(_Part):
     def __init__(self, disk: SimDisk, process: SimProcess, inode: Inode, path: Path, write: bool) -> None:
         super().__init__(disk, process)
         self._inode, self.path, self._writable, self._closed = inode, path, write, False
+        process.opened[self] = None
 
     def fileno(self) -> int | None:
         return None
@@ -130,6 +133,7 @@ class SimFile(_Part):
 
     def close(self) -> None:
         self._closed = True
+        self._process.opened.pop(self, None)
         _let_go(self._process, self._inode, self)
 
     def _check(self, *, write: bool = False) -> None:
@@ -143,6 +147,7 @@ class SimDirectory(_Part):
     def __init__(self, disk: SimDisk, process: SimProcess, inode: Inode, path: Path) -> None:
         super().__init__(disk, process)
         self.inode, self.path, self._closed = inode, path, False
+        process.opened[self] = None
 
     def directory(self, name: str, *, create: bool = False, exclusive: bool = False) -> Directory | None:
         path = self.path / name
@@ -201,6 +206,7 @@ class SimDirectory(_Part):
 
     def close(self) -> None:
         self._closed = True
+        self._process.opened.pop(self, None)
         _let_go(self._process, self.inode, self)
 
     def _entry(self, name: str) -> Inode | None:
@@ -238,10 +244,15 @@ class SimFiles(_Part, Files):
         with self._disk.guard:
             self._process.die()
 
+    def open_paths(self) -> list[Path]:
+        """What this process has open: files, directories and databases."""
+        connections = [known.path for known in self._process.connections if not known.is_closed]
+        return [*(opened.path for opened in self._process.opened), *connections]
+
     def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
         with self._doing("make" if create else "open", path, "open the directory"):
             try:
-                found = self._disk.make_directories(path) if create else self._disk.names.find(path)
+                found = self._disk.make_directories(path, durable=True) if create else self._disk.names.find(path)
             except OSError as error:
                 if error.errno in (*_ABSENT, errno.EEXIST) and create:
                     raise RefusedError(f"{str(path)!r} cannot be a directory: a file is in its way") from error
@@ -291,7 +302,7 @@ class SimFiles(_Part, Files):
     def lock(self, directory: Path) -> Lock:
         path = directory / LOCK_NAME
         with self._doing("lock", path, "open the lock"):
-            made = self._disk.make_directories(directory)
+            made = self._disk.make_directories(directory, durable=True)
             inode = made.entries.get(LOCK_NAME) or self._disk.make(made, LOCK_NAME, "file")
             lock = SimLock(self._process, inode)
             if not _hold(self._process, inode, lock):

@@ -143,15 +143,14 @@ class Names:
 
     def sync(self, directory: Inode, name: str | None = None) -> None:
         """Make durable what changed in a directory (or of one name in it), with what that presupposes elsewhere."""
-        wanted: dict[tuple[Inode, str], None] = {}
+        wanted: dict[tuple[Inode, str | None], None] = {(directory, name): None}
         chosen: list[Change] = []
         left: list[Change] = []
         for change in reversed(self.pending):
-            if any(
-                (edit.directory is directory and name in (None, edit.name)) or (edit.directory, edit.name) in wanted
-                for edit in change
-            ):
+            if any((edit.directory, edit.name) in wanted or (edit.directory, None) in wanted for edit in change):
                 wanted.update(((edit.directory, edit.name), None) for edit in change)
+                # A directory that goes was empty before.
+                wanted.update(((edit.before, None), None) for edit in change if edit.before and _is_removed_directory(edit))
                 chosen.append(change)
             else:
                 left.append(change)
@@ -203,10 +202,16 @@ def _reachable(started: list[Inode], below: Callable[[Inode], Iterable[Inode]]) 
     return sorted(known, key=lambda inode: inode.number)
 
 
+def _is_removed_directory(edit: Edit) -> bool:
+    return edit.after is None and edit.before is not None and edit.before.kind == "directory"
+
+
 def _make_durable(change: Change) -> None:
-    """Unless what it starts from was lost."""
+    """Unless what it starts from was lost, or a directory that it removes is not empty without what was lost."""
     for edit in change:
         if edit.after is None and edit.directory.durable_entries.get(edit.name) is not edit.before:
+            return
+        if len(change) == 1 and _is_removed_directory(edit) and edit.before and edit.before.durable_entries:
             return
     for edit in change:
         if edit.after is None:
