@@ -29,6 +29,8 @@ from simulations.watching import Watcher
 
 _USAGE = 2
 _INTERRUPTED = 130
+_WIDTH = 120
+"""Of a table that goes to a file or a pipe."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -181,6 +183,8 @@ def _as_json(scenario: Scenario[Any], chosen: dict[str, Any], result: Result, wa
 
 def _show(scenario: Scenario[Any], chosen: dict[str, Any], result: Result, wall_s: float) -> None:
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH)
     show_table(result, f"{scenario.name}: {chosen['peers']:,} peers, seed {chosen['seed']}", console)
     speed = f", {result.virtual_seconds / wall_s:,.0f} times as fast as real time" if wall_s else ""
     console.print(f"{result.virtual_seconds:,.0f} s of virtual time in {wall_s:,.1f} s{speed}", style="dim")

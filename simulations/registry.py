@@ -7,7 +7,9 @@ from typing import Any
 
 from simulations.scenario import Scenario
 
-MODULES: dict[str, str] = {}
+MODULES = {
+    "lookup": "simulations.lookup",
+}
 """Name of a scenario, as it is typed, to its module; in the order in which they are shown."""
 
 

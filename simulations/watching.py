@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from types import TracebackType
 
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.status import Status
 
 from p2pmodel.testing.events import EventLog
+
+_NUMBERS = re.compile(r"[0-9,.]+")
 
 
 class Watcher:
@@ -24,7 +27,7 @@ class Watcher:
     def progress(self, text: str) -> None:
         if self._status is not None:
             self._status.update(text)
-        elif not self._quiet and (subject := text.rstrip("0123456789,./% ")) != self._subject:
+        elif not self._quiet and (subject := _NUMBERS.sub("", text)) != self._subject:
             self._subject = subject
             print(text, file=sys.stderr, flush=True)
 
