@@ -128,6 +128,10 @@ PROVIDERS_PER_REPLY_MAX = 8
 PROVIDER_KEYS_MAX = 1_000_000
 """Provider records held for others."""
 PROVIDER_KEYS_PER_SOURCE_MAX = 250_000
+PROVIDER_KEYS_PER_GROUP_MAX = 500_000
+"""Records from one /24 or /48: half of all, so that a whole computing centre may publish and never shuts others out."""
+PROVIDER_BATCHES_MAX = 131_072
+"""Announcements that these records may come from: one that carries a single key weighs as much as eight keys."""
 OUTSTANDING_RPC_MAX = 4_096
 DATAGRAMS_PER_SOURCE_PER_S = 2_000
 """A token bucket for each address; an honest sweep stays far below it."""
@@ -180,6 +184,8 @@ CROWDED_HOLDERS_MAX = 160
 Sybils and all the honest ones that live there, and no more however many Sybils there are."""
 ANNOUNCE_WINDOW_DATAGRAMS = 64
 """Announcements in flight at once: what a default socket buffer of 200 KiB takes without loss."""
+ABSENT_NEIGHBOURS_MAX = 128
+"""Neighbours that fell silent and are greeted now and then: about a full table of a network of a thousand."""
 NEIGHBOURS_SAVED_MAX = 1_024
 NEIGHBOURS_FILE_BYTES_MAX = 256 * KIB
 WITHDRAW_TIMEOUT_S = 3.0

@@ -1,19 +1,17 @@
 """WHO has it? Kademlia: joining, finding the providers of a key, announcing what this peer provides."""
 
-from p2pmodel.overlay.neighbours import decode_neighbours, encode_neighbours
 from p2pmodel.overlay.node_id import node_id, overlay_key
-from p2pmodel.overlay.overlay import Overlay, OverlayStats, Provider
+from p2pmodel.overlay.overlay import LookupTrace, Overlay, OverlayStats, Provider
 from p2pmodel.overlay.profile import CLUSTER, INTERNET, Profile
 
 __all__ = [
     "CLUSTER",
     "INTERNET",
+    "LookupTrace",
     "Overlay",
     "OverlayStats",
     "Profile",
     "Provider",
-    "decode_neighbours",
-    "encode_neighbours",
     "node_id",
     "overlay_key",
 ]

@@ -1,19 +1,21 @@
 """Requests that wait for their replies: adaptive timeouts, one repetition, and an end for every one of them.
 
-A request that stays unanswered for a round-trip timeout (RFC 6298) is *stalled*: it is sent again under the same
-message id (handlers do not mind a repetition) and its owner may turn to others meanwhile. An answer still counts until
-the request is given up. Replies must come from the address that was asked.
+A request that stays unanswered for a round-trip timeout (RFC 6298; of its peer where that is known, of all otherwise)
+is *stalled*: it is sent again under the same message id (handlers do not mind a repetition) and its owner may turn to
+others meanwhile. An answer still counts until the request is given up. Replies must come from where the request went.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Callable
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import (
     OUTSTANDING_RPC_MAX,
+    ROUND_TRIP_PEERS_MAX,
     RPC_GIVE_UP_MIN_S,
     RPC_TIMEOUT_MAX_S,
     RPC_TIMEOUT_MIN_S,
@@ -103,6 +105,8 @@ class Calls:
         self._clock = clock
         self._rng = rng
         self.round_trips = RoundTrips()
+        """Of all peers together."""
+        self._of_peer: OrderedDict[Address, RoundTrips] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._outstanding)
@@ -124,10 +128,13 @@ class Calls:
         if len(self._outstanding) >= OUTSTANDING_RPC_MAX:
             call.timer = loop.call_later(0, self._give_up, call)
         else:
-            call.timer = loop.call_later(self.round_trips.timeout_s, self._stall, call)
+            call.timer = loop.call_later(self.timeout_s(address), self._stall, call)
             self._send(datagram, address)
         self._outstanding[call.message_id] = call
         return call
+
+    def timeout_s(self, address: Address) -> float:
+        return self._of_peer.get(address, self.round_trips).timeout_s
 
     async def ask(self, address: Address, request: Request, *, repeat: bool = True) -> Reply | None:
         """The reply, or None where none came. Cancelling the caller takes the request back."""
@@ -151,7 +158,7 @@ class Calls:
         self.cancel(call)
         # Repeated requests are measured too, from the first sending. Karn's rule would leave them out, but then a
         # timeout that has become too short would never grow; a sample that is too long fades within a few answers.
-        self.round_trips.add(self._clock.monotonic() - call.sent_at)
+        self._measured(source, self._clock.monotonic() - call.sent_at)
         try:
             reply = decode_reply(call.request, body)
         except DecodeError:
@@ -171,8 +178,17 @@ class Calls:
         for call in list(self._outstanding.values()):
             self._give_up(call)
 
+    def _measured(self, peer: Address, sample_s: float) -> None:
+        self.round_trips.add(sample_s)
+        known = self._of_peer.get(peer)
+        if known is None:
+            known = self._of_peer[peer] = RoundTrips()
+            if len(self._of_peer) > ROUND_TRIP_PEERS_MAX:
+                self._of_peer.popitem(last=False)
+        known.add(sample_s)
+
     def _stall(self, call: Call) -> None:
-        timeout_s = self.round_trips.timeout_s
+        timeout_s = self.timeout_s(call.address)
         rest_s = max(2 * timeout_s, RPC_GIVE_UP_MIN_S - timeout_s)
         call.timer = asyncio.get_running_loop().call_later(rest_s, self._give_up, call)
         if call.repeat:

@@ -31,7 +31,10 @@ REPLACEMENTS_MAX = 8
 
 
 class Contact(Node):  # type: ignore[misc]
-    """A node that has proved its key at `address`. `failures` counts unanswered requests in a row."""
+    """A node that has proved its key at `address`. `failures` counts unanswered requests in a row.
+
+    `since` is when it was first heard of, `seen_at` when it last answered, in monotonic seconds.
+    """
 
     id: bytes
     long_id: int
@@ -41,7 +44,7 @@ class Contact(Node):  # type: ignore[misc]
         self.peer = peer
         self.address = address
         self.packed = node_id + address.pack()
-        self.seen_at = seen_at
+        self.since = self.seen_at = seen_at
         self.failures = 0
 
     def move(self, address: Address) -> None:
@@ -73,14 +76,15 @@ class Bucket(KBucket):  # type: ignore[misc]
         """The replacements, the newest last."""
         return list(self.replacement_nodes.values())
 
+    def drop_eldest_waiting(self) -> Contact | None:
+        """Make room for one more replacement; returns whom it cost the place."""
+        if len(self.replacement_nodes) < self.max_replacement_nodes:
+            return None
+        return self.replacement_nodes.popitem(last=False)[1]  # type: ignore[no-any-return]
+
     @property
     def full(self) -> bool:
         return len(self) >= BUCKET_SIZE
-
-    @property
-    def depth_bits(self) -> int:
-        """How many leading bits its ids share, from the range; the package derives it from the nodes present."""
-        return ID_BITS - (self.range[1] - self.range[0]).bit_length()
 
     def halves(self) -> tuple[Bucket, Bucket]:
         """The package's `split` makes buckets of its own class; this one keeps ours and its times."""

@@ -19,6 +19,7 @@ from p2pmodel.limits import (
     BUCKET_SIZE,
     CHALLENGES_PENDING_MAX,
     DATAGRAM_BYTES_MAX,
+    PROOFS_REMEMBERED_MAX,
     PROVIDERS_PER_REPLY_MAX,
 )
 from p2pmodel.model import PublicKey, SecretKey
@@ -70,6 +71,7 @@ _HELLO_BYTES = 110
 """The longest challenge that we send."""
 _CHALLENGE_AGAIN_S = 5.0
 _CHALLENGED_MAX = 256
+_PROOF_HOLDS_S = 600.0
 _BAD_SIGNATURE_COST = 50.0
 """A verification costs what fifty small requests do."""
 _REPLY_HEAD_BYTES = FRAME_BYTES + 1 + 2 + PROOF_BYTES + 10
@@ -123,6 +125,7 @@ class OverlayProtocol(FrameProtocol):
         self._own_evidence = own_evidence
         self._challenged: OrderedDict[tuple[bytes, Address], float] = OrderedDict()
         self._challenges_pending = 0
+        self._proved: OrderedDict[tuple[bytes, Address], float] = OrderedDict()
 
     def send(self, datagram: bytes, to: Address) -> None:
         if self.transport is not None:
@@ -271,10 +274,18 @@ class OverlayProtocol(FrameProtocol):
         if found == self.own_id or (expected is not None and found != expected):
             return None
         now = self.clock.monotonic()
+        self._proved[found, address] = now
+        self._proved.move_to_end((found, address))
+        if len(self._proved) > PROOFS_REMEMBERED_MAX:
+            self._proved.popitem(last=False)
         doubtful = self.table.add(Contact(found, peer, address, now), now)
         if doubtful is not None:
-            self._probe(doubtful)
+            self.probe(doubtful)
         return found
+
+    def has_proved(self, node: bytes, address: Address) -> bool:
+        """Whether `node` has lately proved its key at `address`: it is not asked to do so in each lookup."""
+        return self.clock.monotonic() - self._proved.get((node, address), -1e9) < _PROOF_HOLDS_S
 
     def _challenge(self, sender: bytes, source: Address, now: float) -> bool:
         """Ask an unknown sender for its key, where the table has a use for it. Says whether it did."""
@@ -304,8 +315,8 @@ class OverlayProtocol(FrameProtocol):
         self.calls.start(source, request, on_reply=answered, on_failed=failed, repeat=False)
         return True
 
-    def _probe(self, contact: Contact) -> None:
-        """Ask a doubtful contact of a full bucket for a proof of life; a proven newcomer waits for its place."""
+    def probe(self, contact: Contact) -> None:
+        """Ask a contact for a proof of life; where none comes, a proven newcomer takes its place."""
         challenge = self.new_challenge(contact.address)
 
         def answered(reply: Reply) -> None:
@@ -318,6 +329,15 @@ class OverlayProtocol(FrameProtocol):
 
         request = HelloRequest(self.network_id, self.sender_id, challenge)
         self.calls.start(contact.address, request, on_reply=answered, on_failed=lambda: self.table.drop(contact))
+
+    def greet(self, contact: Contact) -> None:
+        """Ask a contact whether it is there. Three silences, counted with those in lookups, and it leaves."""
+        self.calls.start(
+            contact.address,
+            HelloRequest(self.network_id, self.sender_id, b""),
+            on_reply=lambda _: self.table.seen(contact, self.clock.monotonic()),
+            on_failed=lambda: self.table.failed(contact),
+        )
 
 
 def _size(evidence: WireEvidence) -> int:

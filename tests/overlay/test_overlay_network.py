@@ -277,7 +277,7 @@ def test_dead_neighbours_leave_the_table_and_old_ones_are_asked_again_when_nobod
         town = Town(14, profile=HASTY)
         await town.join(6)
         survivor = town.nodes[3]
-        survivor.overlay._entries.clear()
+        survivor.overlay._upkeep.entries.clear()
         town.kill([node for node in town.nodes if node is not survivor])
         await until(lambda: survivor.overlay.neighbours() == [], 600.0)
         town.internet.dead.clear()

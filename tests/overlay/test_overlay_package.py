@@ -116,4 +116,3 @@ def test_buckets_keep_the_eldest_first_and_promote_the_newest_replacement() -> N
     lower, upper = bucket.halves()
     assert (lower.range, upper.range) == ((0, (1 << 159) - 1), (1 << 159, (1 << 160) - 1))
     assert len(upper) == 0
-    assert lower.depth_bits == 1

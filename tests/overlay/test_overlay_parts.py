@@ -6,15 +6,16 @@ import asyncio
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address
-from p2pmodel.overlay import decode_neighbours, encode_neighbours
 from p2pmodel.overlay.calls import RoundTrips
 from p2pmodel.overlay.crawl import Candidate, Crawl, State
+from p2pmodel.overlay.neighbours import Absent, Neighbour, decode_neighbours, encode_neighbours
 from p2pmodel.overlay.node_id import address_group, may_contact, node_id
 from p2pmodel.overlay.package import Contact
 from p2pmodel.overlay.provider_store import ProviderStore
@@ -213,7 +214,7 @@ def test_a_liar_cannot_make_a_lookup_ask_without_end() -> None:
         for _ in range(20):
             crawl.offer(rng.getrandbits(bits).to_bytes(20, "big"), Address("50.1.1.1", rng.randrange(1, 65536)))
     assert crawl.queries <= 160
-    assert len(crawl._ranked) <= 256
+    assert len(crawl._paths[0].ranked) <= 256
 
 
 def test_a_false_address_does_not_hide_a_node_and_an_id_is_tried_at_few() -> None:
@@ -461,11 +462,60 @@ def test_nobody_out_there_sends_us_to_our_own_machine_or_local_network() -> None
 
 
 def test_saved_neighbours_come_back_and_anything_else_is_refused() -> None:
-    kept = [(PEER, Address("80.1.1.1", 1)), (PEER, Address("2a01::1", 2))]
+    kept = [Neighbour(PEER, Address("80.1.1.1", 1), 17, 18), Neighbour(PEER, Address("2a01::1", 2), 1, 2)]
     assert decode_neighbours(encode_neighbours(kept)) == kept
     for content in (b"", b"{}", b"[" * 5000, b'{"version":1,"neighbours":[{"peer":"x","address":"localhost:1"}]}'):
         with pytest.raises(DecodeError):
             decode_neighbours(content)
+
+
+def test_who_fell_silent_is_tried_again_ever_less_often_and_is_forgotten_at_last() -> None:
+    absent, gone = Absent(), Neighbour(PEER, Address("80.1.1.1", 1), 1, 2)
+    absent.add(gone, 0.0)
+    tries = []
+    for now in range(3600):
+        if absent.due(float(now), 5):
+            tries.append(now)
+        absent.add(gone, float(now))
+    pauses = [later - earlier for earlier, later in pairwise(tries)]
+    assert tries[0] == 30
+    assert pauses == sorted(pauses)
+    assert set(pauses[3:]) == {240}
+    assert absent.due(24 * 3600.0 + 1000, 5) == [gone]
+    assert len(absent) == 0
+    for n in range(200):
+        absent.add(Neighbour(SecretKey.from_seed(bytes([n]) * 32).public, Address("80.1.1.1", 1), 1, 2), 0.0)
+    assert len(absent) == 128
+    assert len(absent.due(1e4, 7)) == 7
+    absent.returned(absent.all()[0].peer)
+    assert len(absent) <= 127
+
+
+def test_one_address_group_holds_few_places_in_the_whole_table_and_gets_them_back_when_it_leaves() -> None:
+    rng = random.Random(21)
+    routes = RoutingTable(
+        bytes(20), 0.0, group_nodes_max=3, group_table_nodes_max=10, stale_s=900.0, changed=lambda: None
+    )
+    for n in range(300):
+        routes.add(contact(rng, bits=160 - n % 7), 0.0)
+    for _ in range(2000):
+        bits = rng.choice((160, 159, 158, 157, 156, 155, 154))
+        routes.add(contact(rng, host=f"80.1.2.{rng.randrange(1, 255)}", bits=bits), 0.0)
+
+    def sybils() -> list[Contact]:
+        everybody = [*routes, *(each for bucket in routes.buckets for each in bucket.waiting())]
+        return [each for each in everybody if each.address.host.startswith("80.1.2.")]
+
+    assert len(sybils()) == 10
+    assert not routes.wants(rng.randbytes(20), Address("80.1.2.9", 9))
+    assert routes.wants(rng.randbytes(20), Address("80.1.3.9", 9))
+    for each in [each for each in routes if each in sybils()][:4]:
+        routes.drop(each)
+    left = len(sybils())
+    assert left < 10
+    for _ in range(400):
+        routes.add(contact(rng, host="80.1.2.7", bits=rng.randrange(150, 161)), 0.0)
+    assert left < len(sybils()) <= 10
 
 
 def test_ids_depend_on_the_key_alone() -> None:

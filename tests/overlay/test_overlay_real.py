@@ -19,7 +19,8 @@ import pytest
 
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address, Identity, RealNetwork, network_id
-from p2pmodel.overlay import CLUSTER, Overlay, decode_neighbours
+from p2pmodel.overlay import CLUSTER, Overlay
+from p2pmodel.overlay.neighbours import decode_neighbours
 from p2pmodel.peer.config import default_network
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +127,7 @@ async def test_the_entry_node_introduces_peers_keeps_its_key_and_stops_on_either
     modes = {stat.S_IMODE(path.stat().st_mode) for path in data_dir.rglob("*.pem")}
     assert modes == {0o600}
     saved = decode_neighbours((data_dir / "neighbours.json").read_bytes())
-    assert key.public in [peer for peer, _ in saved]
+    assert key.public in [each.peer for each in saved]
     again = await Program.start(*arguments)
     assert (await again.ready())["peer_id"] == ready["peer_id"]
     assert (await again.end(signal.SIGINT))[0] == 0
