@@ -13,13 +13,15 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import pairwise
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import KEYS_PER_ANNOUNCE_MAX, OVERLAY_KEY_BYTES
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address
+from p2pmodel.overlay.node_id import address_group
 from p2pmodel.overlay.wire import WireEvidence
 
 _TERMS = struct.Struct(">HIQH")
@@ -123,12 +125,13 @@ class Batch:
     signature: bytes
     expires_at: float
     live: int = 0
-    levels: list[list[bytes]] | None = None
-    """Built when the first reader asks; most batches are never read."""
+    group: bytes | None = field(init=False)
+    """The address group that answers for it, None where there is none."""
+
+    def __post_init__(self) -> None:
+        self.group = address_group(self.source.host)
 
     def evidence(self, key: bytes, now: float) -> WireEvidence:
-        if self.levels is None:
-            self.levels = merkle_levels(self.keys)
         index = self.keys.index(key)
         return WireEvidence(
             peer=self.peer.raw,
@@ -138,9 +141,15 @@ class Batch:
             sequence=self.sequence,
             index=index,
             count=len(self.keys),
-            path=merkle_path(self.levels, index),
+            path=merkle_path(_levels_of(self), index),
             signature=self.signature,
         )
+
+
+@lru_cache(maxsize=1_024)
+def _levels_of(batch: Batch) -> list[list[bytes]]:
+    """The tree over a batch's keys. Most batches are never read, and a tree takes more memory than its keys."""
+    return merkle_levels(batch.keys)
 
 
 def check_evidence(evidence: WireEvidence, key: bytes, network_id: bytes, holder_id: bytes, holder: Address) -> Address:

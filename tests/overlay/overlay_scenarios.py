@@ -12,7 +12,7 @@ from overlay_town import NETWORK_ID, FakeNetwork, Node, Town
 from p2pmodel.limits import BUCKET_SIZE
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
-from p2pmodel.overlay import Overlay, node_id
+from p2pmodel.overlay import node_id
 from p2pmodel.overlay.package import ID_BITS, Contact, NodeServer
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.routing import RoutingTable

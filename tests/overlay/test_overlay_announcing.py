@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 
 import pytest
@@ -13,7 +12,6 @@ from overlay_scenarios import Settled
 from overlay_town import Node, Town, run
 
 from p2pmodel.errors import DecodeError
-from p2pmodel.overlay import CLUSTER, Profile
 from p2pmodel.overlay.announcements import SLOTS, Announcements
 from p2pmodel.overlay.pace import Pace
 
