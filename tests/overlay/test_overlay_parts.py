@@ -507,8 +507,9 @@ def test_one_address_group_holds_few_places_in_the_whole_table_and_gets_them_bac
         return [each for each in everybody if each.address.host.startswith("80.1.2.")]
 
     assert len(sybils()) == 10
-    assert not routes.wants(rng.randbytes(20), Address("80.1.2.9", 9))
-    assert routes.wants(rng.randbytes(20), Address("80.1.3.9", 9))
+    near = bytes(10) + rng.randbytes(10)
+    assert not routes.wants(near, Address("80.1.2.9", 9))
+    assert routes.wants(near, Address("80.1.3.9", 9))
     for each in [each for each in routes if each in sybils()][:4]:
         routes.drop(each)
     left = len(sybils())
