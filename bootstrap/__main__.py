@@ -20,7 +20,7 @@ from p2pmodel.errors import DecodeError, P2PModelError, RefusedError
 from p2pmodel.limits import NEIGHBOURS_FILE_BYTES_MAX, STOP_TIMEOUT_S
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address, Identity, RealNetwork, network_id, split_host_port
-from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, decode_neighbours, encode_neighbours
+from p2pmodel.overlay import CLUSTER, INTERNET, Overlay
 from p2pmodel.peer.config import NetworkConfig, default_network, load_network
 from p2pmodel.peer.files import make_private_directory, replace_file, storage_errors
 from p2pmodel.peer.keyring import Keyring
@@ -114,7 +114,7 @@ async def _serve(
 async def _join(overlay: Overlay, own: Address, config: NetworkConfig, data_dir: Path | None) -> None:
     """Meet the other entry nodes and the neighbours of the last run; alone is a fine way to begin."""
     if data_dir is not None:
-        await overlay.bootstrap(_saved(data_dir), keep=False)
+        _remember(overlay, data_dir)
     entries = [address for text in config.bootstrap for address in await _resolve(text)]
     await overlay.bootstrap([address for address in entries if address != own])
 
@@ -152,21 +152,19 @@ def _data_directory(path: Path | None) -> Iterator[Path | None]:
 
 async def _save(overlay: Overlay, data_dir: Path) -> None:
     try:
-        await replace_file(data_dir / NEIGHBOURS_NAME, encode_neighbours(overlay.neighbours()))
+        await replace_file(data_dir / NEIGHBOURS_NAME, overlay.saved_neighbours())
     except OSError as error:
         log.warning("cannot keep the neighbours for the next start: %s", error.strerror)
 
 
-def _saved(data_dir: Path) -> list[Address]:
+def _remember(overlay: Overlay, data_dir: Path) -> None:
     try:
         with (data_dir / NEIGHBOURS_NAME).open("rb") as file:
-            content = file.read(NEIGHBOURS_FILE_BYTES_MAX + 1)
-        return [address for _, address in decode_neighbours(content)]
+            overlay.remember(file.read(NEIGHBOURS_FILE_BYTES_MAX + 1))
     except FileNotFoundError:
-        return []
+        pass
     except (OSError, DecodeError):
         log.warning("the neighbours of the last run cannot be read; starting without them")
-        return []
 
 
 if __name__ == "__main__":

@@ -135,10 +135,10 @@ def peers(
     ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
 ) -> None:
     """List the running daemon's connections and the neighbours in its routing table."""
-    from p2pmodel.cli.output import data, data_json, talk
+    from p2pmodel.cli.output import data, data_json, printable, talk
     from p2pmodel.cli.session import run
 
-    neighbours = run(_neighbours(invocation_of(ctx)))
+    neighbours, warnings = run(_neighbours(invocation_of(ctx)))
     if as_json:
         data_json({"peers": neighbours})
     elif quiet:
@@ -149,13 +149,16 @@ def peers(
     else:
         for line in _table(neighbours):
             data(line)
+    if not (as_json or quiet):
+        for warning in warnings:
+            talk(f"warning: {printable(warning)}")
 
 
-async def _neighbours(invocation: Invocation) -> list[Neighbour]:
+async def _neighbours(invocation: Invocation) -> tuple[list[Neighbour], list[str]]:
     from p2pmodel.cli.session import open_daemon
 
     async with open_daemon(invocation) as service:
-        return await service.neighbours()
+        return await service.neighbours(), (await service.status()).warnings
 
 
 def _describe(status: PeerStatus) -> list[str]:
@@ -174,7 +177,8 @@ def _describe(status: PeerStatus) -> list[str]:
             ("holds", f"{count(status.models, 'model')}, {count(status.chunks_held, 'chunk')}"),
             (
                 "announced",
-                f"{count(status.keys_announced, 'key')}; keeps {count(status.records_held, 'record')} for others",
+                f"{count(status.keys_announced, 'key')}{_pending(status)}; "
+                f"keeps {count(status.records_held, 'record')} for others",
             ),
             ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
         ]
@@ -187,6 +191,10 @@ def _describe(status: PeerStatus) -> list[str]:
         )
     lines += [f"warning: {printable(warning)}" for warning in status.warnings]
     return lines
+
+
+def _pending(status: PeerStatus) -> str:
+    return f", {status.keys_pending:,} of them not yet taken by others" if status.keys_pending else ""
 
 
 def _where(listen: str) -> str:

@@ -48,7 +48,7 @@ class Announcer:
         """A model whose chunks are about to come: peers that look for it shall find us as well."""
         self._announced.setdefault(layout.model_id, 0)
         self._begun.add(layout.model_id)
-        self._overlay.provide_later([overlay_key(layout.model_id)])
+        self._overlay.provide_later([overlay_key(layout.model_id)], roots=True)
 
     async def update(self, model_id: ModelId, *, now: bool = False) -> int:
         """Announce what is new of a model and withdraw what is gone.
@@ -68,7 +68,7 @@ class Announcer:
             names = await self._name_keys(model_id)
             self._roots[model_id] = [*root_keys(layout), *names]
             placed = await self._overlay.provide([overlay_key(model_id), *names]) if now else 0
-            self._overlay.provide_later(self._roots[model_id])
+            self._overlay.provide_later(self._roots[model_id], roots=True)
         self._announced[model_id] = held
         if layout is not None and (new := held & ~before):
             self._overlay.provide_later([overlay_key(layout[index].digest) for index in iter_bits(new)])

@@ -86,6 +86,9 @@ class PeerConfig:
     lan: bool = True
     client_only: bool = False
     """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached."""
+    saved_state: Literal["keep", "read", "ignore"] = "keep"
+    """The neighbours and the announcing of the last run: a peer that stays goes on from them and keeps them for the
+    next, one for a single command only reads them, one that enters no network leaves them alone."""
 
     def __post_init__(self) -> None:
         """Raises `UsageError`."""
@@ -107,9 +110,11 @@ class PeerConfig:
         """The same peer on a free port, leaving the usual one to a daemon; offline: in no network."""
         if offline:
             network = replace(self.network, bootstrap=())
-            return replace(self, listen="127.0.0.1:0", http=None, bootstrap=(), network=network, lan=False)
+            alone = replace(self, listen="127.0.0.1:0", http=None, bootstrap=(), network=network, lan=False)
+            return replace(alone, saved_state="ignore")
         host, _ = split_host_port(self.listen)
-        return replace(self, listen=f"[{host}]:0" if ":" in host else f"{host}:0", http=None, client_only=True)
+        listen = f"[{host}]:0" if ":" in host else f"{host}:0"
+        return replace(self, listen=listen, http=None, client_only=True, saved_state="read")
 
     @property
     def entry_peers(self) -> tuple[str, ...]:

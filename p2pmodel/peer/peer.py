@@ -25,13 +25,14 @@ from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedEr
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.model import Digest, ModelId, PublicKey
 from p2pmodel.net import Address, Identity, Network, RealNetwork, network_id, split_host_port
-from p2pmodel.overlay import CLUSTER, INTERNET, Overlay
+from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
+from p2pmodel.peer.saved import SavedState
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
 from p2pmodel.store import OS_FILES, Files, Intake, Store
@@ -79,6 +80,7 @@ class Peer:
         self.overlay: Overlay
         self.network: Network
         self.announcer: Announcer
+        self.saved: SavedState
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
@@ -133,12 +135,16 @@ class Peer:
             network=self.network,
             network_id=this_network,
             rng=self._rng,
-            profile=CLUSTER if config.network.profile == "cluster" else INTERNET,
+            profile=self.profile,
             client_only=config.client_only,
         )
         self.announcer = Announcer(self.store, self.overlay, self.network)
+        self.saved = SavedState(config.data_dir, config.saved_state, self.files, self.overlay, self.network)
         self.listen = await self._bind()
         self._stack.push_async_callback(self.overlay.stop)
+        await self.saved.restore()
+        self._stack.push_async_callback(self.saved.save_last)
+        self.spawn(self.saved.run())
         self.spawn(self._join(config.entry_peers))
         self.spawn(self._watch_files())
 
@@ -150,6 +156,11 @@ class Peer:
             raise
         except P2PModelError as error:
             raise UsageError(f"cannot use the data directory {directory}: {error}") from error
+
+    @property
+    def profile(self) -> Profile:
+        """The times of the network that this peer is in."""
+        return CLUSTER if self.config.network.profile == "cluster" else INTERNET
 
     async def _bind(self) -> Address:
         """One port for TCP and UDP. A default port that is taken gives way to a free one."""

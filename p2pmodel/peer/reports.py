@@ -153,11 +153,20 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     models: int
     chunks_held: int
     keys_announced: int
+    """Keys that this peer provides: models, files, names, chunks."""
     records_held: int
     """Provider records kept for others."""
     bytes_sent: int
     bytes_received: int
     transfers: list[Transfer]
+    keys_pending: int = 0
+    """Of `keys_announced`, those that no other peer holds a record of (yet)."""
+    announce_lag_s: float = 0.0
+    """Age of the eldest announcement that stands."""
+    announce_behind_s: float = 0.0
+    """How late announcing is; 0 where it keeps up."""
+    network_size: int = 1
+    """Estimated number of peers in the overlay, this one included."""
     warnings: list[str] = []
 
 

@@ -45,9 +45,14 @@ from p2pmodel.peer.reports import (
 )
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.retrieval import Retrieval
+from p2pmodel.peer.units import format_duration
 from p2pmodel.store import Published
 from p2pmodel.version import __version__
 
+_BEHIND = 0.1
+_BEHIND_MIN_S = 60.0
+"""Announcing that is late by more than this, and by more than a tenth of its interval, is told of: records live for
+two intervals, so that nothing is lost yet."""
 _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
 
@@ -77,6 +82,11 @@ class LocalService:
         warnings = [f"{model.path}: {model.fault}" for model in models if model.fault]
         if peer.config.entry_peers and not overlay.neighbours:
             warnings.append(f"no bootstrap peer has answered yet: {', '.join(peer.config.entry_peers)}")
+        if overlay.announce_behind_s > max(_BEHIND_MIN_S, _BEHIND * peer.profile.republish_s):
+            warnings.append(
+                f"announcing falls behind by {format_duration(overlay.announce_behind_s)}: others may not find all of "
+                f"the {overlay.keys_provided:,} keys; the network or this machine is too slow for them"
+            )
         return PeerStatus(
             peer_id=peer.peer_id.text,
             listen=str(peer.listen),
@@ -91,6 +101,10 @@ class LocalService:
             models=len(models),
             chunks_held=sum(model.chunks_held for model in models),
             keys_announced=overlay.keys_provided,
+            keys_pending=overlay.keys_pending,
+            announce_lag_s=round(overlay.announce_lag_s, 3),
+            announce_behind_s=round(overlay.announce_behind_s, 3),
+            network_size=round(overlay.network_size),
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,
             bytes_received=peer.swarm.bytes_received,

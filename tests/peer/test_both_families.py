@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from patience import comes_true
 
 from p2pmodel import Peer, PeerConfig
 from p2pmodel.peer.config import NetworkConfig
@@ -36,9 +36,7 @@ async def test_peers_of_either_family_enter_and_fetch_through_one_that_speaks_bo
             assert [source.address for source in report.peers] == [entry]
             met[peer.peer_id] = str(peer.listen)
         # Addresses leave the socket for both as plain ones: no `::ffff:127.0.0.1`.
-        async with asyncio.timeout(5):
-            while {peer: str(address) for peer, address in both.overlay.neighbours()} != met:
-                await asyncio.sleep(0.01)
+        await comes_true(lambda: {peer: str(address) for peer, address in both.overlay.neighbours()} == met)
         assert {str(link.listens_at) for link in both.swarm.links.values()} == set(met.values())
 
 
