@@ -300,16 +300,19 @@ class Announcer:
         parts = [keys[len(keys) * i // lanes : len(keys) * (i + 1) // lanes] for i in range(lanes)]
         starts = [part[0] for part in parts]
         sweeps += [Sweep(part, replicas, self._explore, send, size=size) for part in parts]
+        # Not a task group: it cancels in the order of a set, another one in each process.
+        walking = [asyncio.create_task(sweep.run()) for sweep in sweeps]
         try:
-            async with asyncio.TaskGroup() as group:
-                for sweep in sweeps:
-                    group.create_task(sweep.run())
+            await asyncio.gather(*walking)
             await delivery.drain()
             for _ in range(_MENDS_MAX):
                 if not any([await sweep.mend() for sweep in sweeps]):
                     break
                 await delivery.drain()
         finally:
+            for task in walking:
+                task.cancel()
+            await asyncio.gather(*walking, return_exceptions=True)
             delivery.close()
             self._holders.forget(self._clock.monotonic() - self._profile.ttl_s)
         return len(stored)
