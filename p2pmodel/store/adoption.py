@@ -222,6 +222,8 @@ class Adoption:
         assert file is not None
         try:
             file.allocate(size)
+            if not fresh:
+                file.sync()  # a time that a power cut takes back would make proven chunks look like a stranger's
             identity = file.status().identity
         except P2PModelError:
             if fresh:

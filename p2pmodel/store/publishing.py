@@ -88,6 +88,7 @@ class Publisher:
                     tally.add(identity.size, found.path.text, read=False)
                     return known, identity, found.location
             hashed = hash_file(file, identity, found.path, self._pool, tally.add, stop)
+            file.sync()  # bytes, barrier, claim: whoever wrote it a moment ago may not have waited for the disk
             return hashed, identity, found.location
         finally:
             file.close()

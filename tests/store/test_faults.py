@@ -4,180 +4,209 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import Digest
-from p2pmodel.store import OS_FILES
+from p2pmodel.store import Store
 from p2pmodel.store.files import os_fault
+from p2pmodel.testing.disk import SimDisk
+from p2pmodel.testing.disk_faults import OPERATIONS
+
+DATA, OUT = Path("/home/peer/data"), Path("/home/peer/out")
 
 
-class Fault:
-    """Counts the calls that touch the disk and lets one of them fail."""
-
-    def __init__(self, at: int | None = None, code: int = errno.EIO, only: str = "") -> None:
-        self.at, self.code, self.only, self.calls = at, code, only, 0
-
-    def check(self, name: str) -> None:
-        if self.only and name != self.only:
-            return
-        self.calls += 1
-        if self.at is not None and self.calls == self.at:
-            raise os_fault(OSError(self.code, os.strerror(self.code)), "the disk", name)
-
-
-class FaultyFile:
-    def __init__(self, inner, fault):
-        self._inner, self._fault = inner, fault
-
-    def __getattr__(self, name):
-        value = getattr(self._inner, name)
-        if name in ("path", "fileno", "close"):
-            return value
-
-        def call(*arguments, **options):
-            self._fault.check(name)
-            return value(*arguments, **options)
-
-        return call
+@pytest.fixture(scope="module")
+def source():
+    """A small model with equal chunks in two files, directories and an empty file, and a store that serves it."""
+    dice = random.Random(2)
+    same = dice.randbytes(5000)
+    files = {"a.bin": dice.randbytes(CHUNK_BYTES + 9), "d/b": same, "d/c": same, "empty": b""}
+    with SimDisk() as disk:
+        for name, data in files.items():
+            disk.write_file(f"/model/{name}", data)
+        seed = Store.open(Path("/data"), files=disk)
+        yield {"files": files, "seed": seed, "layout": seed.publish(Path("/model")).layout}
+        seed.close()
 
 
-class FaultyDirectory(FaultyFile):
-    def directory(self, name, **options):
-        self._fault.check("directory")
-        inner = self._inner.directory(name, **options)
-        return inner and FaultyDirectory(inner, self._fault)
-
-    def open(self, name, **options):
-        self._fault.check("open")
-        inner = self._inner.open(name, **options)
-        return inner and FaultyFile(inner, self._fault)
-
-    def rename(self, name, to, new_name):
-        self._fault.check("rename")
-        self._inner.rename(name, to._inner, new_name)
-
-
-class FaultyFiles(type(OS_FILES)):
-    """The real disk with one fault in it."""
-
-    def __init__(self, fault: Fault) -> None:
-        self._fault = fault
-
-    def open_directory(self, path, *, create=False):
-        self._fault.check("open_directory")
-        inner = OS_FILES.open_directory(path, create=create)
-        return inner and FaultyDirectory(inner, self._fault)
-
-    def open_file(self, path):
-        self._fault.check("open_file")
-        inner = OS_FILES.open_file(path)
-        return inner and FaultyFile(inner, self._fault)
-
-    def status(self, path):
-        self._fault.check("status")
-        return OS_FILES.status(path)
-
-
-def story(shop, moves, seed, published, files, number):
-    """Fetch half, claim, close; fetch the rest, finish, claim, close."""
-    store = shop.store(f"data-{number}", files=files)
+def story(files, source, moves) -> None:
+    """Fetch half, claim, close; fetch the rest, finish, claim, close; look at it and hash it."""
+    layout = source["layout"]
+    store = Store.open(DATA, files=files)
     try:
         for share in (2, 1):
-            intake = store.open_intake(
-                published.layout, range(len(published.layout.files)), shop.base / f"out-{number}"
-            )
+            intake = store.open_intake(layout, range(len(layout.files)), OUT)
             try:
                 intake.adopt()
                 missing = list(intake.missing)
-                moves.pull(seed, intake, missing[: len(missing) // share])
+                moves.pull(source["seed"], intake, missing[: len(missing) // share])
                 intake.claim()
                 if share == 1:
                     intake.finish()
+                    intake.claim()
             finally:
                 intake.close()
+        store.check_files()
+        store.verify(layout.model_id)
     finally:
         store.close()
 
 
-def no_false_have(store, layout, moves):
-    have = store.have_map(layout.model_id)
-    for index in have or ():
+def check_haves(store, layout, moves):
+    for index in store.have_map(layout.model_id) or ():
         data = moves.read_chunk(store, layout[index].digest)
         assert data is not None and Digest.of(data) == layout[index].digest
 
 
-def small_files(shop):
-    same = shop.dice.randbytes(5000)
-    return {"a.bin": shop.dice.randbytes(CHUNK_BYTES + 9), "d/b": same, "d/c": same, "empty": b""}
+def complete(disk, source, moves) -> None:
+    """The next run finds nothing that is not there, brings the rest, and leaves nothing else."""
+    store = Store.open(DATA, files=disk.process())
+    check_haves(store, source["layout"], moves)
+    moves.fetch(source["seed"], store, source["layout"], OUT)
+    assert disk.tree(OUT) == source["files"]
+    assert store.verify(source["layout"].model_id) == []
+    store.close()
+
+
+def calls_of(source, moves, only=OPERATIONS) -> int:
+    counted = []
+    with SimDisk() as disk:
+        disk.on_call = lambda operation, path: counted.append(operation)
+        story(disk.process(), source, moves)
+    return sum(operation in only for operation in counted)
+
+
+CLASSES = {errno.EIO: P2PModelError, errno.ENOSPC: NoSpaceError, errno.EDQUOT: NoSpaceError, errno.EACCES: RefusedError}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
-def test_whichever_call_fails_the_next_run_completes_and_nothing_is_claimed_falsely(shop, moves, code):
-    files = small_files(shop)
-    seed, published = shop.published(files)
-    counting = Fault()
-    story(shop, moves, seed, published, FaultyFiles(counting), "counting")
-    assert counting.calls > 50
+@pytest.mark.simulated_disk
+@pytest.mark.parametrize("code", CLASSES)
+def test_whichever_call_fails_the_next_run_completes_and_nothing_is_claimed_falsely(source, moves, code):
+    calls = calls_of(source, moves)
+    assert calls > 150
     failed = 0
-    for at in range(1, counting.calls + 1):
-        try:
-            story(shop, moves, seed, published, FaultyFiles(Fault(at, code)), at)
-        except P2PModelError as error:
-            failed += 1
-            assert code != errno.ENOSPC or isinstance(error, NoSpaceError), error
-        store = shop.store(f"data-{at}")
-        no_false_have(store, published.layout, moves)
-        moves.fetch(seed, store, published.layout, shop.base / f"out-{at}")
-        assert moves.contents(shop.base / f"out-{at}") == files, f"call {at}"
-        store.close()
-    assert failed > 50
+    for at in range(1, calls + 1):
+        with SimDisk(random.Random(at)) as disk:
+            disk.fail_after(at, code)
+            try:
+                story(disk.process(), source, moves)
+            except P2PModelError as error:
+                failed += 1
+                assert type(error) is CLASSES[code], f"call {at}: {error!r}"
+            disk.heal()
+            if at % 3 == 0:
+                disk.cut_power()
+            complete(disk, source, moves)
+    assert failed > calls / 2
 
 
-def test_after_a_barrier_that_failed_nothing_since_the_last_claim_is_held(shop, moves, tmp_path):
-    seed, published = shop.published(small_files(shop))
-    fault = Fault(at=2, only="sync")
-    store = shop.store(files=FaultyFiles(fault))
-    intake = store.open_intake(published.layout, range(4), tmp_path / "out")
-    intake.adopt()
-    first, *others = list(intake.missing)
-    moves.pull(seed, intake, [first])
-    intake.claim()
-    claimed = intake.have
-    moves.pull(seed, intake, [index for index in others if published.layout[index].file_index == 0])
-    assert intake.have != claimed
-    with pytest.raises(P2PModelError, match="cannot sync"):
-        intake.claim()
-    assert intake.have == claimed, "what the failed barrier should have proven is fetched again"
-    moves.pull(seed, intake)
-    intake.finish()
-    intake.claim()
-    intake.close()
-    assert store.verify(published.model_id) == []
+@pytest.mark.slow
+@pytest.mark.simulated_disk
+def test_whichever_barrier_fails_no_claim_is_false_though_its_pages_count_as_clean(source, moves):
+    """After a failed `fsync` the next one succeeds and writes nothing (ATC 2020): only new bytes help."""
+    calls = calls_of(source, moves, only={"sync", "sync_directory", "commit"})
+    failed = 0
+    for seed in range(calls * 6):
+        with SimDisk(random.Random(seed)) as disk:
+            disk.fail_after(1 + seed % calls, only={"sync", "sync_directory", "commit"})
+            try:
+                story(disk.process(), source, moves)
+            except P2PModelError:
+                failed += 1
+            disk.heal()
+            disk.forget_cache() if seed % 2 else disk.cut_power()
+            complete(disk, source, moves)
+    assert failed > calls * 4
 
 
-def test_too_little_space_is_said_before_anything_is_written(shop, moves, tmp_path):
-    class Small(FaultyDirectory):
-        def free_bytes(self):
-            return 1000
-
-    class SmallFiles(FaultyFiles):
-        def open_directory(self, path, *, create=False):
-            inner = OS_FILES.open_directory(path, create=create)
-            return inner and Small(inner, Fault())
-
-    _, published = shop.published()
-    store = shop.store(files=SmallFiles(Fault()))
-    intake = store.open_intake(published.layout, range(4), tmp_path / "out")
-    with pytest.raises(NoSpaceError, match=r"needs \d+ bytes more and has 1000 free"):
+@pytest.mark.simulated_disk
+def test_after_a_barrier_that_failed_nothing_since_the_last_claim_is_held(source, moves):
+    layout = source["layout"]
+    with SimDisk() as disk:
+        store = Store.open(DATA, files=disk.process())
+        intake = store.open_intake(layout, range(4), OUT)
         intake.adopt()
-    intake.close()
-    assert not (tmp_path / "out").exists() and store.models() == []
+        first, *others = list(intake.missing)
+        moves.pull(source["seed"], intake, [first])
+        intake.claim()
+        claimed = intake.have
+        moves.pull(source["seed"], intake, [index for index in others if layout[index].file_index == 0])
+        assert intake.have != claimed
+        disk.fail_after(only={"sync"})
+        with pytest.raises(P2PModelError, match="cannot make durable"):
+            intake.claim()
+        assert intake.have == claimed, "what the failed barrier should have proven is fetched again"
+        moves.pull(source["seed"], intake)
+        intake.finish()
+        intake.claim()
+        intake.close()
+        disk.forget_cache()
+        assert store.verify(layout.model_id) == []
+        store.close()
+        disk.cut_power()
+        assert disk.tree(OUT) == source["files"]
+
+
+@pytest.mark.simulated_disk
+@pytest.mark.parametrize("free", [0, 1000, CHUNK_BYTES])
+def test_too_little_space_is_said_before_anything_is_written(source, moves, free):
+    with SimDisk() as disk:
+        store = Store.open(DATA, files=disk.process())
+        store.put_object(b"so that the index has its size")
+        intake = store.open_intake(source["layout"], range(4), OUT)
+        disk.capacity_bytes = disk.used_bytes + free
+        with pytest.raises(NoSpaceError, match=rf"needs \d+ bytes more and has {free} free"):
+            intake.adopt()
+        intake.close()
+        assert disk.status(OUT) is None and store.models() == []
+        disk.capacity_bytes *= 1000
+        moves.fetch(source["seed"], store, source["layout"], OUT)
+        assert disk.tree(OUT) == source["files"], "with space again it goes on without a restart"
+        store.close()
+
+
+@pytest.mark.slow
+@pytest.mark.simulated_disk
+def test_a_disk_that_fills_up_at_any_time_keeps_what_has_arrived_and_goes_on_when_there_is_space(source, moves):
+    """The space of a fetch is reserved; what can still run out is that of the index and of new directories."""
+    layout = source["layout"]
+    refused = 0
+    for seed in range(150):
+        dice = random.Random(seed)
+        with SimDisk(dice) as disk:
+            full_at = dice.randrange(140)
+
+            def fill(operation: str, path: Path, disk=disk, full_at=full_at) -> None:
+                if disk.calls == full_at:
+                    disk.capacity_bytes = disk.used_bytes
+
+            disk.on_call = fill
+            store = intake = None
+            try:
+                store = Store.open(DATA, files=disk.process())
+                intake = store.open_intake(layout, range(4), OUT)
+                intake.adopt()
+                moves.pull(source["seed"], intake)
+                intake.claim()
+                intake.finish()
+                intake.claim()
+            except NoSpaceError:
+                refused += 1
+            disk.on_call = None
+            disk.capacity_bytes = 1 << 40
+            for open_one in (intake, store):
+                if open_one is not None:
+                    open_one.close()
+            complete(disk, source, moves)
+    assert refused > 10
 
 
 @pytest.fixture
@@ -193,6 +222,7 @@ def tiny_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@pytest.mark.real_disk
 def test_a_full_disk_ends_the_fetch_with_no_space_and_leaves_no_trace(shop, moves, tiny_disk):
     seed, published = shop.published()
     store = shop.store()
@@ -201,6 +231,7 @@ def test_a_full_disk_ends_the_fetch_with_no_space_and_leaves_no_trace(shop, move
     assert list(tiny_disk.iterdir()) == [] and store.models() == []
 
 
+@pytest.mark.real_disk
 def test_a_disk_that_fills_up_while_space_is_reserved_leaves_no_trace(shop, moves, tiny_disk, monkeypatch):
     seed, published = shop.published()
     store = shop.store()
@@ -210,6 +241,7 @@ def test_a_disk_that_fills_up_while_space_is_reserved_leaves_no_trace(shop, move
     assert list(tiny_disk.iterdir()) == [] and store.models() == []
 
 
+@pytest.mark.real_disk
 def test_a_fetch_goes_on_when_there_is_space_again(shop, moves, tiny_disk):
     seed, published = shop.published({"a": shop.dice.randbytes(2 * CHUNK_BYTES)})
     store = shop.store()
@@ -221,6 +253,7 @@ def test_a_fetch_goes_on_when_there_is_space_again(shop, moves, tiny_disk):
     assert store.verify(published.model_id) == []
 
 
+@pytest.mark.real_disk
 def test_a_data_directory_on_a_full_disk_is_no_space(shop, tiny_disk):
     with (tiny_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
         while True:
@@ -229,6 +262,7 @@ def test_a_data_directory_on_a_full_disk_is_no_space(shop, tiny_disk):
         shop.store("tiny/data")
 
 
+@pytest.mark.real_disk
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become nobody takes root")
 def test_a_destination_without_permission_is_refused(shop, tmp_path):
     _, published = shop.published()

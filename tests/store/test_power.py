@@ -7,7 +7,6 @@ brings exactly what is missing.
 
 from __future__ import annotations
 
-import errno
 import json
 import random
 from pathlib import Path
@@ -175,3 +174,120 @@ def test_fifty_thousand_power_cuts(source, moves):
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+@pytest.mark.slow
+@pytest.mark.simulated_disk
+def test_what_is_published_is_durable_before_it_is_claimed(moves):
+    """Whoever wrote the files, and published them at once, did not wait for the disk."""
+    model, data = Path("/model"), Path("/data")
+    for seed in range(200):
+        dice = random.Random(seed)
+        with SimDisk(dice) as disk:
+            for name in ("a", "d/b"):
+                disk.write_file(model / name, dice.randbytes(20_000))
+            disk.stop_after(dice.randrange(40))
+            layout = None
+            try:
+                store = Store.open(data, files=disk.process())
+                layout = store.publish(model).layout
+            except P2PModelError:
+                pass
+            disk.cut_power()
+            store = Store.open(data, files=disk.process())
+            store.check_files()
+            assert layout is None or store.models()
+            for known in store.models():
+                check_haves(store, store.layout(known.model_id), moves)
+            store.close()
+
+
+# --- every call, every outcome
+
+CHANGING = {"make", "open", "write", "allocate", "sync", "sync_directory", "rename", "remove", "commit"}
+
+
+def explore(disk, work, check, limit) -> int:
+    """Before each call that changes something, and at the end: all that a power cut may leave is checked."""
+    tried = 0
+    changed = True
+
+    def look(operation: str, path: Path) -> None:
+        nonlocal changed
+        if changed:
+            try_all()
+        changed = operation in CHANGING
+
+    def try_all() -> None:
+        nonlocal tried
+        for left in disk.outcomes(limit):
+            with left:
+                check(left)
+            tried += 1
+
+    disk.on_call = look
+    work()
+    disk.on_call = None
+    try_all()
+    return tried
+
+
+def explore_fetch(source, moves, limit) -> int:
+    with SimDisk() as disk:
+        run = Run(disk, source, moves, random.Random(3))
+        return explore(disk, run.go, lambda left: recover(left, source, moves, run.proven), limit)
+
+
+def explore_repair(source, moves, limit) -> int:
+    """The fetch after a power cut that emptied one placed file and moved another back."""
+    with SimDisk(random.Random(11)) as disk:
+        Run(disk, source, moves).go()
+        broken = disk.fork()
+    with broken as disk:
+        for path in ("a", "d/b"):
+            disk.rot(OUT / path, 7)
+        files = disk.process()
+        store = Store.open(DATA, files=files)
+        layout = source["layout"]
+        store.verify(layout.model_id)
+        store.close()
+        disk.sync_all()
+        run = Run(disk, source, moves, random.Random(3))
+        return explore(disk, run.go, lambda left: recover(left, source, moves, run.proven), limit)
+
+
+def explore_small_file(source, moves, limit) -> int:
+    path, old, new = Path("/data/trust.json"), b"o" * 9000, b"n" * 6000
+
+    def check(left) -> None:
+        assert left.process().read_small(path) in possible
+        left.process().write_small(path, new)
+        assert left.tree("/data") == {"trust.json": new}, "nothing is left over"
+
+    tried = 0
+    for before in (None, old):
+        with SimDisk() as disk:
+            files = disk.process()
+            if before is not None:
+                files.write_small(path, before)
+            possible = [before, new]
+
+            def work(files=files) -> None:
+                files.write_small(path, new)
+                possible[:] = [new]
+
+            tried += explore(disk, work, check, limit)
+    return tried
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", [explore_fetch, explore_repair, explore_small_file])
+def test_every_call_is_survived_whichever_part_of_the_unsynced_is_lost(tiny_source, moves, workload):
+    assert workload(tiny_source, moves, 12) > 100
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("workload", [explore_fetch, explore_repair, explore_small_file])
+def test_every_call_is_survived_with_all_of_its_outcomes(tiny_source, moves, workload):
+    assert workload(tiny_source, moves, 5000) > 1000
