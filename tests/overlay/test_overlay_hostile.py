@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import Counter
 from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from overlay_town import NETWORK_ID, FakeNetwork, Node, Town, run
 
+from p2pmodel.errors import DecodeError
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay.lookup import Lookup, nearest_nodes
-from p2pmodel.overlay.node_id import challenge_for, check_proof, node_id, prove
-from p2pmodel.overlay.records import sign_batch
-from p2pmodel.overlay.wire import NODE4_BYTES, AnnounceReply, HelloReply, NodesReply, ProvidersReply
+from p2pmodel.overlay.node_id import challenge_for, check_proof, may_contact, node_id, prove
+from p2pmodel.overlay.package import Contact
+from p2pmodel.overlay.records import Batch, sign_batch
+from p2pmodel.overlay.wire import NODE4_BYTES, AnnounceReply, HelloReply, HelloRequest, NodesReply, ProvidersReply
 
 KEY = bytes(range(20))
 Reply = tuple[bytes, Any]
@@ -216,45 +219,108 @@ def test_a_liar_that_names_ever_new_nodes_costs_a_bounded_lookup() -> None:
     run(tale())
 
 
+def requests_of_a_stranger(holder: Address) -> st.SearchStrategy[bytes]:
+    """Real requests in every length: cut, padded, with and without challenge, from old and new senders."""
+    sender = st.sampled_from([bytes(20), *(bytes([n]) * 20 for n in range(1, 9))])
+    challenge = st.sampled_from(
+        [b"", challenge_for(bytes(16), holder), challenge_for(bytes(16), Address("9.9.9.9", 9))]
+    )
+    key = st.sampled_from([KEY, OWN_KEY, bytes([200]) * 20])
+    padding = st.one_of(st.just([]), st.integers(0, 1200).map(lambda length: [bytes(length)]))
+    request = st.one_of(
+        st.tuples(st.just("hello"), sender, challenge).map(lambda f: (f[0], [NETWORK_ID, *f[1:]])),
+        st.tuples(st.just("find_node"), sender, challenge, key, padding).map(
+            lambda f: (f[0], [NETWORK_ID, *f[1:4], *f[4]])
+        ),
+        st.tuples(st.just("get_providers"), sender, challenge, key, st.integers(0, 65535), padding).map(
+            lambda f: (f[0], [NETWORK_ID, *f[1:5], *f[5]])
+        ),
+        st.tuples(st.just("announce"), sender, st.integers(0, 50), st.binary(min_size=64, max_size=64)).map(
+            lambda f: (
+                f[0],
+                [
+                    NETWORK_ID,
+                    f[1],
+                    bytes(8),
+                    bytes(32),
+                    4000,
+                    60,
+                    1,
+                    b"".join(bytes([n]) * 20 for n in range(f[2])),
+                    f[3],
+                ],
+            )
+        ),
+    )
+    cut = st.one_of(st.just(0), st.integers(0, 200))
+    return st.tuples(request, st.binary(min_size=20, max_size=20), cut).map(
+        lambda f: (whole := b"\0" + f[1] + msgspec.msgpack.encode(f[0]))[: max(1, len(whole) - f[2])]
+    )
+
+
+OWN_KEY = bytes([99]) * 20
+CROWDED = Address("50.1.1.1", 4000)
+
+
+async def crowded_holder() -> tuple[Town, Node]:
+    """A node whose every answer is as long as it can be: full table, many providers, one of them itself."""
+    town = Town(7)
+    node = await town.node(host=CROWDED.host)
+    protocol = node.protocol
+    for n in range(1, 80):
+        peer = SecretKey.from_seed(bytes([n]) * 32).public
+        protocol.table.add(Contact(node_id(peer), peer, Address(f"70.{n}.1.1", 4000), 0.0), 0.0)
+        for key in (KEY, OWN_KEY):
+            keys = sorted([key, *(bytes([n, m]) + bytes(18) for m in range(49))])
+            protocol.providers.add(Batch(peer, Address(f"70.{n}.1.1", 4000), 9999, n, keys, bytes(64), 9999.0), 0.0)
+    node.overlay.provide_later([OWN_KEY])
+    return town, node
+
+
 @pytest.mark.slow
-def test_no_reply_is_longer_than_three_times_its_request() -> None:
-    """With challenges and every name: bytes out to an address that proved nothing, per byte that came from it."""
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(
+        st.tuples(requests_of_a_stranger(Address(CROWDED.host, 4001)), st.sampled_from([0.0, 0.01, 1.0, 6.0])),
+        max_size=25,
+    )
+)
+def test_a_stranger_never_gets_more_than_three_times_the_bytes_it_sent(story: list[tuple[bytes, float]]) -> None:
+    """It may be somebody else's address. All that goes there counts at every moment, challenges and repetitions too."""
 
     async def tale() -> None:
-        town = Town(7)
-        await town.join(40)
-        rng = random.Random(2)
-        for node in town.nodes[:30]:
-            await node.overlay.provide([KEY])
-        sent: Counter[Address] = Counter()
-        back: Counter[Address] = Counter()
+        town, node = await crowded_holder()
+        assert node.address == Address(CROWDED.host, 4001)
+        stranger = Address("99.1.1.1", 4000)
+        sent = back = 0
 
         def tap(data: bytes, source: Address, to: Address) -> None:
-            if source.host.startswith("99."):
-                sent[source] += len(data)
-            if to.host.startswith("99."):
-                back[to] += len(data)
+            nonlocal back
+            if to == stranger:
+                back += len(data)
+                assert back <= 3 * sent
 
         town.internet.tap = tap
-        for n in range(300):
-            attacker = await Attacker(town, f"99.{n % 250}.{n // 250}.1").open()
-            to = rng.choice(town.nodes)
-            challenge = rng.choice((b"", challenge_for(bytes(16), to.address)))
-            head = [NETWORK_ID, rng.randbytes(20), challenge]
-            name, rest = rng.choice(
-                (
-                    ("hello", []),
-                    ("find_node", [KEY]),
-                    ("find_node", [KEY, bytes(rng.randrange(400))]),
-                    ("get_providers", [KEY, 0]),
-                    ("get_providers", [KEY, rng.randrange(65536), bytes(rng.randrange(900))]),
-                )
-            )
-            attacker.send(to, name, head + rest, rng.randbytes(20))
-        await asyncio.sleep(5)
-        assert len(sent) == 300
-        assert sum(back.values()) > 0
-        assert all(back[address] <= 3 * sent[address] for address in sent)
+        for data, pause_s in story:
+            sent += len(data)
+            node.protocol.datagram_received(data, stranger)
+            await asyncio.sleep(pause_s)
+        await asyncio.sleep(20)
+
+    run(tale())
+
+
+def test_a_crowded_holder_answers_a_padded_request_with_all_that_three_times_allow() -> None:
+    """The property above is not true for want of answers."""
+
+    async def tale() -> None:
+        town, node = await crowded_holder()
+        attacker = await Attacker(town).open()
+        reply = await attacker.ask(node, "get_providers", [NETWORK_ID, bytes(20), b"", KEY, 0, bytes(400)])
+        assert reply is not None
+        assert len(max(attacker.received, key=len)) > 1000
+        assert len(reply[2]) // NODE4_BYTES >= 15
+        assert reply[4] > len(reply[5]) >= 1
 
     run(tale())
 
@@ -482,6 +548,68 @@ def test_no_reply_at_random_harms_a_node_that_asks() -> None:
             await lookup.run()
 
     attack(story)
+
+
+def test_a_newcomer_nearer_to_the_keys_than_we_are_is_handed_none_of_them() -> None:
+    """The package sends every key to whoever claims an id near it: 50 bytes to a node with 100 keys cost 98,992."""
+
+    async def tale() -> None:
+        town, node = await crowded_holder()
+        attacker = await Attacker(town).open()
+        for n in range(40):
+            sender = KEY[:19] + bytes([n])
+            attacker.send(node, "hello", [NETWORK_ID, sender, b""], bytes([n]) * 20)
+        await asyncio.sleep(10)
+        names = [msgspec.msgpack.decode(data[21:])[0] for data in attacker.received if data[0] == 0]
+        assert set(names) <= {"hello"}
+        assert len(attacker.received) <= 80
+
+    run(tale())
+
+
+def test_a_datagram_that_is_too_long_is_not_read_and_none_is_sent() -> None:
+    async def tale() -> None:
+        town, node = await crowded_holder()
+        attacker = await Attacker(town).open()
+        for length, answered in ((1400, True), (1401, False), (60_000, False)):
+            before = len(attacker.received)
+            head = b"\0" + bytes(20) + msgspec.msgpack.encode(["get_providers", [NETWORK_ID, bytes(20), b"", KEY, 0]])
+            # The same request, with a padding that brings it to `length`.
+            body = bytearray(head)
+            body[36] += 1
+            padding = length - len(head) - 3
+            attacker.raw(node, bytes(body) + b"\xc5" + padding.to_bytes(2, "big") + bytes(padding))
+            await asyncio.sleep(0.2)
+            assert (len(attacker.received) > before) == answered, length
+        assert max(map(len, attacker.received)) <= 1400
+
+    run(tale())
+
+
+def test_requests_on_their_way_are_bounded_and_all_of_them_end() -> None:
+    async def tale() -> None:
+        town = Town(9)
+        node = await town.node()
+        silent, ended = Address("88.8.8.8", 1), []
+        request = HelloRequest(NETWORK_ID, bytes(20), b"")
+        town.internet.datagrams = 0
+        calls = node.protocol.calls
+        for n in range(6000):
+            calls.start(silent, request, on_reply=ended.append, on_failed=lambda n=n: ended.append(n), repeat=False)
+        assert town.internet.datagrams == 4096
+        await asyncio.sleep(10)
+        assert len(ended) == 6000
+        assert len(calls) == 0
+
+    run(tale())
+
+
+def test_an_address_has_one_spelling_and_no_scope() -> None:
+    assert Address.unpack(bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 1]) + b"\1\1") == Address("127.0.0.1", 257)
+    assert not may_contact(Address("::ffff:127.0.0.1", 22), Address("66.6.6.6", 1))
+    for host in ("fe80::1%eth0", "localhost", "1.2.3.4.5", "1.2.3.04"):
+        with pytest.raises(DecodeError):
+            Address(host, 22)
 
 
 def test_types_of_replies_are_those_of_their_requests() -> None:
