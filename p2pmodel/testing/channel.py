@@ -82,6 +82,10 @@ class SimChannel:
         if self._closed is not None:
             self._tell_closed()
 
+    @property
+    def started(self) -> bool:
+        return self._handler is not None
+
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return
@@ -139,6 +143,10 @@ class SimChannel:
         self._internet.log.add(
             self._internet.now, "message", self.host.number, self.other.host.number, len(message), zlib.crc32(message)
         )
+        if self.host.mute:
+            return
+        if self._internet.watch is not None:
+            self._internet.watch.message(self, message)
 
         def go() -> None:
             delay_s = self._internet.delay_s(self.host, self.other.host)
@@ -168,6 +176,11 @@ class SimChannel:
     async def _send_bulk(self, request_id: int, source: BulkSource) -> None:
         assert self._leaving is None, "one answer at a time"
         length, data, now = source.length, content_of(source), self._internet.now
+        if self.host.mute:
+            await self._leave(now + BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN)
+            raise PeerGoneError("nothing leaves this host")
+        if self._internet.watch is not None:
+            self._internet.watch.answer(self, request_id, data)
         begins_at, ends_at = self.host.upload.reserve(length, now)
         told = ends_at - begins_at > _PROGRESS_S
         if told:

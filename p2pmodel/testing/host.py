@@ -55,6 +55,8 @@ class Host:
         self.upload = Pipe(upload_bytes_per_s)
         self.download = Pipe(download_bytes_per_s)
         self.up = True
+        self.mute = False
+        """Takes everything in, keeps its connections open, and says nothing."""
         self.clock_error_s = 0.0
         """How far its wall clock is ahead."""
         self.side = 0

@@ -12,6 +12,7 @@ import random
 import zlib
 from collections.abc import Iterable
 from contextvars import Context
+from typing import Protocol
 
 from p2pmodel.errors import NetworkError
 from p2pmodel.net import Address
@@ -29,6 +30,14 @@ _FIRST_NETWORK = 20
 """Hosts get addresses from 20.0.7.9 up, each in a /16 of its own: nobody shares an address group unless told to."""
 
 
+class Watch(Protocol):
+    """Sees what is said on connections, from the end that says it, and must not change anything."""
+
+    def message(self, channel: SimChannel, message: bytes) -> None: ...
+
+    def answer(self, channel: SimChannel, request_id: int, data: memoryview) -> None: ...
+
+
 class Internet:
     """All hosts of one simulation. Use on a `VirtualLoop`."""
 
@@ -40,6 +49,7 @@ class Internet:
         self.context = Context()
         """In which things happen on the way, so that they belong to no process."""
         self.hosts: list[Host] = []
+        self.watch: Watch | None = None
         self.datagrams = 0
         """Sent, whatever became of them."""
         self.datagram_bytes = 0
@@ -167,7 +177,7 @@ class Internet:
         local = to.is_loopback
         receiver = sender if local else self._by_ip.get(to.host)
         source = socket.source_for(to, socket.port if local else sender.leaving(socket.port, to, now))
-        if receiver is None or source is None or not self.connected(sender, receiver):
+        if receiver is None or source is None or sender.mute or not self.connected(sender, receiver):
             return
         conditions, rng = self.conditions, self.rng
         if conditions.loss and receiver is not sender and rng.random() < conditions.loss:
@@ -212,5 +222,15 @@ class Internet:
     def closed(self, channel: SimChannel) -> None:
         self._channels.pop(channel, None)
 
+    def sockets_of(self, process: Process) -> list[SimDatagrams | SimListener]:
+        return list(self._sockets_by_process.get(process, ()))
+
     def channels_of(self, host: Host) -> list[SimChannel]:
         return [channel for channel in self._channels if channel.host is host]
+
+    def channels_by_process(self) -> dict[Process, list[SimChannel]]:
+        """Every open end of a connection."""
+        found: dict[Process, list[SimChannel]] = {}
+        for channel in self._channels:
+            found.setdefault(channel.process, []).append(channel)
+        return found

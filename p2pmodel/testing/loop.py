@@ -165,7 +165,7 @@ def run(work: Coroutine[Any, Any, T], *, loop: VirtualLoop | None = None) -> T:
     loop = loop or VirtualLoop()
     try:
         result = loop.run_until_complete(work)
-        loop.run_until_complete(_cancel_rest(loop))
+        loop.run_until_complete(cancel_rest(loop))
     finally:
         loop.close()
     check_faults(loop)
@@ -180,7 +180,8 @@ def check_faults(loop: VirtualLoop) -> None:
         raise ExceptionGroup("failures in the background of a simulation", errors)
 
 
-async def _cancel_rest(loop: VirtualLoop) -> None:
+async def cancel_rest(loop: VirtualLoop) -> None:
+    """Cancel every task but the caller's, and wait until they have ended."""
     own = asyncio.current_task()
     while rest := [task for task in sorted(asyncio.all_tasks(loop), key=_creation) if task is not own]:
         for task in rest:
