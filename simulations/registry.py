@@ -9,6 +9,7 @@ from simulations.scenario import Scenario
 
 MODULES = {
     "lookup": "simulations.lookup",
+    "churn": "simulations.churn",
 }
 """Name of a scenario, as it is typed, to its module; in the order in which they are shown."""
 

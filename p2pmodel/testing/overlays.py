@@ -16,12 +16,14 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from p2pmodel.errors import UsageError
 from p2pmodel.limits import OVERLAY_KEY_BYTES
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address, network_id
 from p2pmodel.overlay import INTERNET, Overlay, Profile, Provider, node_id
 from p2pmodel.overlay.overlay import LookupTrace
 from p2pmodel.testing import inside
+from p2pmodel.testing.attackers import Forgetful, HostileNetwork
 from p2pmodel.testing.host import Host
 from p2pmodel.testing.internet import Internet
 from p2pmodel.testing.network import SimNetwork
@@ -36,6 +38,8 @@ _WAVE_PART = 8
 _WAVE_MIN = 8
 _SETTLE_S = 15.0
 """After a wave: newcomers look around, and tell each other."""
+_TRIES = 1_000
+"""Throws of the dice for one member that fits."""
 _QUARANTINE_S = 900.0
 """An address is given to another peer only when its last owner has been dead for this long."""
 
@@ -43,9 +47,9 @@ _QUARANTINE_S = 900.0
 class Member:
     """One node of a town. `place` is its id as a number."""
 
-    __slots__ = ("alive", "born_at", "host", "id", "joined", "key", "network", "overlay", "place")
+    __slots__ = ("alive", "born_at", "host", "id", "joined", "key", "network", "overlay", "place", "temper")
 
-    def __init__(self, key: SecretKey, host: Host, born_at: float) -> None:
+    def __init__(self, key: SecretKey, host: Host, born_at: float, temper: Forgetful | None = None) -> None:
         self.key = key
         self.host = host
         self.id = node_id(key.public)
@@ -54,6 +58,8 @@ class Member:
         self.alive = False
         self.joined = False
         """Its first search for itself is over."""
+        self.temper = temper
+        """What is hostile about it."""
 
     network: SimNetwork
     overlay: Overlay
@@ -61,6 +67,10 @@ class Member:
     @property
     def address(self) -> Address:
         return Address(self.host.ip4, PORT)
+
+
+class MemberDied(Exception):
+    """What was going on in a member ended with it."""
 
 
 class OverlayTown:
@@ -89,15 +99,16 @@ class OverlayTown:
         return self.internet.now
 
     def pick(self, count: int | None = None, *, but: Sequence[Member] = ()) -> list[Member]:
-        """`count` different living members that have joined (None: one), at random, none of `but`."""
+        """`count` different living members that have joined (None: one), at random, honest and none of `but`."""
         without = dict.fromkeys(but)
         chosen: dict[Member, None] = {}
-        fitting = sum(member.joined for member in self._alive) - len(without)
-        while len(chosen) < min(count or 1, fitting):
+        for _ in range(_TRIES * (count or 1)):
             member = self._alive[self.rng.randrange(len(self._alive))]
-            if member.joined and member not in without:
+            if member.joined and member.temper is None and member not in without:
                 chosen[member] = None
-        return list(chosen)
+                if len(chosen) == (count or 1):
+                    return list(chosen)
+        raise UsageError(f"there are no {count or 1} peers to choose from among {len(self._alive)}")
 
     def atlas(self) -> Atlas:
         """Who is alive now and where: the truth, which no node knows."""
@@ -105,17 +116,22 @@ class OverlayTown:
 
     # --- life and death ------------------------------------------------------------------------------------------
 
-    async def start(self, *, key: SecretKey | None = None, host: Host | None = None) -> Member:
-        """A node that knows nobody yet."""
+    async def start(
+        self, *, key: SecretKey | None = None, host: Host | None = None, temper: Forgetful | None = None
+    ) -> Member:
+        """A node that knows nobody yet; hostile where it has a `temper`."""
         key = key or SecretKey.from_seed(self.rng.randbytes(32))
-        member = Member(key, host or self._host(), self.now)
+        member = Member(key, host or self._host(), self.now, temper)
         await self.boot(member)
         return member
 
     async def boot(self, member: Member) -> None:
         """A new process of `member`, after its start or its death: same key, same address, an empty table."""
         assert not member.alive
-        member.network = SimNetwork(self.internet, member.host)
+        if member.temper is None:
+            member.network = SimNetwork(self.internet, member.host)
+        else:
+            member.network = HostileNetwork(self.internet, member.host, member.key, self.network_id, member.temper)
         member.overlay = Overlay(
             key=member.key,
             network=member.network,
@@ -146,9 +162,15 @@ class OverlayTown:
             self._buried.append((self.now, member.host))
 
     async def inside(self, member: Member, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` as part of the member's process: it is cancelled where the member dies."""
-        task: asyncio.Task[T] = member.network.process.context.run(asyncio.get_running_loop().create_task, work)
-        return await task
+        """Run `work` as part of the member's process. Raises `MemberDied` where that ends before."""
+        process = member.network.process
+        task: asyncio.Task[T] = process.context.run(asyncio.get_running_loop().create_task, work)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if process.alive:
+                raise
+            raise MemberDied from None
 
     def _host(self) -> Host:
         if self._buried and self._buried[0][0] + _QUARANTINE_S < self.now:
@@ -196,14 +218,18 @@ class OverlayTown:
             if number % 250 == 0:
                 progress(f"filling tables: {number:,} of {count:,}")
 
-    async def replace(self, member: Member) -> Member:
+    async def replace(self, member: Member) -> Member | None:
         """`member` dies in silence and a stranger joins, through two nodes that happen to be alive.
 
         So a network lives on whose entry nodes have died: addresses also come from saved tables and from friends.
+        None where the stranger dies before it has joined.
         """
         self.kill(member)
         newcomer = await self.start()
-        await self.join(newcomer, [other.address for other in self.pick(2, but=[newcomer])])
+        try:
+            await self.join(newcomer, [other.address for other in self.pick(2)])
+        except MemberDied:
+            return None
         return newcomer
 
     # --- content -------------------------------------------------------------------------------------------------
@@ -219,9 +245,10 @@ class OverlayTown:
 
     async def find(self, member: Member, key: bytes, *, paths: int | None = None) -> LookupTrace | None:
         """Look `key` up to the end; None where `member` died meanwhile."""
-        work = asyncio.ensure_future(self.inside(member, member.overlay.trace(key, paths=paths)))
-        await asyncio.wait([work])
-        return None if work.cancelled() else work.result()
+        try:
+            return await self.inside(member, member.overlay.trace(key, paths=paths))
+        except MemberDied:
+            return None
 
     def found(self, trace: LookupTrace) -> bool:
         """Whether a lookup brought somebody who really has the key and is alive."""
