@@ -59,6 +59,13 @@ def daemon(
             "--no-lan", help="Do not look for peers in the local network. (They are not looked for yet in any case.)"
         ),
     ] = False,
+    client_only: Annotated[
+        bool,
+        typer.Option(
+            "--client-only",
+            help="Use the overlay without being a part of it. By default the peer finds out whether others reach it.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, as a line of JSON, when it serves.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -74,6 +81,7 @@ def daemon(
         "upload_limit": upload_limit,
         "download_limit": download_limit,
         "lan": False if no_lan else None,
+        "client_only": True if client_only else None,
     }
     run(_serve(invocation_of(ctx), flags, as_json=as_json))
 

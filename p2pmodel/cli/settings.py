@@ -51,6 +51,8 @@ def _text(key: str, setting: Setting, network: str) -> str:
         return "off"
     if key in ("upload_limit", "download_limit"):
         return f"{value} bytes/s" if value else "unlimited"
+    if key == "client_only" and value is None:
+        return "auto"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple):

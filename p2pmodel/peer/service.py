@@ -104,6 +104,7 @@ class LocalService:
             keys_pending=overlay.keys_pending,
             announce_lag_s=round(overlay.announce_lag_s, 3),
             announce_behind_s=round(overlay.announce_behind_s, 3),
+            client_only=bool(peer.config.client_only),
             network_size=round(overlay.network_size),
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,

@@ -96,6 +96,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "upload_limit": _rate,
     "download_limit": _rate,
     "lan": _switch,
+    "client_only": _switch,
 }
 _DEFAULTS: dict[str, Any] = {
     "listen": DEFAULT_LISTEN,
@@ -106,6 +107,7 @@ _DEFAULTS: dict[str, Any] = {
     "upload_limit": None,
     "download_limit": None,
     "lan": True,
+    "client_only": None,
 }
 
 
@@ -135,6 +137,7 @@ class Settings:
             upload_limit_bytes_per_s=value["upload_limit"],
             download_limit_bytes_per_s=value["download_limit"],
             lan=value["lan"],
+            client_only=value["client_only"],
         )
 
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from unittest.mock import patch
 
+import msgspec
 import pytest
 
 from p2pmodel.cli.main import run_command_line
@@ -100,9 +101,11 @@ class FakeService:
         self.sick = False
         self.message = ""
         self.summaries = [summary()]
+        self.reported = {}
+        """Fields of the status that differ from the usual."""
 
     async def status(self):
-        return PeerStatus(
+        usual = PeerStatus(
             peer_id=PEER_ID,
             listen="127.0.0.1:8764",
             http=None,
@@ -122,6 +125,7 @@ class FakeService:
             transfers=[],
             warnings=["the clock is off"],
         )
+        return msgspec.structs.replace(usual, **self.reported)
 
     async def neighbours(self):
         connection = Neighbour(peer_id=PEER_ID, address="10.0.0.1:1", kind="connection", agent="evil\x1b[2J")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodel.errors import SignatureError
+from p2pmodel.peer.reports import PeerStatus
 
 
 async def test_publish_prints_the_id_alone_on_stdout(p2pmodel, daemon, tmp_path):
@@ -108,6 +109,33 @@ async def test_status_and_peers_describe_the_daemon(p2pmodel, daemon):
     peers = await p2pmodel("peers")
     assert "10.0.0.1:1" in peers.out and "overlay" in peers.out
     assert (await p2pmodel("peers", "-q")).out.split() == [daemon.peer_id, "q" * 52]
+
+
+@pytest.mark.parametrize(
+    ("listen", "said"),
+    [
+        ("[::]:8764", "[::]:8764 (UDP and TCP, IPv6 and IPv4)"),
+        ("0.0.0.0:8764", "0.0.0.0:8764 (UDP and TCP, IPv4 only)"),
+        ("[::1]:4001", "[::1]:4001 (UDP and TCP)"),
+    ],
+)
+async def test_status_says_in_words_which_families_an_address_serves(p2pmodel, daemon, listen, said):
+    daemon.reported = {"listen": listen}
+    assert said in (await p2pmodel("status")).out
+
+
+async def test_status_tells_what_is_not_announced_yet_and_peers_repeats_the_warnings(p2pmodel, daemon):
+    daemon.reported = {"keys_announced": 133_000, "keys_pending": 12_000, "warnings": ["announcing falls behind"]}
+    status, peers = await p2pmodel("status"), await p2pmodel("peers")
+    assert "12,000 of them not yet taken by others" in status.out
+    assert "warning: announcing falls behind" in status.out and "warning: announcing falls behind" in peers.err
+    assert "warning" not in (await p2pmodel("peers", "--json")).err
+
+
+def test_the_document_names_every_field_of_the_status():
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+    described = page[page.index("- `status --json`") : page.index("- `show`, `ls`, `peers`")]
+    assert [name for name in PeerStatus.__struct_fields__ if f"`{name}`" not in described] == []
 
 
 async def test_what_a_peer_calls_itself_cannot_steer_the_terminal(p2pmodel, daemon):

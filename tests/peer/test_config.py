@@ -129,3 +129,14 @@ def test_a_command_takes_a_free_port_and_offline_enters_no_network(tmp_path):
 def test_a_configuration_is_valid_or_does_not_exist(tmp_path, wrong):
     with pytest.raises(UsageError):
         PeerConfig(data_dir=tmp_path, **wrong)
+
+
+async def test_whether_to_be_a_client_only_is_found_out_unless_somebody_says(tmp_path):
+    assert (await load_settings({"data_dir": tmp_path}, environ={})).peer_config().client_only is None
+    for flags, environ, wanted in (
+        ({"client_only": True}, {}, True),
+        ({}, {"P2PMODEL_CLIENT_ONLY": "1"}, True),
+        ({}, {"P2PMODEL_CLIENT_ONLY": "no"}, False),
+    ):
+        settings = await load_settings({"data_dir": tmp_path, **flags}, environ=environ)
+        assert settings.peer_config().client_only is wanted
