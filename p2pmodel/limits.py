@@ -136,6 +136,8 @@ OUTSTANDING_RPC_MAX = 4_096
 DATAGRAMS_PER_SOURCE_PER_S = 2_000
 """A token bucket for each address; an honest sweep stays far below it."""
 LOOKUP_DEADLINE_S = 15.0
+LOOKUP_PATIENCE_S = 2.0
+"""After this a lookup no longer waits for nodes that are late, so that a miss is reported within three seconds."""
 RPC_TIMEOUT_MIN_S = 0.05
 RPC_TIMEOUT_START_S = 0.5
 RPC_TIMEOUT_MAX_S = 1.5
