@@ -42,7 +42,7 @@ _START_SPREAD_S = 1.0
 """Peers start within this time of each other: machines never do so in the same microsecond."""
 
 
-class PeersFailedError(P2PModelError):
+class PeersFailedError(RuntimeError):
     """Several peers were to do the same, and some could not. `errors` has what each raised, by the peer's number."""
 
     def __init__(self, errors: Mapping[int, P2PModelError], count: int) -> None:
@@ -79,10 +79,9 @@ class Net:
         net = await cls.start(options or NetOptions(**changes))
         try:
             yield net
-        except BaseException:
+            await net.close()
+        finally:
             await net.abandon()
-            raise
-        await net.close()
 
     @classmethod
     async def start(cls, options: NetOptions, *, made: Callable[[Net], None] = lambda _: None) -> Net:
@@ -102,26 +101,23 @@ class Net:
         return net
 
     async def close(self) -> None:
-        """Look at everything once more, stop every peer, and see that nothing is left. Raises `ViolationError`."""
+        """Look at everything once more, stop every peer, and see that nothing is left. Raises `ViolationError`.
+
+        What fails leaves everything as it is, to be looked at; `abandon` takes it away.
+        """
+        if self.closed:
+            return
+        self.checks.look()
+        self.checks.raise_broken()
+        await _all(self.alive, SimPeer.stop)
+        self.checks.raise_broken()
+        await self.abandon()
+
+    async def abandon(self) -> None:
+        """Take everything away at once, without a last look. Does nothing to a network that is closed."""
         if self.closed:
             return
         self.closed = True
-        try:
-            self.checks.look()
-            self.checks.raise_broken()
-            await _all(self.alive, SimPeer.stop)
-            self.checks.raise_broken()
-        except BaseException:
-            await self._drop()
-            raise
-        await self._drop()
-
-    async def abandon(self) -> None:
-        """Take everything away at once, after a failure whose message is the one that counts."""
-        self.closed = True
-        await self._drop()
-
-    async def _drop(self) -> None:
         self.checks.close()
         for peer in self.alive:
             peer.crash()

@@ -42,7 +42,7 @@ _NOTICED_S = 60.0
 """By then a peer has noticed that somebody changed a file that it serves in place."""
 
 
-class CrashedError(P2PModelError):
+class CrashedError(RuntimeError):
     """The simulated process in which a call was running has died."""
 
 
@@ -194,6 +194,7 @@ class SimPeer:
             await asyncio.sleep(0)  # tasks that have ended tell so a turn later
         self.net.checks.stopped(self, running)
         running.files.crash()
+        self.net.checks.raise_broken()
 
     def crash(self, *, power: bool = False) -> None:
         """Kill the process at once, as `kill -9` does: the kernel closes its connections, and the others notice.
@@ -267,6 +268,7 @@ class SimPeer:
                 self.net.log("failed", self.number, request.ref, type(error).__name__)
                 raise
             watched.delivered(report, self._place(report, request))
+        self.net.checks.raise_broken()
         self.net.log("fetched", self.number, report.model_id, report.bytes_fetched, report.bytes_wasted)
         return report
 
