@@ -1,0 +1,231 @@
+"""A part of the peers lies: corrupt chunks, chunks that crawl, empty boasts, silence. What does it cost the others?"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from p2pmodel.model import Layout
+from p2pmodel.testing.crowd import Crowd, Member
+from p2pmodel.testing.liars import Lie, add_liar
+from p2pmodel.testing.report import Line, Result, quantile, share
+from simulations import figures
+from simulations.crowds import SAMPLE_S, SETTLE_S, CrowdOptions, add_fetchers, fetch_all, in_crowd, notes
+from simulations.scenario import Observer, Scenario, option
+
+_KINDS = {"corrupt": (Lie.CORRUPT,), "mixed": (Lie.CORRUPT, Lie.SLOW, Lie.BOAST, Lie.STALL)}
+_EXTRA = {"corrupt": ("S1", 0.02), "mixed": ("S2", 0.05)}
+_TIME = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByzantineOptions(CrowdOptions):
+    peers: int = option(20, "Peers, liars and the one honest seed among them.", low=4, high=500, metavar="N")
+    size: str = option("512MiB", "Of the model, as in 3GB or 512MiB.", metavar="SIZE")
+    liars: float = option(
+        -1.0, "Part of the peers that lies; -1: 0.3 where all are corrupt, 0.5 where mixed.", low=-1, high=0.9
+    )
+    kind: str = option(
+        "corrupt", "corrupt (S1), or mixed (S2): corrupt, slow, boasting and stalling.", choices=tuple(_KINDS)
+    )
+    trials: int = option(1, "Runs, each with a seed of its own; the scorecard asks for 1,000.", low=1, high=10_000)
+    spread: float = option(1.0, "All begin within so many seconds.", low=0, high=3600, metavar="S")
+
+    @property
+    def liar_count(self) -> int:
+        part = self.liars if self.liars >= 0 else 0.3 if self.kind == "corrupt" else 0.5
+        return min(round(part * self.peers), self.peers - 2)
+
+
+@dataclass(slots=True)
+class _Trial:
+    """How one swarm did. Times in seconds, bytes as parts of what honest peers wanted."""
+
+    times: list[float]
+    fetching: int
+    bad_chunks: int = 0
+    extra: float = 0.0
+    proven_max: int = 0
+    """Corrupt chunks that one peer took from one liar before it was banned, at most."""
+    rejected: int = 0
+    honest_banned: int = 0
+    at: list[float] = field(default_factory=list)
+    held: list[float] = field(default_factory=list)
+
+    @property
+    def last_s(self) -> float:
+        return max(self.times) if len(self.times) == self.fetching else float("inf")
+
+
+def run(options: ByzantineOptions, observer: Observer) -> Result:
+    lied: list[_Trial] = []
+    honest: list[_Trial] = []
+    seconds = 0.0
+    for number in range(options.trials):
+        for liars, into in ((options.liar_count, lied), (0, honest)):
+            observer.progress(f"trial {number + 1} of {options.trials}, {'with' if liars else 'without'} liars")
+
+            async def story(crowd: Crowd, layout: Layout, liars: int = liars) -> _Trial:
+                return await _story(crowd, layout, options, liars)
+
+            trial, took_s = in_crowd(options, options.seed + number, observer.log, story)
+            into.append(trial)
+            seconds += took_s
+    return Result(
+        lines=_lines(lied, honest, options),
+        virtual_seconds=seconds,
+        event_log_sha256=observer.log.sha256,
+        options={"liars": options.liar_count / options.peers},
+        notes=[
+            f"{options.liar_count} of {options.peers} peers lie, one honest peer is the seed, the others fetch; "
+            "the same without the liars for comparison.",
+            *notes(options),
+        ],
+        series={
+            "times lied": [time for trial in lied for time in trial.times],
+            "times honest": [time for trial in honest for time in trial.times],
+            "at lied": lied[0].at,
+            "held lied": lied[0].held,
+            "at honest": honest[0].at,
+            "held honest": honest[0].held,
+            "extra": [trial.extra for trial in lied],
+            "slower": _slower(lied, honest),
+        },
+    )
+
+
+async def _story(crowd: Crowd, layout: Layout, options: ByzantineOptions, liar_count: int) -> _Trial:
+    seed = await crowd.add(crowd.internet.host())
+    peers = await add_fetchers(crowd, options.peers - options.liar_count - 1, options.nat)
+    kinds = _KINDS[options.kind]
+    liars = [await add_liar(crowd, kinds[number % len(kinds)]) for number in range(liar_count)]
+    await crowd.joined()
+    await asyncio.sleep(SETTLE_S)
+    for member in (seed, *liars):
+        await crowd.publish(member, layout)
+    await asyncio.sleep(SETTLE_S)
+    began = crowd.internet.now
+    trial = _Trial([], len(peers))
+
+    def look(now: float) -> None:
+        trial.at.append(now - began)
+        trial.held.append(sum(peer.chunks[-1][1] for peer in peers) / (len(peers) * len(layout)))
+
+    watching = asyncio.get_running_loop().create_task(crowd.watch(layout, SAMPLE_S, look))
+    await fetch_all(crowd, peers, layout, options.spread)
+    watching.cancel()
+    size = layout.manifest.bytes_total
+    trial.times = [peer.took_s for peer in peers if peer.took_s is not None]
+    trial.bad_chunks = sum(peer.store.bad_chunks(layout) for peer in peers)
+    trial.extra = sum(peer.host.download.bytes_carried for peer in peers) / (size * len(peers)) - 1
+    _judge(trial, peers, liars)
+    return trial
+
+
+def _judge(trial: _Trial, peers: list[Member], liars: list[Member]) -> None:
+    """Who was proven a liar by whom, as the reports of the fetches say."""
+    false = {liar.key.text for liar in liars}
+    for peer in peers:
+        for source in peer.report.peers if peer.report is not None else ():
+            trial.rejected += source.rejected
+            if source.peer_id in false:
+                trial.proven_max = max(trial.proven_max, source.rejected)
+            else:
+                trial.honest_banned += source.rejected > 0
+
+
+def _slower(lied: list[_Trial], honest: list[_Trial]) -> list[float]:
+    return [with_liars.last_s / without.last_s for with_liars, without in zip(lied, honest, strict=True)]
+
+
+def _lines(lied: list[_Trial], honest: list[_Trial], options: ByzantineOptions) -> list[Line]:
+    id, extra = _EXTRA[options.kind]
+    fetching = sum(trial.fetching for trial in lied)
+    slower = _slower(lied, honest)
+    time_mark = _TIME if options.kind == "mixed" else None
+    rejected = sum(trial.rejected for trial in lied)
+    return [
+        Line(
+            id, "honest peers that completed", share(sum(len(trial.times) for trial in lied), fetching), 1.0, unit="%"
+        ),
+        Line(id, "chunks kept that are not the model's", sum(trial.bad_chunks for trial in lied), 0, True, digits=0),
+        Line(
+            id,
+            "extra bytes on the lines of honest peers, mean",
+            sum(t.extra for t in lied) / len(lied),
+            extra,
+            True,
+            "%",
+        ),
+        Line(id, "extra bytes, the worst trial", max(trial.extra for trial in lied), unit="%"),
+        Line(id, "extra bytes without liars, mean", sum(trial.extra for trial in honest) / len(honest), unit="%"),
+        Line(
+            id,
+            "corrupt chunks that a liar got through before its ban, most",
+            max(t.proven_max for t in lied),
+            1,
+            True,
+            digits=0,
+        ),
+        Line(id, "honest peers banned", sum(trial.honest_banned for trial in lied), 0, True, digits=0),
+        Line(id, "corrupt chunks for each honest peer", rejected / fetching),
+        Line(id, "time of the last, over the same without liars, p50", quantile(slower, 0.5), time_mark, True),
+        Line(id, "the same, the worst trial", quantile(slower, 1.0)),
+    ]
+
+
+def plot(result: Result, options: ByzantineOptions, figure: Any) -> None:
+    left, right = figure.subplots(1, 2)
+    kinds = ", ".join(kind.value for kind in _KINDS[options.kind])
+    left.set_title("What the honest peers have")
+    for which, colour, words in (
+        ("honest", figures.BLUE, "without liars"),
+        ("lied", figures.ORANGE, f"{options.liar_count} of {options.peers} lie ({kinds})"),
+    ):
+        left.plot(
+            result.series[f"at {which}"],
+            [100 * part for part in result.series[f"held {which}"]],
+            color=colour,
+            label=words,
+        )
+    left.set_ylim(0, 101)
+    left.set_xlim(0, None)
+    left.set_xlabel("seconds after the first began")
+    left.set_ylabel("chunks (%)")
+    left.legend(loc="lower right")
+    _plot_cost(right, result, options)
+
+
+def _plot_cost(axes: Any, result: Result, options: ByzantineOptions) -> None:
+    id, extra = _EXTRA[options.kind]
+    trials = len(result.series["extra"])
+    axes.set_title(f"What the liars cost: {trials:,} trial{'s' if trials != 1 else ''}")
+    slower = [value for value in result.series["slower"] if value != float("inf")]
+    paired = [
+        100 * part
+        for part, value in zip(result.series["extra"], result.series["slower"], strict=True)
+        if value != float("inf")
+    ]
+    axes.scatter(slower, paired, color=figures.ORANGE, s=28, alpha=0.7, linewidths=0)
+    figures.mark(axes, 100 * extra, f"{id}: at most {extra:.0%} more bytes")
+    if options.kind == "mixed":
+        figures.mark(axes, _TIME, f"S2: at most {_TIME:g} times as long", vertical=True)
+    axes.set_ylim(0, 1.2 * max([100 * extra, *paired]))
+    axes.set_xlim(min([0.9, *slower]) - 0.05, 1.1 * max([_TIME, *slower]))
+    axes.set_xlabel("time of the last peer, over that without liars")
+    axes.set_ylabel("extra bytes (%)")
+
+
+SCENARIO = Scenario(
+    name="byzantine",
+    summary="30 % corrupt servers, or half the peers liars of every kind (S1, S2)",
+    story=(
+        "Peers fetch a model from one honest seed and from each other, while liars say that they have all of it.\n"
+        "corrupt: every chunk is something else. slow: right, at 1 kB/s. boast: there is nothing. stall: requests are\n"
+        "taken and never answered. Held against the same swarm without liars; S1 and S2 ask for 1,000 trials."
+    ),
+    options=ByzantineOptions,
+    run=run,
+    plot=plot,
+)
