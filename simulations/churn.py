@@ -31,7 +31,7 @@ _UPKEEP_MAX = 2_000.0
 @dataclass(frozen=True, kw_only=True)
 class ChurnOptions(TownOptions):
     per_minute: float = option(5.0, "Percent of the peers that leave in each minute: 1 is D2, 5 D3, 50 D4.", high=200)
-    minutes: float = option(20.0, "How long; upkeep is measured in the first half, lookups run in the second.", low=1)
+    minutes: float = option(20.0, "How long; lookups run in the second half.", low=1)
     lookups: int = option(3_000, "Lookups in the second half.", low=1, high=1_000_000, metavar="N")
     keys: int = option(300, "Keys that are announced.", low=1, high=1_000_000, metavar="N")
     ipfs: bool = option(False, "Sessions as IPFS peers have them, for --hours, with --records: D5.")
@@ -76,6 +76,11 @@ class _Meter:
         return internet.now, internet.datagram_bytes + _HEADERS_BYTES * internet.datagrams
 
 
+def _count(town: OverlayTown, begin: float, series: dict[str, list[float]]) -> None:
+    series["peers"].append(float(len(town.alive)))
+    series["old"].append(float(sum(member.born_at < begin for member in town.alive)))
+
+
 # --- a steady rate ------------------------------------------------------------------------------------------------
 
 
@@ -85,7 +90,7 @@ async def _steady(town: OverlayTown, options: ChurnOptions, observer: Observer) 
     churn.at_rate(options.per_minute / 100)
     begin, half_s = town.now, 30 * options.minutes
     whole, minute = _Meter(town), _Meter(town)
-    series: dict[str, list[float]] = {name: [] for name in ("minute", "bytes_per_s", "peers", "found")}
+    series: dict[str, list[float]] = {name: [] for name in ("minute", "bytes_per_s", "old", "peers", "found")}
     outcomes: list[tuple[float, bool]] = []
 
     async def look(number: int) -> None:
@@ -99,7 +104,7 @@ async def _steady(town: OverlayTown, options: ChurnOptions, observer: Observer) 
     def note() -> None:
         series["minute"].append((town.now - begin) / 60)
         series["bytes_per_s"].append(minute.bytes_per_s())
-        series["peers"].append(float(len(town.alive)))
+        _count(town, begin, series)
         recent = [good for at, good in outcomes if at > town.now - 60]
         series["found"].append(100 * share(sum(recent), len(recent)) if recent else float("nan"))
         observer.progress(f"churning: minute {(town.now - begin) / 60:.0f} of {options.minutes:.0f}")
@@ -109,6 +114,9 @@ async def _steady(town: OverlayTown, options: ChurnOptions, observer: Observer) 
             await asyncio.sleep(60)
             note()
 
+    await watch(begin + half_s / 2)
+    await asyncio.sleep(begin + half_s / 2 - town.now)
+    whole.bytes_per_s()
     await watch(begin + half_s)
     await asyncio.sleep(begin + half_s - town.now)
     upkeep = whole.bytes_per_s()
@@ -133,7 +141,8 @@ async def _steady(town: OverlayTown, options: ChurnOptions, observer: Observer) 
         notes=[
             f"{churn.deaths:,} peers died in silence, and as many joined; the {len(publishers)} that publish stayed. "
             f"{options.lookups - len(outcomes)} lookups ended with the peer that made them and are not counted.",
-            "Upkeep is everything sent in the first half (joining, refreshing, announcing again), headers included.",
+            "Upkeep is everything sent in the second quarter, when nobody looks anything up: joining, refreshing, "
+            "announcing again, with the headers of IP and UDP.",
         ],
         series=series,
     )
@@ -147,7 +156,7 @@ async def _sessions(town: OverlayTown, options: ChurnOptions, observer: Observer
     churn = Churn(town, spared=publishers)
     churn.like_ipfs()
     meter, begin = _Meter(town), town.now
-    series: dict[str, list[float]] = {name: [] for name in ("hour", "holders", "fewest", "bytes_per_s", "peers")}
+    series: dict[str, list[float]] = {name: [] for name in ("hour", "holders", "fewest", "bytes_per_s", "old", "peers")}
     lost_ever: dict[bytes, None] = {}
     outcomes: list[bool] = []
 
@@ -165,7 +174,7 @@ async def _sessions(town: OverlayTown, options: ChurnOptions, observer: Observer
         series["holders"].append(sum(holders) / len(holders))
         series["fewest"].append(float(min(holders)))
         series["bytes_per_s"].append(meter.bytes_per_s())
-        series["peers"].append(float(len(town.alive)))
+        _count(town, begin, series)
         observer.progress(f"probing: hour {series['hour'][-1]:.1f} of {options.hours:g}, {len(lost_ever)} lost")
         await asyncio.gather(*(look() for _ in range(_SAMPLE)))
     await churn.stop()
@@ -223,7 +232,7 @@ def _plot_steady(result: Result, options: ChurnOptions, figure: Any) -> None:
     bottom.set_ylim(0, 1.2 * max(_UPKEEP_MAX, *sent))
     bottom.set_ylabel("sent by a peer\n(B/s)")
     bottom.legend(loc="center right")
-    _plot_peers(people, series["minute"], series["peers"], "minutes of churn (virtual time)")
+    _plot_peers(people, series["minute"], series, "minutes of churn (virtual time)")
 
 
 def _plot_sessions(result: Result, options: ChurnOptions, figure: Any) -> None:
@@ -235,18 +244,21 @@ def _plot_sessions(result: Result, options: ChurnOptions, figure: Any) -> None:
     figures.mark(top, 0.5, "D5: below one a record is lost")
     top.set_ylim(0, BUCKET_SIZE + 1)
     top.set_ylabel("holders")
-    top.legend(loc="upper right", ncols=2)
+    top.legend(loc="center right")
     bottom.plot(series["hour"], series["bytes_per_s"], color=figures.GREEN)
     bottom.set_ylim(0)
     bottom.set_ylabel("sent by a peer\n(B/s)")
-    _plot_peers(people, series["hour"], series["peers"], "hours of churn (virtual time)")
+    _plot_peers(people, series["hour"], series, "hours of churn (virtual time)")
 
 
-def _plot_peers(axes: Any, x: list[float], y: list[float], label: str) -> None:
-    axes.fill_between(x, y, color=figures.SKY, alpha=0.6, linewidth=0)
-    axes.set_ylim(0, 1.15 * max(y))
+def _plot_peers(axes: Any, x: list[float], series: dict[str, list[float]], label: str) -> None:
+    old, all_ = series["old"], series["peers"]
+    axes.fill_between(x, old, color=figures.BLUE, alpha=0.75, linewidth=0, label="from before")
+    axes.fill_between(x, old, all_, color=figures.SKY, alpha=0.6, linewidth=0, label="joined since")
+    axes.set_ylim(0, 1.15 * max(all_))
     axes.set_ylabel("peers")
     axes.set_xlabel(label)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0)
 
 
 SCENARIO = Scenario(

@@ -126,7 +126,8 @@ def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) 
     name = "--" + field.name.replace("_", "-")
     help, metavar = field.metadata["help"], field.metadata["metavar"]
     if isinstance(field.default, bool):
-        parser.add_argument(name, action="store_true", help=help, default=field.default)
+        action: Any = argparse.BooleanOptionalAction if field.default else "store_true"
+        parser.add_argument(name, action=action, help=help, default=field.default)
         return
     if field.default is not None:
         help = f"{help} (default {field.default})"

@@ -10,6 +10,10 @@ from simulations.scenario import Scenario
 MODULES = {
     "lookup": "simulations.lookup",
     "churn": "simulations.churn",
+    "partition": "simulations.partition",
+    "sybil": "simulations.sybil",
+    "eclipse": "simulations.eclipse",
+    "announce": "simulations.announce",
 }
 """Name of a scenario, as it is typed, to its module; in the order in which they are shown."""
 

@@ -49,8 +49,16 @@ Town = TypeVar("Town", bound=TownOptions)
 Story = Callable[[OverlayTown, Town, Observer], Coroutine[Any, Any, Findings]]
 
 
-def play(options: Town, observer: Observer, story: Story[Town]) -> Result:
-    """Build the town that `options` ask for and let `story` happen in it, in virtual time."""
+def play(
+    options: Town,
+    observer: Observer,
+    story: Story[Town],
+    prepare: Callable[[OverlayTown], None] = lambda _: None,
+) -> Result:
+    """Build the town that `options` ask for and let `story` happen in it, in virtual time.
+
+    `prepare` sees the town before anybody is in it.
+    """
     conditions = Conditions(latency_ms=(options.latency_low, options.latency_high), loss=options.loss)
     quick = options.peers > _REAL_SIGNATURES_MAX and not options.real_signatures
     ended_at = 0.0
@@ -59,6 +67,7 @@ def play(options: Town, observer: Observer, story: Story[Town]) -> Result:
     async def whole() -> Findings:
         nonlocal ended_at
         town = OverlayTown(internet, profile=_PROFILES[options.profile])
+        prepare(town)
         build = town.appear if options.direct else town.grow
         await build(options.peers, observer.progress)
         settle_memory()

@@ -92,6 +92,9 @@ class Withholding(Forgetful):
         self.active = active
         self._colluders = colluders
 
+    def add_colluder(self, id: bytes, address: Address) -> None:
+        self._colluders.add(id, address)
+
     def answer(self, request: Request, proof: bytes, own_id: bytes) -> Reply | None:
         if not self.active:
             return None

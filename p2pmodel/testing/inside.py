@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from p2pmodel.net import Address
 from p2pmodel.overlay import Overlay
+from p2pmodel.overlay.density import is_crowded
+from p2pmodel.overlay.overlay import LookupTrace
 from p2pmodel.overlay.package import Contact
 from p2pmodel.overlay.protocol import OverlayProtocol
 
@@ -35,3 +37,11 @@ def holds(overlay: Overlay, key: bytes) -> bool:
     """Whether this node keeps a record of any provider of `key`, or provides it itself."""
     protocol = protocol_of(overlay)
     return bool(protocol.providers.find(key, 0, protocol.clock.monotonic())[0])
+
+
+def crowded(overlay: Overlay, trace: LookupTrace) -> bool:
+    """Whether this node takes the nodes nearest to the key for placed there on purpose."""
+    protocol = protocol_of(overlay)
+    size = protocol.network_size.estimate(protocol.table.size_estimate(), protocol.clock.monotonic())
+    place = int.from_bytes(trace.key, "big")
+    return is_crowded([int.from_bytes(node, "big") ^ place for node in trace.closest], size)

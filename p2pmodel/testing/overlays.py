@@ -84,6 +84,8 @@ class OverlayTown:
         self.entries: list[Member] = []
         self.holders_of: dict[bytes, dict[Member, None]] = {}
         """Who provides each key, as told to `provide`."""
+        self.temper_of_newcomer: Callable[[], Forgetful | None] = lambda: None
+        """Decides which of those that `grow` and `appear` start are hostile. Entry nodes are honest."""
         self._alive: list[Member] = []
         self._at: dict[Member, int] = {}
         self._buried: deque[tuple[float, Host]] = deque()
@@ -189,7 +191,7 @@ class OverlayTown:
                 await self.join(member, [entry.address for entry in self.entries if entry is not member])
         while len(self._alive) < count:
             wave = min(count - len(self._alive), max(_WAVE_MIN, len(self._alive) // _WAVE_PART))
-            newcomers = [await self.start() for _ in range(wave)]
+            newcomers = [await self.start(temper=self.temper_of_newcomer()) for _ in range(wave)]
             through = [self.entry_addresses() for _ in newcomers]
             await asyncio.gather(*map(self.join, newcomers, through))
             await asyncio.sleep(_SETTLE_S)
@@ -207,7 +209,8 @@ class OverlayTown:
         Kademlia paper promises at least. Nobody has sent a datagram for it.
         """
         while len(self._alive) < count:
-            member = await self.start()
+            temper = None if len(self._alive) < _ENTRIES else self.temper_of_newcomer()
+            member = await self.start(temper=temper)
             member.joined = True
         self.entries = self._alive[: min(_ENTRIES, count)]
         for member in self._alive:
