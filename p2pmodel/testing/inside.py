@@ -30,7 +30,7 @@ def fill_table(overlay: Overlay, members: Iterable[Member], now: float) -> None:
 
 def remember_entries(overlay: Overlay, entries: Iterable[Address]) -> None:
     """What a first join through `entries` would have left behind."""
-    overlay._upkeep._entries.update(dict.fromkeys(entries))
+    overlay._upkeep.entries.update(dict.fromkeys(entries))
 
 
 def holds(overlay: Overlay, key: bytes) -> bool:
