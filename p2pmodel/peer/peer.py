@@ -121,6 +121,7 @@ class Peer:
         self._stack.push_async_callback(self.network.close)
         self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
+        await self.network.offload(self.store.check_files)  # nobody is told of what went while we were down
         self.swarm = Swarm(
             key=self.peer_id,
             network=self.network,

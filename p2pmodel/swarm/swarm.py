@@ -105,13 +105,15 @@ class Swarm:
             self._dialing[address] = task
             if expected is not None:
                 self._dialing_peers[expected] = task
-            task.add_done_callback(lambda _: self._dialed(address, expected))
+            task.add_done_callback(lambda task: self._dialed(task, address, expected))
         link = await asyncio.shield(task)
         if expected is not None and link.peer != expected:
             raise HandshakeError(f"expected peer {expected.text}, met {link.peer.text}")
         return link
 
-    def _dialed(self, address: Address, expected: PublicKey | None) -> None:
+    def _dialed(self, task: asyncio.Task[Link], address: Address, expected: PublicKey | None) -> None:
+        if not task.cancelled():
+            task.exception()  # whoever asked may have given up meanwhile, and then nobody looks
         del self._dialing[address]
         if expected is not None:
             del self._dialing_peers[expected]

@@ -164,8 +164,11 @@ def run(work: Coroutine[Any, Any, T], *, loop: VirtualLoop | None = None) -> T:
     """
     loop = loop or VirtualLoop()
     try:
-        result = loop.run_until_complete(work)
-        loop.run_until_complete(cancel_rest(loop))
+        try:
+            result = loop.run_until_complete(work)
+        finally:
+            # Also after a failure: what is left would else be taken apart by the garbage collector, loudly.
+            loop.run_until_complete(cancel_rest(loop))
     finally:
         loop.close()
     check_faults(loop)

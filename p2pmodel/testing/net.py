@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from p2pmodel.errors import P2PModelError, UsageError
 from p2pmodel.net import Clock
@@ -56,11 +56,11 @@ class PeersFailedError(RuntimeError):
 class Net:
     """Made by `Net.open` or the `swarm` fixture. `net[0]` is the first peer; iterating gives all, dead ones too."""
 
-    def __init__(self, options: NetOptions) -> None:
+    def __init__(self, options: NetOptions, copy_to: TextIO | None = None) -> None:
         self.options = options
         self.rng = Random(f"{options.seed} net")
         """For choices that a scenario leaves to chance."""
-        self.internet = Internet(options.seed, options.conditions)
+        self.internet = Internet(options.seed, options.conditions, EventLog(copy_to=copy_to))
         self.network_config = NetworkConfig(name="simulated", profile=options.profile)
         self.peers: list[SimPeer] = []
         self._loop = asyncio.get_running_loop()
@@ -74,9 +74,14 @@ class Net:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, options: NetOptions | None = None, **changes: Any) -> AsyncIterator[Net]:
-        """All peers started and joined; in the end stopped, and looked at once more. Options as in `NetOptions`."""
-        net = await cls.start(options or NetOptions(**changes))
+    async def open(
+        cls, options: NetOptions | None = None, *, copy_to: TextIO | None = None, **changes: Any
+    ) -> AsyncIterator[Net]:
+        """All peers started and joined; in the end stopped, and looked at once more. Options as in `NetOptions`.
+
+        `copy_to` gets every line of the event log.
+        """
+        net = await cls.start(options or NetOptions(**changes), copy_to=copy_to)
         try:
             yield net
             await net.close()
@@ -84,14 +89,16 @@ class Net:
             await net.abandon()
 
     @classmethod
-    async def start(cls, options: NetOptions, *, made: Callable[[Net], None] = lambda _: None) -> Net:
+    async def start(
+        cls, options: NetOptions, *, made: Callable[[Net], None] = lambda _: None, copy_to: TextIO | None = None
+    ) -> Net:
         """As `open` without its end: `close` must follow. Raises `UsageError` outside of a `VirtualLoop`.
 
         `made` is told of the network before the first peer starts.
         """
         if not isinstance(asyncio.get_running_loop(), VirtualLoop):
             raise UsageError("a simulated network needs a VirtualLoop: use the swarm fixture, or p2pmodel.testing.run")
-        net = cls(options)
+        net = cls(options, copy_to)
         made(net)
         try:
             await net.add(options.peers)

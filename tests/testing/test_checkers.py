@@ -65,7 +65,7 @@ async def test_a_store_that_hands_over_other_bytes_is_caught(swarm):
     model = await two_files(net)
     uploads = net[0].peer.swarm._uploads
     uploads.shelf = CorruptingShelf(uploads.shelf, 1.0, net.rng)
-    with pytest.raises(ViolationError, match="peer 0 .*bytes that do not have the hash"):
+    with pytest.raises(ViolationError, match=r"peer 0 .*bytes that do not have the hash"):
         await net[1].fetch(model)
     await net.abandon()
 
@@ -199,7 +199,7 @@ async def test_a_fetch_that_stands_still_beside_a_living_holder_is_caught(swarm,
     net = await swarm(peers=3, seed=1)
     model = await two_files(net)
     monkeypatch.setattr(Link, "request_chunk", lambda link, model_id, digest, request: link._requests.add(request))
-    with pytest.raises(ViolationError, match="peer 1 .*fetch"):
+    with pytest.raises(ViolationError, match=r"peer 1 .*fetch"):
         await net[1].fetch(model)
     assert net.clock.monotonic() < 200
     await net.abandon()
