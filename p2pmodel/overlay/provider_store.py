@@ -131,8 +131,8 @@ class ProviderStore:
     def _put(self, key: bytes, batch: Batch) -> bool:
         batches = self._of(key)
         older = next((other for other in batches if other.peer == batch.peer), None)
-        if older is batch or (older is not None and older.sequence > batch.sequence):
-            return older is batch
+        if older is not None and (older is batch or older.sequence > batch.sequence):
+            return True  # announcements overtake each other on their way
         if older is not None:
             self._drop(key, older)
         if self._source_full(batch):

@@ -12,6 +12,7 @@ import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import nsmallest
+from itertools import islice
 
 from p2pmodel.limits import BUCKET_SIZE, CROWDED_HOLDERS_MAX, KEYS_PER_ANNOUNCE_MAX
 from p2pmodel.overlay.crawl import Candidate
@@ -19,6 +20,8 @@ from p2pmodel.overlay.density import is_crowded, radius_for, too_near
 from p2pmodel.overlay.survey import Explore, Region, Survey, enclosing, known_around
 
 _SINGLE_KEYS_MAX = 2
+_SPARE = 4
+"""Nodes that a region has beyond the holders of a key, so that the next nearest is known when a holder is gone."""
 _KEYS_PER_TURN = 256
 """Keys that are assigned before others get a turn of the event loop: about five milliseconds."""
 
@@ -49,6 +52,9 @@ class Sweep:
         """Who was known when the keys up to each of `_ends` were assigned."""
         self._lost: list[tuple[bytes, Sequence[bytes]]] = []
         self._gone: dict[bytes, None] = {}
+        """Nodes that lost something, in the order of their losses."""
+        self._mended: dict[bytes, int] = {}
+        """How many of them were taken into account when a key was given out anew."""
 
     async def run(self) -> None:
         """Returns when every key has been given to `send`, or nobody answers any more."""
@@ -58,7 +64,7 @@ class Sweep:
             nearest = await self._survey.look(place)
             if not nearest:
                 return
-            region = enclosing(place, nearest, self._replicas)
+            region = enclosing(place, nearest, min(self._replicas + _SPARE, len(nearest)))
             crowded = is_crowded([node.long_id ^ place for node in nearest], self._size)
             if crowded:
                 region = Region.around(place, self._radius.bit_length())
@@ -82,19 +88,22 @@ class Sweep:
     async def mend(self) -> bool:
         """Send what was lost to others. Says whether there was any."""
         lost, self._lost = self._lost, []
-        for node, keys in lost:
-            shares: dict[bytes, tuple[Candidate, list[bytes]]] = {}
-            for key in keys:
-                place = int.from_bytes(key, "big")
-                nodes = self._nodes[bisect_right(self._ends, bisect_left(self._places, place))]
-                before = [other for other in nodes if other.id == node or other.id not in self._gone]
-                had = {other.id for other in self._holders(place, before)}
-                for heir in self._holders(place, [other for other in before if other.id != node]):
-                    if heir.id not in had:
-                        shares.setdefault(heir.id, (heir, []))[1].append(key)
-            self._gone[node] = None
-            for heir, share in shares.values():
-                await self._send(heir, share)
+        self._gone.update(dict.fromkeys(node for node, _ in lost))
+        shares: dict[bytes, tuple[Candidate, list[bytes]]] = {}
+        for key in sorted({key for _, keys in lost for key in keys}):
+            place = int.from_bytes(key, "big")
+            nodes = self._nodes[bisect_right(self._ends, bisect_left(self._places, place))]
+            # Other holders of the key may be gone too and not have said so yet: each key is given out anew at once
+            # for all that are known to be gone, and what was known the last time is remembered.
+            then = set(islice(self._gone, self._mended.get(key, 0)))
+            had = {node.id for node in self._holders(place, [node for node in nodes if node.id not in then])}
+            for heir in self._holders(place, [node for node in nodes if node.id not in self._gone]):
+                if heir.id not in had:
+                    shares.setdefault(heir.id, (heir, []))[1].append(key)
+            self._mended[key] = len(self._gone)
+        for heir, share in shares.values():
+            for at in range(0, len(share), KEYS_PER_ANNOUNCE_MAX):
+                await self._send(heir, share[at : at + KEYS_PER_ANNOUNCE_MAX])
         return bool(lost)
 
     def _note(self, end: int, nodes: list[Candidate]) -> None:

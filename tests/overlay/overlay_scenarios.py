@@ -12,7 +12,7 @@ from overlay_town import NETWORK_ID, FakeNetwork, Node, Town
 from p2pmodel.limits import BUCKET_SIZE
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
-from p2pmodel.overlay import node_id
+from p2pmodel.overlay import Overlay, node_id
 from p2pmodel.overlay.package import ID_BITS, Contact, NodeServer
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.routing import RoutingTable
@@ -88,6 +88,40 @@ class Settled:
         place, dead = int.from_bytes(key, "big"), self.town.internet.dead
         alive = (holder for holder in self.holders if holder.address not in dead)
         return nsmallest(count, alive, key=lambda holder: holder.place ^ place)
+
+    async def crowd(self, key: bytes, count: int, *, nearer_than: int) -> list[Holder]:
+        """`count` nodes whose ids are nearer to `key` than that, found by trying keys, and known to all near them."""
+        place, crowd = int.from_bytes(key, "big"), []
+        while len(crowd) < count:
+            secret = SecretKey.from_seed(self.town.rng.randbytes(32))
+            if int.from_bytes(node_id(secret.public), "big") ^ place >= nearer_than:
+                continue
+            n = len(crowd)
+            crowd.append(Holder(self.town, secret, Address(f"60.{n}.1.9", 4000)))
+        for holder in crowd:
+            await holder.start()
+        everybody = [holder.protocol for holder in [*self.holders, *crowd]] + [self.publisher.protocol]
+        for protocol in everybody:
+            for holder in crowd:
+                protocol.table.add(Contact(holder.id, holder.key.public, holder.address, 0.0), 0.0)
+        for holder in crowd:
+            for other in self.nearest(key, 40):
+                holder.protocol.table.add(Contact(other.id, other.key.public, other.address, 0.0), 0.0)
+        return crowd
+
+    async def restart(self, node: Node) -> Node:
+        """The same key at the same address, with nothing remembered."""
+        self.town.nodes.remove(node)
+        overlay = Overlay(
+            key=node.key,
+            network=FakeNetwork(self.town.internet),
+            network_id=NETWORK_ID,
+            rng=random.Random(self.town.rng.random()),
+            profile=self.town.profile,
+        )
+        again = Node(overlay, await overlay.start(node.address.host, node.address.port), node.key)
+        self.town.nodes.append(again)
+        return again
 
     @staticmethod
     def holds(holder: Holder, key: bytes) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 
 import pytest
@@ -12,12 +13,16 @@ from overlay_scenarios import Settled
 from overlay_town import Node, Town, run
 
 from p2pmodel.errors import DecodeError
+from p2pmodel.overlay import Profile
 from p2pmodel.overlay.announcements import SLOTS, Announcements
 from p2pmodel.overlay.pace import Pace
 
 ROUND_S = 640.0
 """Ten seconds for each slot."""
 WALL = 1_800_000_000.0
+BUSY = Profile(
+    republish_s=8.0, ttl_s=20, refresh_s=900.0, tick_s=1.0, replicas=20, sweep_replicas=12, group_nodes_max=0
+)
 
 
 def key_in(slot: int, n: int = 0) -> bytes:
@@ -325,5 +330,116 @@ def test_announcing_5000_keys_costs_a_hundredth_of_announcing_each_and_the_neare
             await net.publisher.overlay.provide([rng.randbytes(20)])
         each = (town.internet.datagrams - before) / 10
         assert sweep * 100 <= each * 5000
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_what_a_dead_holder_should_have_had_goes_to_the_next_nearest() -> None:
+    async def tale() -> None:
+        town, rng = Town(9), random.Random(9)
+        net = await Settled.build(town, 100)
+        keys = sorted(rng.randbytes(20) for _ in range(2000))
+        dying = rng.sample(net.holders, 10)
+
+        def tap(data: bytes, source: object, to: object) -> None:
+            # They die as the first announcement reaches any of them: asked and answered, and gone.
+            if data[:1] == b"\0" and data[23:31] == b"announce" and any(to == holder.address for holder in dying):
+                town.internet.dead.update(holder.address for holder in dying)
+
+        town.internet.tap = tap
+        net.publisher.overlay.provide_later(keys)
+        await until_announced(net.publisher)
+        await asyncio.sleep(10)
+        assert len(town.internet.dead) == 10
+        whole = sum(all(net.holds(holder, key) for holder in net.nearest(key, 12)) for key in keys)
+        assert whole == 2000
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_where_strangers_crowd_round_a_key_it_is_stored_with_the_honest_nodes_behind_them_too() -> None:
+    async def tale() -> None:
+        town = Town(10)
+        net = await Settled.build(town, 120)
+        key = random.Random(10).randbytes(20)
+        place = int.from_bytes(key, "big")
+        honest = net.nearest(key, 20)
+        await net.crowd(key, 25, nearer_than=honest[0].place ^ place)
+        await net.publisher.overlay.provide([key])
+        assert sum(net.holds(holder, key) for holder in honest[:12]) >= 10
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_after_a_restart_only_what_is_due_is_announced() -> None:
+    async def tale() -> None:
+        town, rng = Town(11), random.Random(11)
+        net = await Settled.build(town, 60)
+        keys = [rng.randbytes(20) for _ in range(640)]
+        first = net.publisher
+        first.overlay.provide_later(keys)
+        await until_announced(first)
+        state = first.overlay.announce_state()
+        neighbours = [holder.address for holder in net.holders[:20]]
+        await first.overlay.stop(withdraw=False)
+        again = await net.restart(first)
+        again.overlay.restore_announcing(state)
+        assert await again.overlay.bootstrap(neighbours) > 0
+        again.overlay.provide_later([*keys, bytes(20)])
+        assert again.overlay.stats().keys_pending == 1
+        await asyncio.sleep(5)
+        assert again.overlay.stats().keys_pending == 0
+        town.internet.names.clear()
+        await asyncio.sleep(20)
+        assert town.internet.names.get(b"announce", 0) <= 60 * 3
+        with pytest.raises(DecodeError):
+            again.overlay.restore_announcing(b"nonsense")
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_a_sweep_that_does_not_fit_into_its_round_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def tale() -> None:
+        town, rng = Town(12, delay_s=(0.5, 0.6), profile=BUSY), random.Random(12)
+        net = await Settled.build(town, 100)
+        net.publisher.overlay.provide_later([rng.randbytes(20) for _ in range(2000)])
+        await asyncio.sleep(60)
+        assert net.publisher.overlay.stats().announce_behind_s > 2.0
+
+    with caplog.at_level(logging.WARNING):
+        run(tale())
+    assert [record.message for record in caplog.records if "takes longer" in record.message][1:] == []
+    assert any("takes longer" in record.message for record in caplog.records)
+
+
+@pytest.mark.slow
+def test_a_provider_is_found_while_half_of_the_nodes_leave_in_a_minute() -> None:
+    """Mean life 121 s: the round becomes as short as that asks for, by itself."""
+
+    async def tale() -> None:
+        town, rng = Town(13), random.Random(13)
+        await town.join(60)
+        publisher, key = town.nodes[5], rng.randbytes(20)
+        await publisher.overlay.provide([key])
+        asked = found = 0
+        for _ in range(150):
+            await asyncio.sleep(2)
+            leaving = rng.choice([n for n in town.nodes if n is not publisher and n.address not in town.internet.dead])
+            town.kill([leaving])
+            leaving.overlay._tasks[0].cancel()
+            leaving.overlay._tasks[1].cancel()
+            town.nodes.remove(leaving)
+            entry = rng.choice(town.nodes)
+            newcomer = await town.node()
+            await newcomer.overlay.bootstrap([entry.address, publisher.address])
+            reader = rng.choice([n for n in town.nodes if n is not publisher])
+            asked += 1
+            found += publisher.peer in await reader.find(key)
+        assert publisher.overlay._announcer.interval_s <= 120.0
+        assert found >= 0.99 * asked
 
     run(tale())
