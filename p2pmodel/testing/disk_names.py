@@ -148,9 +148,10 @@ class Names:
         left: list[Change] = []
         for change in reversed(self.pending):
             if any((edit.directory, edit.name) in wanted or (edit.directory, None) in wanted for edit in change):
-                wanted.update(((edit.directory, edit.name), None) for edit in change)
-                # A directory that goes was empty before.
-                wanted.update(((edit.before, None), None) for edit in change if edit.before and _is_removed_directory(edit))
+                for edit in change:
+                    wanted[edit.directory, edit.name] = None
+                    if edit.before is not None and _is_removed_directory(edit):
+                        wanted[edit.before, None] = None  # it was empty before
                 chosen.append(change)
             else:
                 left.append(change)

@@ -77,7 +77,7 @@ def false_haves(store, layout, moves) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.long) for seed in range(6, 200))])
 def test_a_killed_fetch_resumes_with_no_false_have_and_loses_only_what_was_in_flight(shop, moves, tmp_path, seed):
     dice = random.Random(seed)
     files = {f"{number}/{number}.bin": dice.randbytes(dice.randrange(12 * CHUNK_BYTES)) for number in range(5)}

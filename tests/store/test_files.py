@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sqlite3
 import threading
+from contextlib import closing
 
 import pytest
 
-from p2pmodel.errors import P2PModelError, RefusedError
+from p2pmodel.errors import P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import CHUNK_BYTES
 
 
@@ -172,3 +174,116 @@ def test_the_final_name_waits_for_a_write_that_is_under_way(shop, moves, tmp_pat
     finishing.join()
     intake.close()
     assert waited and store.check_files() == [] and store.have_map(published.model_id).whole
+
+
+def test_a_small_file_is_replaced_whole_and_read_whole(files, tmp_path):
+    path = tmp_path / "private" / "trust.json"
+    assert files.read_small(path) is None
+    for data in (b"one" * 1000, b"two", b""):
+        files.write_small(path, data)
+        assert files.read_small(path) == data
+        assert [entry.name for entry in files.entries(path.parent)] == ["trust.json"]
+    files.write_small(path, bytes(100))
+    with pytest.raises(P2PModelError, match="100 bytes, more than the 99"):
+        files.read_small(path, 99)
+
+
+@pytest.mark.real_disk
+def test_a_small_file_and_its_directory_are_private(files, tmp_path):
+    files.write_small(tmp_path / "private" / "token", b"secret")
+    assert (tmp_path / "private").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "private" / "token").stat().st_mode & 0o177 == 0
+
+
+@pytest.mark.real_disk
+@pytest.mark.slow
+def test_many_that_replace_a_small_file_at_once_never_mix(files, tmp_path):
+    contents = [bytes([number]) * (1000 + number) for number in range(8)]
+
+    def write(data: bytes) -> None:
+        for _ in range(10):
+            files.write_small(tmp_path / "a", data)
+            assert files.read_small(tmp_path / "a") in contents
+
+    threads = [threading.Thread(target=write, args=(data,)) for data in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [entry.name for entry in files.entries(tmp_path)] == ["a"]
+
+
+def test_entries_are_in_order_and_say_where_links_lead(files, directory, moves):
+    (directory.path / "b").write_bytes(b"12")
+    (directory.path / "c").mkdir()
+    (directory.path / "a").symlink_to("b")
+    moves.mkfifo(directory.path / "d")
+    found = files.entries(directory.path)
+    assert [(entry.name, entry.status.kind, entry.target) for entry in found] == [
+        ("a", "link", "b"), ("b", "file", ""), ("c", "directory", ""), ("d", "pipe", ""),
+    ]  # fmt: skip
+    for path in (directory.path / "b", directory.path / "nowhere"):
+        with pytest.raises(P2PModelError, match="cannot read the directory"):
+            files.entries(path)
+
+
+def test_a_path_is_resolved_as_far_as_it_exists(files, directory):
+    (directory.path / "real").mkdir()
+    (directory.path / "link").symlink_to("real")
+    (directory.path / "loop").symlink_to("loop")
+    (directory.path / "up").symlink_to("real/../real")
+    base = files.resolve(directory.path)
+    for path, real in (
+        ("link", "real"), ("link/x/y", "real/x/y"), ("up", "real"), ("real/../link/z", "real/z"), ("none/x", "none/x"),
+    ):  # fmt: skip
+        assert files.resolve(directory.path / path) == base / real
+    with pytest.raises(UsageError, match="leads back to itself"):
+        files.resolve(directory.path / "loop")
+
+
+def test_a_database_takes_two_connections_and_keeps_what_was_committed(files, directory):
+    with closing(files.connect(directory.path / "index")) as writer:
+        writer.executescript("BEGIN; CREATE TABLE t (a); COMMIT;")
+        with closing(files.connect(directory.path / "index")) as reader:
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("INSERT INTO t VALUES (1)")
+            writer.execute("COMMIT")
+            assert reader.execute("SELECT a FROM t").fetchall() == [(1,)]
+            writer.execute("BEGIN IMMEDIATE")
+            writer.execute("INSERT INTO t VALUES (2)")
+    with closing(files.connect(directory.path / "index")) as again:
+        assert again.execute("SELECT a FROM t").fetchall() == [(1,)]
+    with pytest.raises(sqlite3.OperationalError):
+        files.connect(directory.path / "nowhere" / "index")
+
+
+def test_a_read_only_handle_writes_nothing(directory):
+    (directory.path / "a").write_bytes(b"1")
+    file = directory.open("a")
+    with pytest.raises(P2PModelError, match="cannot write"):
+        file.write(memoryview(b"2"), 0)
+    file.close()
+    assert (directory.path / "a").read_bytes() == b"1"
+
+
+def test_two_handles_see_each_others_writes_and_outlive_the_name(directory):
+    one = directory.open("a", write=True, create=True)
+    other = directory.open("a")
+    one.write(memoryview(b"hello"), 0)
+    directory.remove("a")
+    buffer = bytearray(5)
+    assert other.read_into(memoryview(buffer), 0) == 5 and bytes(buffer) == b"hello"
+    assert other.status().links == 0 and directory.status("a") is None
+    one.close()
+    other.close()
+
+
+def test_a_shorter_file_has_lost_its_end_and_a_longer_one_has_zeros(directory):
+    file = directory.open("a", write=True, create=True)
+    file.write(memoryview(b"x" * 100_000), 0)
+    file.allocate(70_000)
+    file.allocate(100_000)
+    buffer = bytearray(100_000)
+    assert file.read_into(memoryview(buffer), 0) == 100_000
+    assert bytes(buffer) == b"x" * 70_000 + bytes(30_000)
+    file.close()
