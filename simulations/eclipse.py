@@ -129,18 +129,19 @@ async def _reaches(town: OverlayTown, victim: Member, keys: Sequence[bytes]) -> 
 def plot(result: Result, options: EclipseOptions, figure: Any) -> None:
     axes = figure.add_subplot()
     axes.set_title(f"{options.ids:,} ids behind {options.addresses} addresses press into the tables of the victims")
+    count = len(result.series["before"])
     for when, colour, words in (("before", figures.BLUE, "before the restart"), ("after", figures.ORANGE, "after it")):
         values = sorted(result.series[when])
-        axes.plot(range(1, len(values) + 1), values, color=colour, label=words)
-        axes.fill_between(range(1, len(values) + 1), values, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(range(1, count + 1), values, color=colour, label=words, drawstyle="steps-mid")
     mark = result.lines[0].mark
     if mark is not None:
         figures.mark(axes, 100 * mark, f"D9: on average {result.lines[0].mark_text}")
     axes.set_ylim(0, 1.15 * max(20.0, *result.series["before"], *result.series["after"]))
-    axes.set_xlim(1)
+    axes.set_xlim(1, max(2, count))
+    figures.whole_numbers(axes.xaxis)
     axes.set_xlabel("victims, in the order of their share")
     axes.set_ylabel("attacker's share of the table (%)")
-    axes.legend(loc="center left")
+    axes.legend(loc="upper left")
 
 
 SCENARIO = Scenario(

@@ -77,27 +77,20 @@ def draw(scenario: Scenario[Any], result: Result, options: Options, path: Path) 
 
 def mark(axes: Any, value: float, text: str, *, vertical: bool = False) -> None:
     """A scorecard mark as a dashed line with its words beside it."""
+    look = {"color": RED, "size": 9, "textcoords": "offset points"}
     if vertical:
         axes.axvline(value, color=RED, linestyle="--", linewidth=1.4)
         axes.annotate(
-            text,
-            (value, 0.02),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 0),
-            textcoords="offset points",
-            color=RED,
-            rotation=90,
-            va="bottom",
-            size=9,
+            text, (value, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0), rotation=90, va="bottom", **look
         )
     else:
         axes.axhline(value, color=RED, linestyle="--", linewidth=1.4)
-        axes.annotate(
-            text,
-            (0.01, value),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            color=RED,
-            size=9,
-        )
+        axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right", **look)
+
+
+def whole_numbers(axis: Any) -> None:
+    """Ticks at whole numbers only, thousands with a comma."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_formatter("{x:,.0f}")

@@ -171,7 +171,7 @@ def plot(result: Result, options: LookupOptions, figure: Any) -> None:
     axes.set_ylim(0, 101)
     axes.set_xlabel("seconds after the lookup began (virtual time)")
     axes.set_ylabel("lookups (%)")
-    axes.legend(loc="center right")
+    axes.legend(loc="center", bbox_to_anchor=(0.72, 0.62))
 
 
 SCENARIO = Scenario(

@@ -44,33 +44,47 @@ def run(options: SybilOptions, observer: Observer) -> Result:
 # --- D8: around one key -------------------------------------------------------------------------------------------
 
 
-async def _story(town: OverlayTown, options: SybilOptions, observer: Observer) -> Findings:
-    false_alarms = await _clean(town, options, observer)
-    found: dict[str, list[bool]] = {kind: [] for kind in _TEMPERS}
-    alarms: dict[str, list[bool]] = {kind: [] for kind in _TEMPERS}
-    ranks: list[float] = []
-    each: dict[str, list[float]] = {f"{kind} found": [] for kind in _TEMPERS}
-    for number in range(2 * options.attacks):
-        kind = _TEMPERS[number % 2]
-        observer.progress(f"attacking: {number + 1} of {2 * options.attacks}, {kind}")
+class _Attacks:
+    """What became of the lookups of attacked keys, by kind and number of Sybils."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, int], list[bool]] = {}
+        self.alarms: dict[tuple[str, int], list[bool]] = {}
+        self.leading: list[int] = []
+
+    async def attack(self, town: OverlayTown, options: SybilOptions, kind: str, sybils: int) -> None:
+        """Surround one new key, announce it, look it up from everywhere, and let the attacker go."""
         (key,) = town.new_keys(1)
-        sybils = await _surround(town, options, key, kind)
-        ranks.append(float(_leading(town, key)))
+        hostile = await _surround(town, options, key, kind, sybils)
+        if sybils == options.sybils:
+            self.leading.append(_leading(town, key))
         await town.provide(town.pick()[0], [key])
         outcomes = await _look(town, options.lookups, key)
-        found[kind] += [good for good, _ in outcomes]
-        alarms[kind] += [alarm for _, alarm in outcomes]
-        each[f"{kind} found"].append(100 * share(sum(good for good, _ in outcomes), len(outcomes)))
-        for sybil in sybils:
-            town.kill(sybil)
+        self.found.setdefault((kind, sybils), []).extend(good for good, _ in outcomes)
+        self.alarms.setdefault((kind, sybils), []).extend(alarm for _, alarm in outcomes)
+        for member in hostile:
+            town.kill(member)
         await asyncio.sleep(_RECOVER_S)
-    lines = []
+
+
+async def _story(town: OverlayTown, options: SybilOptions, observer: Observer) -> Findings:
+    false_alarms = await _clean(town, options, observer)
+    sizes = sorted({max(1, options.sybils // 4), max(1, options.sybils // 2), options.sybils})
+    attacks = _Attacks()
+    rounds = [(kind, sybils) for sybils in sizes[:-1] for kind in _TEMPERS]
+    rounds += [(kind, options.sybils) for _ in range(options.attacks) for kind in _TEMPERS]
+    for number, (kind, sybils) in enumerate(rounds):
+        observer.progress(f"attacking: {number + 1} of {len(rounds)}, {sybils} {kind} Sybils")
+        await attacks.attack(town, options, kind, sybils)
+    lines, series = [], {"sybils": [float(size) for size in sizes]}
     for kind in _TEMPERS:
-        who = f"{options.sybils} {kind} Sybils"
-        lines.append(Line("D8", f"found, {who}", share(sum(found[kind]), len(found[kind])), 0.99, unit="%"))
-        lines.append(Line("D8", f"detected, {who}", share(sum(alarms[kind]), len(alarms[kind])), 0.99, unit="%"))
+        for what, outcomes in (("found", attacks.found), ("detected", attacks.alarms)):
+            parts = [share(sum(outcomes[kind, size]), len(outcomes[kind, size])) for size in sizes]
+            lines.append(Line("D8", f"{what}, {options.sybils} {kind} Sybils", parts[-1], 0.99, unit="%"))
+            series[f"{kind} {what}"] = [100 * part for part in parts]
     lines.append(Line("D8", "false alarms, clean keys", share(sum(false_alarms), len(false_alarms)), 0.01, True, "%"))
-    lines.append(Line("D8", "peers nearest to the key that are Sybils, mean", sum(ranks) / len(ranks), digits=1))
+    leading = sum(attacks.leading) / len(attacks.leading)
+    lines.append(Line("D8", "Sybils nearer to the key than any honest peer, mean", leading, digits=1))
     return Findings(
         lines,
         [
@@ -78,16 +92,16 @@ async def _story(town: OverlayTown, options: SybilOptions, observer: Observer) -
             "group of its own. The key is announced when they stand already, and looked up from random honest peers.",
             "Detected: the lookup's nearest peers are too near for chance, by the overlay's own test.",
         ],
-        {**each, "false": [float(alarm) for alarm in false_alarms], "leading": ranks},
+        series,
     )
 
 
-async def _surround(town: OverlayTown, options: SybilOptions, key: bytes, kind: str) -> list[Member]:
+async def _surround(town: OverlayTown, options: SybilOptions, key: bytes, kind: str, count: int) -> list[Member]:
     """Sybils join near `key` as everybody joins, and then search for it so that its neighbours know them."""
     colluders = Colluders()
     temper = Forgetful() if kind == "passive" else Withholding(colluders, active=False)
-    sybils = []
-    for secret in keys_near(key, options.sybils, options.tries * options.peers, town.rng):
+    sybils: list[Member] = []
+    for secret in keys_near(key, count, options.tries * options.peers, town.rng):
         sybil = await town.start(key=secret, temper=temper)
         colluders.add(sybil.id, sybil.address)
         sybils.append(sybil)
@@ -176,28 +190,39 @@ class _Liars:
 
 def plot(result: Result, options: SybilOptions, figure: Any) -> None:
     axes = figure.add_subplot()
-    if options.liars:
-        axes.set_title(f"{options.liars:.0%} of all peers name only each other")
-        names = [name for name in result.series if name.endswith("paths")]
-        values = [result.series[name][0] for name in names]
-        bars = axes.bar([name.removesuffix(" paths") for name in names], values, color=figures.BLUE, width=0.5)
-        axes.bar_label(bars, fmt="%.1f %%", padding=3)
-        axes.set_xlabel("disjoint paths of a lookup")
-        line = result.lines[-1]
-        if line.mark is not None:
-            figures.mark(axes, 100 * line.mark, f"D7: {line.mark_text}")
-    else:
-        axes.set_title(f"{options.sybils} Sybils nearest to each of {2 * options.attacks} keys")
-        for kind, colour, shift in (("passive", figures.BLUE, -0.2), ("active", figures.ORANGE, 0.2)):
-            values = result.series[f"{kind} found"]
-            at = [number + 1 + shift for number in range(len(values))]
-            axes.bar(at, values, width=0.38, color=colour, label=f"{kind} Sybils")
-        axes.set_xticks(range(1, options.attacks + 1))
-        axes.set_xlabel("attacked key")
-        figures.mark(axes, 99, "D8: >= 99 %")
-        axes.legend(loc="lower right")
-    axes.set_ylim(0, 109)
-    axes.set_ylabel("lookups that find it (%)")
+    (_plot_liars if options.liars else _plot_sybils)(result, options, axes)
+    axes.set_ylim(0, 104)
+    axes.set_ylabel("lookups (%)")
+
+
+def _plot_sybils(result: Result, options: SybilOptions, axes: Any) -> None:
+    series = result.series
+    axes.set_title("Sybils nearest to a key: is it found, and is the crowd noticed?")
+    for kind, colour, shape in (("passive", figures.BLUE, "o"), ("active", figures.ORANGE, "s")):
+        found, seen = series[f"{kind} found"], series[f"{kind} detected"]
+        axes.plot(series["sybils"], found, f"{shape}-", color=colour, label=f"found, {kind} Sybils")
+        axes.plot(series["sybils"], seen, f"{shape}:", color=colour, label=f"crowd noticed, {kind} Sybils")
+    figures.mark(axes, 99, "D8: >= 99 % found and noticed, with 40 Sybils")
+    axes.set_xlim(0, 1.05 * options.sybils)
+    figures.whole_numbers(axes.xaxis)
+    axes.set_xlabel("Sybils around the key")
+    axes.legend(loc="lower right")
+
+
+def _plot_liars(result: Result, options: SybilOptions, axes: Any) -> None:
+    axes.set_title(f"{options.liars:.0%} of all peers name only each other: how often is a key found?")
+    names = [name for name in result.series if name.endswith("paths")]
+    bars = axes.bar(
+        [name.removesuffix(" paths") for name in names],
+        [result.series[name][0] for name in names],
+        color=figures.BLUE,
+        width=0.5,
+    )
+    axes.bar_label(bars, fmt="%.1f %%", label_type="center", color="white", weight="bold")
+    axes.set_xlabel("disjoint paths of a lookup")
+    line = result.lines[-1]
+    if line.mark is not None:
+        figures.mark(axes, 100 * line.mark, f"D7: {line.mark_text}")
 
 
 SCENARIO = Scenario(

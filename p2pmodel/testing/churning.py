@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -25,7 +26,7 @@ def remaining_s(rng: random.Random) -> float:
 
     Length-biased Weibull: x**k of it is gamma distributed with shape 1 + 1/k; the moment is even over the session.
     """
-    length_s = _SCALE_S * rng.gammavariate(1 + 1 / _SHAPE, 1.0) ** (1 / _SHAPE)
+    length_s = _SCALE_S * math.pow(rng.gammavariate(1 + 1 / _SHAPE, 1.0), 1 / _SHAPE)
     return length_s * rng.random()
 
 

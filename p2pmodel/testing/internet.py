@@ -169,14 +169,19 @@ class Internet:
     # --- datagrams -----------------------------------------------------------------------------------------------
 
     def carry(self, socket: SimDatagrams, data: bytes, to: Address) -> None:
+        sender, local = socket.host, False
+        receiver = self._by_ip.get(to.host)
+        if receiver is None:  # only then is it worth asking what kind of address that is
+            if not to.is_routable:
+                return
+            local = to.is_loopback
+            receiver = sender if local else None
         now = self.now
         self.datagrams += 1
         self.datagram_bytes += len(data)
-        sender = socket.host
         self.log.add(now, "datagram", sender.number, socket.port, to.host, to.port, len(data), zlib.crc32(data))
-        local = to.is_loopback
-        receiver = sender if local else self._by_ip.get(to.host)
-        source = socket.source_for(to, socket.port if local else sender.leaving(socket.port, to, now))
+        port = socket.port if local else sender.leaving(socket.port, to, now)
+        source = socket.source_for(local, ":" in to.host, port)
         if receiver is None or source is None or sender.mute or not self.connected(sender, receiver):
             return
         conditions, rng = self.conditions, self.rng

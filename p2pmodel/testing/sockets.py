@@ -35,22 +35,20 @@ class SimDatagrams:
         self._handler = handler
         self._open = True
         self._ips = bound_ips(host, bound)
-        self._sources: dict[tuple[int, bool, int], Address | None] = {}
+        self._sources: dict[tuple[bool, bool, int], Address | None] = {}
         for ip in self._ips:
             internet.sockets[place(host, ip, bound.port)] = self
         internet.own(process, self)
 
     def send(self, data: bytes, to: Address) -> None:
-        if self._open and to.is_routable:
+        if self._open:
             self._internet.carry(self, data, to)
 
-    def source_for(self, to: Address, port: int) -> Address | None:
-        """Where a datagram to `to` seems to come from; None where there is no address of its family."""
-        key = (to.ip.version, to.is_loopback, port)
+    def source_for(self, loopback: bool, ipv6: bool, port: int) -> Address | None:
+        """Where a datagram to such an address seems to come from; None where we have none of its family."""
+        key = (loopback, ipv6, port)
         if key not in self._sources:
-            fitting = [
-                ip for ip in self._ips if (":" in ip) == (key[0] == 6) and (ip in ("127.0.0.1", "::1")) == key[1]
-            ]
+            fitting = [ip for ip in self._ips if (":" in ip) == ipv6 and (ip in ("127.0.0.1", "::1")) == loopback]
             self._sources[key] = Address(fitting[0], port) if fitting else None
         return self._sources[key]
 
