@@ -25,6 +25,11 @@ OnProgress = Callable[[int, int, str], None]
 Keep = Callable[[int, memoryview], int]
 
 
+def chunk_buffer(layout: Layout) -> memoryview:
+    """Room for any chunk of a model, and no more than that where all of its files are small."""
+    return memoryview(bytearray(min(CHUNK_BYTES_MAX, max((file.size for file in layout.files), default=0))))
+
+
 def good_chunks(
     file: OpenFile, layout: Layout, indices: Iterable[int], buffer: memoryview, stop: threading.Event
 ) -> int:
@@ -81,7 +86,7 @@ class Adoption:
         self._destination, self._files, self._catalogue = destination, files, catalogue
         self._overwrite = overwrite
         self._on_progress = on_progress
-        self._buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+        self._buffer = chunk_buffer(layout)
         self._total = sum(layout.files[index].size for index in file_indices)
         self._seen = 0
         self._replaced: list[_Replaced] = []
@@ -275,7 +280,7 @@ class LocalChunks:
         """Returns the bytes copied; a source that changes under our hands is left to the network."""
         if not self._worthwhile():
             return 0
-        buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+        buffer = chunk_buffer(layout)
         copied, total = 0, sum(layout[index].length for index in missing)
         for index in missing:
             if stop.is_set():

@@ -92,7 +92,7 @@ class Checker:
     def _hash(
         self, file: OpenFile, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event
     ) -> tuple[int, bytes]:
-        buffer = memoryview(bytearray(CHUNK_BYTES_MAX))
+        buffer = memoryview(bytearray(min(CHUNK_BYTES_MAX, layout.files[kept.index].size)))
         whole, good = hashlib.sha256(), 0
         held = copy.bits
         for index in kept.span:
