@@ -90,6 +90,7 @@ def run(options: ByzantineOptions, observer: Observer) -> Result:
             "at honest": honest[0].at,
             "held honest": honest[0].held,
             "extra": [trial.extra for trial in lied],
+            "extra honest": [trial.extra for trial in honest],
             "slower": _slower(lied, honest),
         },
     )
@@ -178,18 +179,15 @@ def _lines(lied: list[_Trial], honest: list[_Trial], options: ByzantineOptions) 
 def plot(result: Result, options: ByzantineOptions, figure: Any) -> None:
     left, right = figure.subplots(1, 2)
     kinds = ", ".join(kind.value for kind in _KINDS[options.kind])
-    left.set_title("What the honest peers have")
-    for which, colour, words in (
+    figures_of = (
         ("honest", figures.BLUE, "without liars"),
-        ("lied", figures.ORANGE, f"{options.liar_count} of {options.peers} lie ({kinds})"),
-    ):
-        left.plot(
-            result.series[f"at {which}"],
-            [100 * part for part in result.series[f"held {which}"]],
-            color=colour,
-            label=words,
-        )
-    left.set_ylim(0, 101)
+        ("lied", figures.ORANGE, f"{options.liar_count} of {options.peers} lie:\n{kinds}"),
+    )
+    left.set_title("What the honest peers have" + (", first trial" if options.trials > 1 else ""))
+    for which, colour, words in figures_of:
+        held = [100 * part for part in result.series[f"held {which}"]]
+        left.plot(result.series[f"at {which}"], held, color=colour, label=words)
+    left.set_ylim(0, 102)
     left.set_xlim(0, None)
     left.set_xlabel("seconds after the first began")
     left.set_ylabel("chunks (%)")
@@ -198,21 +196,43 @@ def plot(result: Result, options: ByzantineOptions, figure: Any) -> None:
 
 
 def _plot_cost(axes: Any, result: Result, options: ByzantineOptions) -> None:
+    """Each trial is two points: how long the last took, in units of the trial without liars, and the bytes for it."""
     id, extra = _EXTRA[options.kind]
-    trials = len(result.series["extra"])
-    axes.set_title(f"What the liars cost: {trials:,} trial{'s' if trials != 1 else ''}")
-    slower = [value for value in result.series["slower"] if value != float("inf")]
-    paired = [
-        100 * part
-        for part, value in zip(result.series["extra"], result.series["slower"], strict=True)
-        if value != float("inf")
+    axes.set_title(
+        f"What it cost: {options.trials:,} trial{'s' if options.trials != 1 else ''}, with liars and without"
+    )
+    ended = [
+        (slower, 100 * with_liars, 100 * without)
+        for slower, with_liars, without in zip(
+            result.series["slower"], result.series["extra"], result.series["extra honest"], strict=True
+        )
+        if slower != float("inf")
     ]
-    axes.scatter(slower, paired, color=figures.ORANGE, s=28, alpha=0.7, linewidths=0)
+    axes.scatter([1.0] * len(ended), [point[2] for point in ended], color=figures.BLUE, s=36, alpha=0.7, linewidths=0)
+    axes.scatter(
+        [point[0] for point in ended],
+        [point[1] for point in ended],
+        color=figures.ORANGE,
+        s=36,
+        alpha=0.7,
+        linewidths=0,
+    )
     figures.mark(axes, 100 * extra, f"{id}: at most {extra:.0%} more bytes")
     if options.kind == "mixed":
-        figures.mark(axes, _TIME, f"S2: at most {_TIME:g} times as long", vertical=True)
-    axes.set_ylim(0, 1.2 * max([100 * extra, *paired]))
-    axes.set_xlim(min([0.9, *slower]) - 0.05, 1.1 * max([_TIME, *slower]))
+        axes.axvline(_TIME, color=figures.RED, linestyle="--", linewidth=1.4)
+        axes.annotate(
+            f"S2: at most {_TIME:g} times as long",
+            (_TIME, 0.98),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=figures.RED,
+            rotation=90,
+            va="top",
+            size=9,
+        )
+    axes.set_ylim(0, 1.2 * max([100 * extra, *(max(point[1:]) for point in ended)]))
+    axes.set_xlim(min([0.9, *(point[0] - 0.05 for point in ended)]), 1.1 * max([_TIME, *(p[0] for p in ended)]))
     axes.set_xlabel("time of the last peer, over that without liars")
     axes.set_ylabel("extra bytes (%)")
 

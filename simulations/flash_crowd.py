@@ -143,16 +143,9 @@ def plot(result: Result, options: FlashCrowdOptions, figure: Any) -> None:
     floor_s = result.series["floor"][0]
     right.plot(result.series["at"], result.series["copies"], color=figures.ORANGE)
     figures.mark(right, _COPIES, f"P9: at most {_COPIES:g} copies")
-    right.plot([0, floor_s * max(result.series["copies"])], [0, max(result.series["copies"])], ":", color=figures.GREY)
-    right.annotate(
-        "its line, full",
-        (floor_s / 2, 0.5),
-        xytext=(6, -4),
-        textcoords="offset points",
-        color=figures.GREY,
-        size=9,
-        va="top",
-    )
+    most = max(result.series["copies"])
+    right.plot([0, floor_s * most], [0, most], ":", color=figures.GREY, label="as fast as its line allows")
+    right.legend(loc="lower right")
     right.set_ylim(0, None)
     right.set_xlim(0, None)
     right.set_xlabel("seconds after the first host began")

@@ -10,7 +10,10 @@ from simulations.scenario import Scenario
 MODULES = {
     "lookup": "simulations.lookup",
     "churn": "simulations.churn",
+    "flash_crowd": "simulations.flash_crowd",
     "partition": "simulations.partition",
+    "seed_leaves": "simulations.seed_leaves",
+    "byzantine": "simulations.byzantine",
     "sybil": "simulations.sybil",
     "eclipse": "simulations.eclipse",
     "announce": "simulations.announce",

@@ -39,6 +39,7 @@ class _Trial:
     progress: list[list[float]] = field(default_factory=list)
     """For each peer what it had at each of these times, from 0 to 1."""
     rarest: list[float] = field(default_factory=list)
+    """How many have the rarest chunk, the seed among them until it leaves."""
     distinct: list[float] = field(default_factory=list)
 
 
@@ -85,13 +86,11 @@ async def _story(crowd: Crowd, layout: Layout, options: SeedLeavesOptions) -> _T
         trial.at.append(now - began)
         held = [peer.held_bits(layout) for peer in peers]
         counts = [sum(bits >> index & 1 for bits in held) for index in range(len(layout))]
-        trial.rarest.append(float(min(counts)))
+        trial.rarest.append(float(min(counts) + (trial.left_at == float("inf"))))
         trial.distinct.append(sum(count > 0 for count in counts) / len(layout))
 
     async def leave() -> None:
-        wanted = options.copies * layout.manifest.bytes_total
-        while (missing := wanted - seed.bytes_uploaded(crowd.internet.now)) > 0:
-            await asyncio.sleep(missing / options.up_bytes_per_s + _LOOK_S)
+        await _sent(seed, options.copies * layout.manifest.bytes_total, crowd)
         crowd.internet.crash(seed.host, silent=options.silent)
         trial.left_at = crowd.internet.now - began
         trial.lost = len(layout) - _together(peers, layout)
@@ -107,6 +106,16 @@ async def _story(crowd: Crowd, layout: Layout, options: SeedLeavesOptions) -> _T
     trial.progress = [_progress(peer, layout, len(trial.at)) for peer in peers]
     assert not entry.held_bits(layout), "the entry node only leads into the network"
     return trial
+
+
+async def _sent(seed: Member, wanted: float, crowd: Crowd) -> None:
+    """Until so many bytes have left the seed's line."""
+    rate = seed.host.upload.bytes_per_s or float("inf")
+    while True:
+        missing = wanted - seed.bytes_uploaded(crowd.internet.now)
+        if missing <= 0:
+            return
+        await asyncio.sleep(missing / rate + _LOOK_S)
 
 
 def _together(peers: list[Member], layout: Layout) -> int:
@@ -155,26 +164,35 @@ def _lines(trials: list[_Trial], options: SeedLeavesOptions) -> list[Line]:
 def plot(result: Result, options: SeedLeavesOptions, figure: Any) -> None:
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     at, left = result.series["at"], result.series["left"][0]
-    above.set_title(f"What each of {options.peers} peers has (the trial with seed {result.series['trial'][0]:.0f})")
+    together, rarest = result.series["distinct"], result.series["rarest"]
+    above.set_title(f"What each peer has, in the trial with seed {result.series['trial'][0]:.0f}")
     for number in range(options.peers):
-        above.plot(
-            at, [100 * part for part in result.series[f"peer {number}"]], color=figures.BLUE, linewidth=0.8, alpha=0.45
-        )
-    above.plot(
-        at, [100 * part for part in result.series["distinct"]], color=figures.ORANGE, label="all of them together"
-    )
+        points = [100 * part for part in result.series[f"peer {number}"]]
+        above.plot(at, points, color=figures.BLUE, linewidth=0.8, alpha=0.45, label="each peer" if not number else None)
+    above.plot(at, [100 * part for part in together], color=figures.ORANGE, label="all of them together")
     above.set_ylabel("chunks (%)")
-    above.set_ylim(0, 102)
-    above.legend(loc="lower right")
-    below.set_title("How many have the rarest chunk")
-    below.step(at, result.series["rarest"], where="post", color=figures.GREEN)
-    below.set_ylim(0, None)
+    above.set_ylim(0, 103)
+    if together[-1] < 1:
+        lost = round((1 - together[-1]) * 100)
+        above.annotate(
+            f"{lost} % is lost: nobody can complete",
+            (0.99, 100 * together[-1]),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 5),
+            textcoords="offset points",
+            ha="right",
+            color=figures.RED,
+            size=9,
+        )
+    below.set_title("Who has the rarest chunk, the seed included")
+    below.step(at, rarest, where="post", color=figures.GREEN)
+    below.set_ylim(0, max(2.2, 1.05 * max(rarest)))
+    below.yaxis.get_major_locator().set_params(integer=True)
     below.set_ylabel("peers")
     below.set_xlabel("seconds after the first peer began")
-    for axes in (above, below):
-        if left != float("inf"):
-            axes.axvline(left, color=figures.RED, linestyle="--", linewidth=1.4)
     if left != float("inf"):
+        for axes in (above, below):
+            axes.axvline(left, color=figures.RED, linestyle="--", linewidth=1.4)
         above.annotate(
             f"the seed leaves after {options.copies:g} copies",
             (left, 4),
@@ -183,7 +201,17 @@ def plot(result: Result, options: SeedLeavesOptions, figure: Any) -> None:
             color=figures.RED,
             size=9,
         )
-    above.set_xlim(0, at[-1])
+    above.legend(loc="center right")
+    above.set_xlim(0, _interesting(at, result, options))
+
+
+def _interesting(at: list[float], result: Result, options: SeedLeavesOptions) -> float:
+    """Until a little after the last change: those who wait for what is lost wait for long."""
+    changes = [result.series["left"][0]] if result.series["left"][0] != float("inf") else []
+    for number in range(options.peers):
+        points = result.series[f"peer {number}"]
+        changes += [at[index] for index in range(1, len(at)) if points[index] != points[index - 1]][-1:]
+    return min(at[-1], 1.25 * max(changes, default=at[-1]) + 1)
 
 
 SCENARIO = Scenario(
@@ -191,7 +219,7 @@ SCENARIO = Scenario(
     summary="the only seed leaves after 1.1 copies: do the others complete each other? (S5)",
     story=(
         "Peers fetch a model from its only seed and from each other. Once the seed has sent 1.1 copies it is gone.\n"
-        "What nobody has then is lost, so the seed must have sent distinct chunks, and whoever has one must pass it on.\n"
+        "What nobody has then is lost, so the seed must send distinct chunks, and whoever has one must pass it on.\n"
         "S5 asks that all 50 complete in 99 % of 1,000 trials (--trials 1000)."
     ),
     options=SeedLeavesOptions,
