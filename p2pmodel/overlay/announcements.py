@@ -97,16 +97,19 @@ class Announcements:
         return self._pending
 
     def add(self, keys: Iterable[bytes]) -> None:
-        for key in keys:
-            slot = self._slots[key[0] >> _SHIFT]
+        slots, added = self._slots, 0
+        for key in keys:  # a hundred thousand at once
+            slot = slots[key[0] >> _SHIFT]
             if key in slot.announced or key in slot.pending:
                 continue
-            self._count += 1
             if slot.recalled and key[1 : 1 + _PRINT_BYTES] in slot.recalled:
                 slot.announced[key] = slot.eldest_at = slot.recalled_at
+                self._count += 1
             else:
                 slot.pending[key] = None
-                self._pending += 1
+                added += 1
+        self._count += added
+        self._pending += added
 
     def remove(self, keys: Iterable[bytes]) -> list[bytes]:
         """Returns those that were provided, sorted."""

@@ -12,7 +12,7 @@ import msgspec
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import ANNOUNCE_STATE_BYTES_MAX, BUCKET_SIZE, KEYS_PER_ANNOUNCE_MAX, WITHDRAW_TIMEOUT_S
-from p2pmodel.net import Address
+from p2pmodel.net import Address, cancelled
 from p2pmodel.overlay.announcements import Announcements, Portion
 from p2pmodel.overlay.crawl import Candidate
 from p2pmodel.overlay.delivery import Delivery, Sequences
@@ -154,7 +154,7 @@ class Announcer:
         if roots:
             self._add_roots(list(keys))
         else:
-            self._bulk.add(key for key in keys if key not in self._roots)
+            self._bulk.add([key for key in keys if key not in self._roots] if len(self._roots) else keys)
         self._retry_at = 0.0
         self._wake.set()
 
@@ -310,9 +310,7 @@ class Announcer:
                     break
                 await delivery.drain()
         finally:
-            for task in walking:
-                task.cancel()
-            await asyncio.gather(*walking, return_exceptions=True)
+            await cancelled(walking)
             delivery.close()
             self._holders.forget(self._clock.monotonic() - self._profile.ttl_s)
         return len(stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -9,10 +10,11 @@ from heapq import nsmallest
 
 from overlay_town import NETWORK_ID, FakeNetwork, Node, Town
 
-from p2pmodel.limits import BUCKET_SIZE
+from p2pmodel.limits import BUCKET_SIZE, OVERLAY_KEY_BYTES
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay import Overlay, node_id
+from p2pmodel.overlay.lookup import Lookup
 from p2pmodel.overlay.package import ID_BITS, Contact, NodeServer
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.routing import RoutingTable
@@ -144,14 +146,52 @@ def _fill(table: RoutingTable, own: int, numbers: list[int], contacts: list[Cont
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What announcing cost, in datagrams of every kind."""
+    """What announcing cost, in datagrams of every kind, both ways."""
 
     keys: int
     datagrams: int
-    requests: dict[str, int]
+    naive_per_key: float
+    """A lookup and `BUCKET_SIZE` stores for one key, in the same network."""
     virtual_s: float
-    naive_datagrams_per_key: float
+    placed: float
+    """Of the copies that the truly nearest nodes should have, the part that they have."""
+    found: float
+    """Of sampled keys, the part of which a lookup from elsewhere finds the provider."""
 
     @property
     def gain(self) -> float:
-        return self.naive_datagrams_per_key * self.keys / self.datagrams
+        return self.naive_per_key * self.keys / self.datagrams
+
+
+async def announce_in_bulk(town: Town, nodes: int, keys: int, *, sample: int = 100) -> Announced:
+    """Announce `keys` chunk keys among `nodes` nodes, and one key at a time for comparison."""
+    net, rng = await Settled.build(town, nodes), random.Random(town.rng.random())
+    overlay, internet, loop = net.publisher.overlay, town.internet, asyncio.get_running_loop()
+    before = internet.datagrams
+    for _ in range(sample):
+        await overlay.provide([rng.randbytes(OVERLAY_KEY_BYTES)])
+    naive = (internet.datagrams - before) / sample
+    announced = [rng.randbytes(OVERLAY_KEY_BYTES) for _ in range(keys)]
+    before, started = internet.datagrams, loop.time()
+    overlay.provide_later(announced)
+    while overlay.stats().keys_pending:  # noqa: ASYNC110  # virtual time: nothing waits
+        await asyncio.sleep(1)
+    ended = loop.time()
+    await asyncio.sleep(3)
+    datagrams = internet.datagrams - before
+    chosen = rng.sample(announced, 3 * sample)
+    replicas = town.profile.sweep_replicas
+    placed = sum(net.holds(holder, key) for key in chosen for holder in net.nearest(key, replicas))
+    found = 0
+    for key in chosen:
+        reader = rng.choice(net.holders).protocol
+        seen: list[bytes] = []
+        lookup = Lookup(
+            reader,
+            key,
+            group_nodes_max=0,
+            on_providers=lambda _, records, seen=seen: seen.extend(r.peer for r in records),
+        )
+        await lookup.run()
+        found += net.publisher.peer.raw in seen
+    return Announced(keys, datagrams, naive, ended - started, placed / len(chosen) / replicas, found / len(chosen))

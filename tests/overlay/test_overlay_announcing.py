@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from overlay_scenarios import Settled
+from overlay_scenarios import Settled, announce_in_bulk
 from overlay_town import Node, Town, run
 
 from p2pmodel.errors import DecodeError
-from p2pmodel.overlay import Profile
+from p2pmodel.overlay import CLUSTER, Profile
 from p2pmodel.overlay.announcements import SLOTS, Announcements
 from p2pmodel.overlay.pace import Pace
 
@@ -312,26 +313,17 @@ async def until_announced(node: Node, limit_s: float = 60.0) -> float:
     return loop.time() - started - 3
 
 
-@pytest.mark.slow
-def test_announcing_5000_keys_costs_a_hundredth_of_announcing_each_and_the_nearest_have_them() -> None:
-    async def tale() -> None:
-        town, rng = Town(8), random.Random(8)
-        net = await Settled.build(town, 100)
-        keys = [rng.randbytes(20) for _ in range(5000)]
-        before = town.internet.datagrams
-        net.publisher.overlay.provide_later(keys)
-        assert net.publisher.overlay.stats().keys_pending == 5000
-        await until_announced(net.publisher)
-        sweep = town.internet.datagrams - before
-        for key in rng.sample(keys, 50):
-            assert all(net.holds(holder, key) for holder in net.nearest(key, 12))
-        before = town.internet.datagrams
-        for _ in range(10):
-            await net.publisher.overlay.provide([rng.randbytes(20)])
-        each = (town.internet.datagrams - before) / 10
-        assert sweep * 100 <= each * 5000
-
-    run(tale())
+@pytest.mark.parametrize(
+    ("nodes", "keys"),
+    [pytest.param(100, 5000, marks=pytest.mark.slow), pytest.param(10_000, 133_000, marks=pytest.mark.long)],
+)
+def test_announcing_in_bulk_costs_a_hundredth_of_announcing_each_and_the_nearest_have_all(
+    nodes: int, keys: int
+) -> None:
+    town = Town(1, profile=replace(CLUSTER, republish_s=36_000.0, ttl_s=80_000, refresh_s=1e6))
+    announced = run(announce_in_bulk(town, nodes, keys))
+    assert announced.gain >= 100, announced
+    assert announced.placed == announced.found == 1.0, announced
 
 
 @pytest.mark.slow
