@@ -414,12 +414,12 @@ def test_a_provider_is_found_while_half_of_the_nodes_leave_in_a_minute() -> None
 
     async def tale() -> None:
         town, rng = Town(13), random.Random(13)
-        await town.join(60)
+        await town.join(40)
         publisher, key = town.nodes[5], rng.randbytes(20)
         await publisher.overlay.provide([key])
         asked = found = 0
-        for _ in range(150):
-            await asyncio.sleep(2)
+        for _ in range(100):
+            await asyncio.sleep(3)
             leaving = rng.choice([n for n in town.nodes if n is not publisher and n.address not in town.internet.dead])
             town.kill([leaving])
             leaving.overlay._tasks[0].cancel()
