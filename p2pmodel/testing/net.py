@@ -336,7 +336,8 @@ class Net:
         `net.fail_disk(net[3], calls=20, code=errno.ENOSPC, only={"write"}, times=None)`. Until `heal`.
         """
         self.checks.disturbed()
-        self.log("disk", peer.number, repr(sorted(map(str, fault.items()))))
+        told = [f"{name}={sorted(value) if isinstance(value, set) else value}" for name, value in sorted(fault.items())]
+        self.log("disk", peer.number, flip_rate, *told)
         if flip_rate:
             peer.disk_damaged = True
             peer.disk.flip_rate = flip_rate

@@ -88,14 +88,14 @@ def memory_faults(peer: Peer, tasks: int, channels: Collection[SimChannel]) -> I
 
 
 def chunk_on_disk(store: Store, disk: SimDisk, model_id: ModelId, index: int) -> bool:
-    """Whether any of the places where the peer believes chunk `index` to lie has its bytes on the disk."""
+    """Whether the bytes of chunk `index` lie on the disk at any of the places where the peer keeps this model."""
     layout = store.layout(model_id)
     if layout is None or index >= len(layout):
         return False
     place = layout[index]
     buffer = _buffer[: place.length]
     for copy in store._catalogue.copies(model_id):
-        kept = copy.file(place.file_index) if copy.bits >> index & 1 else None
+        kept = copy.file(place.file_index)
         if kept is not None and _read(disk, kept.location, buffer, place.offset) and Digest.of(buffer) == place.digest:
             return True
     return False
