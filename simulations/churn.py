@@ -30,7 +30,9 @@ _UPKEEP_MAX = 2_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class ChurnOptions(TownOptions):
-    per_minute: float = option(5.0, "Percent of the peers that leave in each minute: 1 is D2, 5 D3, 50 D4.", high=200)
+    per_minute: float = option(
+        5.0, "Percent of the peers that leave in each minute: 1 is D2, 5 D3, 50 D4.", low=0, high=200
+    )
     minutes: float = option(20.0, "How long; lookups run in the second half.", low=1)
     lookups: int = option(3_000, "Lookups in the second half.", low=1, high=1_000_000, metavar="N")
     keys: int = option(300, "Keys that are announced.", low=1, high=1_000_000, metavar="N")

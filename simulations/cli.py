@@ -104,7 +104,7 @@ def _parser(known: dict[str, Scenario[Any]]) -> argparse.ArgumentParser:
     for name, scenario in known.items():
         own = chosen.add_parser(
             name,
-            help=scenario.summary,
+            help=scenario.summary.replace("%", "%%"),
             description=scenario.story,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -124,7 +124,7 @@ def _fields(scenario: Scenario[Any]) -> list[dataclasses.Field[Any]]:
 
 def _add_option(parser: argparse.ArgumentParser, field: dataclasses.Field[Any]) -> None:
     name = "--" + field.name.replace("_", "-")
-    help, metavar = field.metadata["help"], field.metadata["metavar"]
+    help, metavar = field.metadata["help"].replace("%", "%%"), field.metadata["metavar"]
     if isinstance(field.default, bool):
         action: Any = argparse.BooleanOptionalAction if field.default else "store_true"
         parser.add_argument(name, action=action, help=help, default=field.default)
@@ -160,10 +160,15 @@ def _read(scenario: Scenario[Any], asked: argparse.Namespace) -> Any:
         value = getattr(asked, field.name)
         low, high = field.metadata["low"], field.metadata["high"]
         if value is not None and ((low is not None and value < low) or (high is not None and value > high)):
-            bounds = f"from {low:,} to {high:,}" if high is not None else f"at least {low:,}"
-            raise UsageError(f"--{field.name.replace('_', '-')} {value}: expected a number {bounds}")
+            raise UsageError(f"--{field.name.replace('_', '-')} {value}: expected a number {_bounds(low, high)}")
         values[field.name] = value
     return scenario.options(**values)
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"up to {high:,}"
+    return f"at least {low:,}" if high is None else f"from {low:,} to {high:,}"
 
 
 # --- output -------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from p2pmodel.errors import UsageError
 from p2pmodel.limits import BUCKET_SIZE
 from p2pmodel.overlay.overlay import LookupTrace
 from p2pmodel.testing.overlays import Member, OverlayTown
@@ -25,7 +24,9 @@ _MISSES_PART = 10
 class LookupOptions(TownOptions):
     lookups: int = option(3_000, "Lookups of keys that somebody has, in each of the two parts.", low=1, high=1_000_000)
     keys: int = option(300, "Keys that are announced, each by one peer.", low=1, high=100_000, metavar="N")
-    dead: float = option(0.2, "Part of the peers that falls silent for the second part; 0: no second part.", high=0.9)
+    dead: float = option(
+        0.2, "Part of the peers that falls silent for the second part; 0: no second part.", low=0, high=0.9
+    )
 
 
 @dataclass(slots=True)
@@ -36,8 +37,6 @@ class _Look:
 
 
 def run(options: LookupOptions, observer: Observer) -> Result:
-    if not 0 <= options.dead < 1:
-        raise UsageError(f"--dead {options.dead}: expected a part of all peers, from 0 to 0.9")
     return play(options, observer, _story)
 
 

@@ -16,6 +16,8 @@ from simulations.towns import Findings, TownOptions, play
 
 _HEALED_WITHIN_S = 300.0
 _WATCHED_S = 60.0
+_WATCHERS = 40
+"""Lookups of each kind in every minute of the timeline."""
 _BEFORE_S = 300.0
 _RESTART_OVER_S = 60.0
 _REJOIN_WITHIN_S = 300.0
@@ -45,6 +47,7 @@ class _Halves:
         town.rng.shuffle(members)
         self.sides = (members[: len(members) // 2], members[len(members) // 2 :])
         self.keys: tuple[list[bytes], list[bytes]] = ([], [])
+        self.watchers = min(_WATCHERS, options.lookups)
         self.minute: list[float] = []
         self.across: list[float] = []
         self.own: list[float] = []
@@ -75,7 +78,9 @@ class _Halves:
         town = self.town
         for _ in range(round(seconds / _WATCHED_S)):
             started = town.now
-            across, own = await asyncio.gather(self.look(40, across=True), self.look(40, across=False))
+            across, own = await asyncio.gather(
+                self.look(self.watchers, across=True), self.look(self.watchers, across=False)
+            )
             await asyncio.sleep(max(0.0, started + _WATCHED_S - town.now))
             self.minute.append((started + _WATCHED_S / 2 - begin) / 60)
             self.across.append(100 * across)

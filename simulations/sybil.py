@@ -29,7 +29,9 @@ class SybilOptions(TownOptions):
     attacks: int = option(5, "Keys attacked, one after the other, by passive and by active Sybils each.", low=1)
     lookups: int = option(100, "Lookups of each attacked key, and for D7 with each number of paths.", low=1)
     clean: int = option(300, "Keys that nobody attacks, looked up for false alarms.", low=1)
-    liars: float = option(0.0, "D7 instead: this part of all peers names only other liars.", high=0.9, metavar="PART")
+    liars: float = option(
+        0.0, "D7 instead: this part of all peers names only other liars.", low=0, high=0.9, metavar="PART"
+    )
 
 
 def run(options: SybilOptions, observer: Observer) -> Result:
