@@ -1,4 +1,4 @@
-"""One seed, one simulation, with everything in it: twice in one process, under other hash seeds, and 200 seeds twice."""
+"""One seed, one simulation with everything in it: twice in one process, under other hash seeds, 200 seeds twice."""
 
 from __future__ import annotations
 
