@@ -15,6 +15,7 @@ from p2pmodel.net.seam import (
     Listener,
     Network,
 )
+from p2pmodel.net.tasks import cancelled, ended
 
 __all__ = [
     "Address",
@@ -31,6 +32,8 @@ __all__ = [
     "Network",
     "RealNetwork",
     "SystemClock",
+    "cancelled",
+    "ended",
     "network_id",
     "split_host_port",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from p2pmodel.errors import DecodeError, NetworkError
@@ -15,7 +15,7 @@ from p2pmodel.limits import (
     PROVIDERS_PER_LOOKUP_MAX,
 )
 from p2pmodel.model import PublicKey, SecretKey
-from p2pmodel.net import Address, Network
+from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay.announcer import Announcer
 from p2pmodel.overlay.lookup import Lookup
 from p2pmodel.overlay.neighbours import Neighbour, decode_neighbours, encode_neighbours
@@ -151,9 +151,7 @@ class Overlay:
         if self._running is None:
             return
         protocol, announcer, _ = self._running
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
         self._tasks = []
         if withdraw:
             await announcer.withdraw(None)
@@ -186,7 +184,7 @@ class Overlay:
         """Stop providing `keys` (None: all) and tell their holders, within `WITHDRAW_TIMEOUT_S`."""
         await self._announcer.withdraw(None if keys is None else _checked(keys))
 
-    async def providers(self, key: bytes, *, paths: int | None = None) -> AsyncIterator[Provider]:
+    async def providers(self, key: bytes, *, paths: int | None = None) -> AsyncGenerator[Provider, None]:
         """Providers of `key` as they are found, this node excepted; ends with the lookup.
 
         A provider for which holders know several addresses comes once with each, at most `PROVIDER_ADDRESSES_MAX`.
@@ -200,8 +198,7 @@ class Overlay:
             while (next_found := await found.get()) is not None:
                 yield next_found
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await cancelled([task])
 
     async def trace(self, key: bytes, *, paths: int | None = None) -> LookupTrace:
         """Look the providers of `key` up to the end, and tell how it went."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -47,7 +48,7 @@ from p2pmodel.model import (
     open_statement,
 )
 from p2pmodel.model.chunk_list import ENTRY_BYTES
-from p2pmodel.net import Address, Network
+from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay import Overlay, overlay_key
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.finding import Finder
@@ -179,9 +180,7 @@ class Fetching:
                 self.progress(Progress(phase=phase, peers=len(finder.links)))
                 await finder.changed(_WAIT_S, *asking)
         finally:
-            for task in asking:
-                task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
+            await cancelled(asking)
 
     def _give_up_early(self, finder: Finder) -> None:
         """Raise where there was time enough to find a holder, and none was found."""
@@ -282,9 +281,7 @@ class Fetching:
         finally:
             finder.on_link = lambda link: None
             download.on_peers = lambda peers: None
-            for task in (claims, watch, running):
-                task.cancel()
-            await asyncio.gather(claims, watch, running, return_exceptions=True)
+            await cancelled((claims, watch, running))
             swarm.close_download(download)
 
     async def _claim_now_and_then(self, intake: Intake, download: Download) -> None:
@@ -350,15 +347,16 @@ class Fetching:
         unheld = [index for index in HaveMap(len(layout), download.unheld) if index not in looked_up]
         for index in unheld[:_CHUNK_LOOKUPS]:
             looked_up.add(index)
-            async for provider in self.rooms.overlay.providers(overlay_key(layout[index].digest)):
-                if provider.peer in download.banned:
-                    continue
-                try:
-                    link = await self.rooms.swarm.connect(provider.address, provider.peer)
-                except PeerFault:
-                    continue
-                download.add_link(link)
-                download.offer(link, 1 << index)
+            async with aclosing(self.rooms.overlay.providers(overlay_key(layout[index].digest))) as providers:
+                async for provider in providers:
+                    if provider.peer in download.banned:
+                        continue
+                    try:
+                        link = await self.rooms.swarm.connect(provider.address, provider.peer)
+                    except PeerFault:
+                        continue
+                    download.add_link(link)
+                    download.offer(link, 1 << index)
 
 
 def _size(layout: Layout, chunks: HaveMap) -> int:

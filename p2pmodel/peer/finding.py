@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any
 
 from p2pmodel.errors import PeerFault
 from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
 from p2pmodel.model import PublicKey
-from p2pmodel.net import Address, Clock
+from p2pmodel.net import Address, Clock, cancelled
 from p2pmodel.overlay import Overlay
 from p2pmodel.swarm import Link, Swarm
 
@@ -65,9 +66,7 @@ class Finder:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancelled(self._tasks)
 
     @property
     def links(self) -> list[Link]:
@@ -117,11 +116,12 @@ class Finder:
 
     async def _look(self) -> None:
         while True:
-            async for provider in self._overlay.providers(self._key):
-                self.providers_seen += 1
-                if provider.address.scope > self._scope():
-                    continue
-                self._dial_soon(provider.address, provider.peer)
+            async with aclosing(self._overlay.providers(self._key)) as providers:
+                async for provider in providers:
+                    self.providers_seen += 1
+                    if provider.address.scope > self._scope():
+                        continue
+                    self._dial_soon(provider.address, provider.peer)
             self.rounds += 1
             self._changed.set()
             await asyncio.sleep(_LOOKUP_PAUSES_S[min(self.rounds - 1, len(_LOOKUP_PAUSES_S) - 1)])

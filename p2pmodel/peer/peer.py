@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.model import Digest, ModelId, PublicKey
-from p2pmodel.net import Address, Identity, Network, RealNetwork, network_id, split_host_port
+from p2pmodel.net import Address, Identity, Network, RealNetwork, cancelled, network_id, split_host_port
 from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.config import PeerConfig, absolute
@@ -190,9 +190,7 @@ class Peer:
         raise AssertionError("unreachable")
 
     async def _stop(self) -> None:
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await cancelled(self._background)
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
         await self._stack.aclose()

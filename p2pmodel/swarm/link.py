@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
+from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
     HAVES_PER_MESSAGE_MAX,
     MODELS_PER_PEER_MAX,
@@ -20,7 +20,7 @@ from p2pmodel.limits import (
 )
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
-from p2pmodel.net import Address, BulkSink, Channel
+from p2pmodel.net import Address, BulkSink, Channel, ended
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
@@ -134,7 +134,7 @@ class Link:
     async def ended(self) -> None:
         """Until the connection has closed and nothing that belongs to it runs any more."""
         await self._ended.wait()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await ended(self._tasks)
 
     # --- what we ask ---------------------------------------------------------------------------------------------
 
@@ -284,7 +284,8 @@ class Link:
         followers, self.followers = self.followers, {}
         for follower in followers.values():
             follower.link_closed(self, reason)
-        self._requests.fail_all(reason)
+        # One corrupt chunk ends a connection; whatever else was asked for has not come, and proves nothing.
+        self._requests.fail_all(PeerGoneError(str(reason)) if isinstance(reason, CorruptChunkError) else reason)
         self._on_closed(self, reason)
         self._ended.set()
 

@@ -19,7 +19,7 @@ from p2pmodel.limits import (
     PEERS_PER_MESSAGE_MAX,
 )
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
-from p2pmodel.net import Address, Channel, Network
+from p2pmodel.net import Address, Channel, Network, cancelled
 from p2pmodel.swarm.download import Download
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
@@ -59,10 +59,7 @@ class Swarm:
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def stop(self) -> None:
-        tasks = [self._housekeeping, *self._dialing.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancelled([self._housekeeping, *self._dialing.values()])
         links = list(self.links.values())
         for link in links:
             link.close(PeerGoneError("this peer is stopping"))
@@ -238,9 +235,7 @@ class Swarm:
                     except PeerFault:
                         continue
         finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+            await cancelled(asked)
         raise corrupt or PeerGoneError("no connected peer has this object")
 
     def open_download(

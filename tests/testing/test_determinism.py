@@ -1,7 +1,8 @@
 """One seed, one event log, byte for byte: whatever the hash seed of the process and wherever objects lie in memory.
 
-The scenario is small and has what tends to depend on chance: peers that join at once, a model fetched by many from many,
-one that dies in the middle, datagrams lost and doubled. It runs in processes of their own.
+The scenario is small and has what tends to depend on chance: peers that join at once, several models, fetches by many
+from many, datagrams lost and doubled, a peer that dies in the middle and comes back to its disk. It runs in processes
+of its own.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +22,11 @@ from p2pmodel.model import SecretKey
 from p2pmodel.peer import Peer, PeerConfig
 from p2pmodel.peer.config import NetworkConfig
 from p2pmodel.testing.conditions import Conditions
+from p2pmodel.testing.disk import SimDisk
 from p2pmodel.testing.events import EventLog
 from p2pmodel.testing.internet import Internet
-from p2pmodel.testing.loop import run
-from p2pmodel.testing.network import SimNetwork
+from p2pmodel.testing.loop import Process, run
+from p2pmodel.testing.network import WALL_START_S, SimNetwork
 
 PEERS = 10
 CONDITIONS = Conditions(loss=0.02, duplicate=0.02, reorder=0.1, upload_bytes_per_s=2e6, download_bytes_per_s=8e6)
@@ -40,51 +43,88 @@ class Keys:
         return self.key
 
 
-async def scenario(seed: int, directory: Path) -> EventLog:
-    rng = random.Random(seed)
-    internet = Internet(seed, CONDITIONS)
-    hosts = [internet.host() for _ in range(PEERS)]
+class Town:
+    """A simulated host and disk for each number, and the peer that runs there."""
 
-    def peer(number: int) -> Peer:
-        config = PeerConfig(
-            data_dir=directory / str(number),
-            bootstrap=(f"{hosts[0].ip4}:8764",) if number else (),
-            network=NetworkConfig(name="lab", profile="cluster"),
-        )
-        return Peer(
-            config,
-            network=lambda identity: SimNetwork(internet, hosts[number], identity),
-            rng=random.Random(rng.random()),
+    def __init__(self, seed: int) -> None:
+        self.internet = Internet(seed, CONDITIONS)
+        self.rng = random.Random(seed)
+        self.hosts = [self.internet.host() for _ in range(PEERS)]
+        clock = asyncio.get_running_loop().time
+        self.disks = [
+            SimDisk(random.Random(self.rng.random()), clock=lambda: WALL_START_S + clock()) for _ in range(PEERS)
+        ]
+        self.peers: dict[int, Peer] = {}
+        self.processes: dict[int, Process] = {}
+
+    def do(self, number: int, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(work, context=self.processes[number].context.copy())
+
+    async def start(self, number: int) -> None:
+        host, process = self.hosts[number], self.internet.process(self.hosts[number])
+        self.processes[number] = process
+        peer = self.peers[number] = Peer(
+            PeerConfig(
+                data_dir=Path("/data"),
+                bootstrap=(f"{self.hosts[0].ip4}:8764",) if number else (),
+                network=NetworkConfig(name="lab", profile="cluster"),
+            ),
+            network=lambda identity: SimNetwork(self.internet, host, identity, process),
+            files=self.disks[number].process(),
+            rng=random.Random(self.rng.random()),
             keyring=Keys(1_000 + number),
         )
+        await self.do(number, peer.__aenter__())
 
-    model = directory / "model"
-    model.mkdir()
-    for number in range(3):
-        (model / f"{number}.bin").write_bytes(random.Random(number).randbytes(3 << 20))
+    def crash(self, number: int) -> None:
+        self.internet.crash(self.hosts[number])
+        self.disks[number].crash()
 
-    peers = [peer(number) for number in range(PEERS)]
-    await asyncio.gather(*(one.__aenter__() for one in peers))
-    await asyncio.gather(*(one.joined.wait() for one in peers))
-    model_id = await peers[1].publish(model, name="tiny")
-    fetches = [
-        asyncio.create_task(peers[number].fetch(model_id, to=directory / f"out{number}")) for number in range(2, 7)
-    ]
+    async def stop(self, number: int) -> None:
+        await self.do(number, self.peers[number].__aexit__(None, None, None))
+
+    async def publish(self, number: int, name: str) -> str:
+        for part in range(3):
+            content = random.Random(f"{name} {part}").randbytes(2 << 20)
+            self.disks[number].write_file(Path(f"/models/{name}/{part}.bin"), content)
+        model_id: str = await self.do(number, self.peers[number].publish(f"/models/{name}", name=name))
+        return model_id
+
+    async def fetch(self, number: int, model_id: str) -> None:
+        report = await self.do(number, self.peers[number].fetch(model_id, to=f"/out/{model_id}"))
+        sources = [f"{source.peer_id} {source.bytes}" for source in report.peers]
+        self.internet.log.add(
+            self.internet.now,
+            "report",
+            number,
+            report.bytes_fetched,
+            report.bytes_reused,
+            report.bytes_wasted,
+            *sources,
+        )
+
+
+async def scenario(seed: int) -> EventLog:
+    town = Town(seed)
+    await asyncio.gather(*(town.start(number) for number in range(PEERS)))
+    await asyncio.gather(*(peer.joined.wait() for peer in town.peers.values()))
+    first, second, third = [await town.publish(number, name) for number, name in ((1, "a"), (1, "b"), (2, "c"))]
+    fetches = [asyncio.ensure_future(town.fetch(number, first)) for number in range(2, 7)]
+    doomed = asyncio.ensure_future(town.fetch(8, second))
     await asyncio.sleep(2)
-    await asyncio.gather(peers[7].fetch(model_id, to=directory / "out7"), peers[8].__aexit__(None, None, None))
-    for report in await asyncio.gather(*fetches):
-        internet.log.add(internet.now, "report", report.bytes_fetched, report.bytes_wasted, *_sources(report))
-    await asyncio.gather(*(one.__aexit__(None, None, None) for one in peers))
-    return internet.log
-
-
-def _sources(report) -> list[str]:
-    return [f"{source.peer_id} {source.bytes}" for source in report.peers]
+    town.crash(8)
+    await asyncio.gather(doomed, return_exceptions=True)
+    assert doomed.cancelled() or doomed.exception() is not None
+    await asyncio.gather(*fetches, town.fetch(7, third), town.fetch(7, second))
+    await town.start(8)
+    await asyncio.gather(town.fetch(8, second), town.fetch(8, third), town.stop(9))
+    await asyncio.sleep(200)  # neighbours are saved, files looked at, announcements repeated
+    await asyncio.gather(*(town.stop(number) for number in range(PEERS - 1)))
+    return town.internet.log
 
 
 def main(seed: int) -> None:
-    with tempfile.TemporaryDirectory() as directory:
-        log = run(scenario(seed, Path(directory)))
+    log = run(scenario(seed))
     sys.stdout.write(f"{log.count} {log.sha256}\n")
 
 
