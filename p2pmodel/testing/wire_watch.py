@@ -63,7 +63,7 @@ class WireWatch:
             self._asked.setdefault(channel.other, {})[said.request] = said.digest
             return
         peer = self._peer_of(channel.process)
-        if peer is None or not peer.honest:
+        if peer is None or not peer.alive or not peer.honest:
             return
         if isinstance(said, wire.HaveMapOf):
             self._told(peer, ModelId(Digest(said.model)), HaveMap.decode(said.count, said.bits).bits)
@@ -75,7 +75,7 @@ class WireWatch:
         """`channel` is the end that sends."""
         digest = self._asked.get(channel, {}).pop(request_id, None)
         peer = self._peer_of(channel.process)
-        if digest is None or peer is None or not peer.honest:
+        if digest is None or peer is None or not peer.alive or not peer.honest:
             return
         self.answers_checked += 1
         if Digest.of(data).raw != digest:
