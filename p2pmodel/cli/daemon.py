@@ -63,7 +63,7 @@ def daemon(
         bool,
         typer.Option(
             "--client-only",
-            help="Use the overlay without being a part of it. By default the peer finds out whether others reach it.",
+            help="Use the overlay without being a part of it: for a peer that others cannot reach.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, as a line of JSON, when it serves.")] = False,

@@ -166,7 +166,7 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     announce_behind_s: float = 0.0
     """How late announcing is; 0 where it keeps up."""
     client_only: bool = False
-    """It uses the overlay without being a part of it, on request or because others cannot reach it."""
+    """It uses the overlay without being a part of it."""
     network_size: int = 1
     """Estimated number of peers in the overlay, this one included."""
     warnings: list[str] = []
