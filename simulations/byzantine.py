@@ -16,6 +16,7 @@ from simulations.scenario import Observer, Scenario, option
 
 _KINDS = {"corrupt": (Lie.CORRUPT,), "mixed": (Lie.CORRUPT, Lie.SLOW, Lie.BOAST, Lie.STALL)}
 _EXTRA = {"corrupt": ("S1", 0.02), "mixed": ("S2", 0.05)}
+_PARTS = {"corrupt": 0.3, "mixed": 0.5}
 _TIME = 1.5
 
 
@@ -23,18 +24,24 @@ _TIME = 1.5
 class ByzantineOptions(CrowdOptions):
     peers: int = option(20, "Peers, liars and the one honest seed among them.", low=4, high=500, metavar="N")
     size: str = option("512MiB", "Of the model, as in 3GB or 512MiB.", metavar="SIZE")
-    liars: float = option(
-        -1.0, "Part of the peers that lies; -1: 0.3 where all are corrupt, 0.5 where mixed.", low=-1, high=0.9
+    liars: float | None = option(
+        None,
+        "Part of the peers that lies (default: 0.3 where corrupt, 0.5 where mixed).",
+        low=0,
+        high=0.9,
+        metavar="PART",
     )
     kind: str = option(
         "corrupt", "corrupt (S1), or mixed (S2): corrupt, slow, boasting and stalling.", choices=tuple(_KINDS)
     )
-    trials: int = option(1, "Runs, each with a seed of its own; the scorecard asks for 1,000.", low=1, high=10_000)
+    trials: int = option(
+        1, "Runs, each with a seed of its own; the scorecard asks for 1,000.", low=1, high=10_000, metavar="N"
+    )
     spread: float = option(1.0, "All begin within so many seconds.", low=0, high=3600, metavar="S")
 
     @property
     def liar_count(self) -> int:
-        part = self.liars if self.liars >= 0 else 0.3 if self.kind == "corrupt" else 0.5
+        part = self.liars if self.liars is not None else _PARTS[self.kind]
         return min(round(part * self.peers), self.peers - 2)
 
 
@@ -198,9 +205,7 @@ def plot(result: Result, options: ByzantineOptions, figure: Any) -> None:
 def _plot_cost(axes: Any, result: Result, options: ByzantineOptions) -> None:
     """Each trial is two points: how long the last took, in units of the trial without liars, and the bytes for it."""
     id, extra = _EXTRA[options.kind]
-    axes.set_title(
-        f"What it cost: {options.trials:,} trial{'s' if options.trials != 1 else ''}, with liars and without"
-    )
+    axes.set_title("What it cost" + (f", {options.trials:,} trials" if options.trials > 1 else ""))
     ended = [
         (slower, 100 * with_liars, 100 * without)
         for slower, with_liars, without in zip(
@@ -239,7 +244,7 @@ def _plot_cost(axes: Any, result: Result, options: ByzantineOptions) -> None:
 
 SCENARIO = Scenario(
     name="byzantine",
-    summary="30 % corrupt servers, or half the peers liars of every kind (S1, S2)",
+    summary="corrupt servers among the peers, or liars of every kind (S1, S2)",
     story=(
         "Peers fetch a model from one honest seed and from each other, while liars say that they have all of it.\n"
         "corrupt: every chunk is something else. slow: right, at 1 kB/s. boast: there is nothing. stall: requests are\n"

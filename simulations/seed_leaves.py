@@ -22,7 +22,9 @@ _MARK = 0.99
 class SeedLeavesOptions(CrowdOptions):
     peers: int = option(50, "Peers that fetch.", low=2, high=2_000, metavar="N")
     copies: float = option(1.1, "The seed leaves once it has sent so many copies.", low=0.1, high=100, metavar="X")
-    trials: int = option(1, "Runs, each with a seed of its own; the scorecard asks for 1,000.", low=1, high=10_000)
+    trials: int = option(
+        1, "Runs, each with a seed of its own; the scorecard asks for 1,000.", low=1, high=10_000, metavar="N"
+    )
     spread: float = option(1.0, "All begin within so many seconds.", low=0, high=3600, metavar="S")
     silent: bool = option(False, "The seed loses its power; otherwise its connections are closed.")
 
