@@ -13,7 +13,7 @@ from simulations import figures
 from simulations.scenario import Observer, Scenario, option
 from simulations.towns import Findings, TownOptions, play
 
-_LOOK_S = 5.0
+_LOOK_S = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +93,26 @@ def plot(result: Result, options: AnnounceOptions, figure: Any) -> None:
     series = result.series
     axes = figure.add_subplot()
     axes.set_title(f"One peer announces {options.keys:,} chunk keys")
-    done = [options.keys * (1 - left / 100) for left in series["pending"]]
-    naive = [series["naive"][0] * count for count in done]
-    axes.plot(done, naive, color=figures.GREY, linestyle=":", label="a lookup and its stores for each key (measured)")
-    axes.plot(done, series["sent"], color=figures.BLUE, label="the sweep")
+    points = [
+        (options.keys * (1 - left / 100), sent)
+        for left, sent in zip(series["pending"], series["sent"], strict=True)
+        if left < 100
+    ]
+    each = series["naive"][0]
+    done = [points[0][0] / 10, options.keys]
+    axes.plot(done, [each * count for count in done], ":", color=figures.GREY, label="a lookup and stores for each key")
     axes.plot(
         done,
-        [count / 100 for count in naive],
+        [each * count / 100 for count in done],
+        "--",
         color=figures.RED,
-        linestyle="--",
         linewidth=1.4,
         label="P8: 100 times fewer",
     )
+    axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=figures.BLUE, markersize=3, label="the sweep")
     axes.set_yscale("log")
-    axes.set_ylim(max(100.0, naive[1] / 1000 if len(naive) > 1 else 100.0))
+    axes.set_xlim(0)
+    axes.set_ylim(min(points[0][1], each * points[0][0] / 100) / 3)
     axes.set_xlabel("keys announced")
     axes.set_ylabel("datagrams of the publisher (in and out)")
     axes.xaxis.set_major_formatter("{x:,.0f}")

@@ -191,24 +191,21 @@ class _Liars:
 
 
 def plot(result: Result, options: SybilOptions, figure: Any) -> None:
-    axes = figure.add_subplot()
-    (_plot_liars if options.liars else _plot_sybils)(result, options, axes)
-    axes.set_ylim(0, 104)
-    axes.set_ylabel("lookups (%)")
-
-
-def _plot_sybils(result: Result, options: SybilOptions, axes: Any) -> None:
-    series = result.series
-    axes.set_title("Sybils nearest to a key: is it found, and is the crowd noticed?")
-    for kind, colour, shape in (("passive", figures.BLUE, "o"), ("active", figures.ORANGE, "s")):
-        found, seen = series[f"{kind} found"], series[f"{kind} detected"]
-        axes.plot(series["sybils"], found, f"{shape}-", color=colour, label=f"found, {kind} Sybils")
-        axes.plot(series["sybils"], seen, f"{shape}:", color=colour, label=f"crowd noticed, {kind} Sybils")
-    figures.mark(axes, 99, "D8: >= 99 % found and noticed, with 40 Sybils")
-    axes.set_xlim(0, 1.05 * options.sybils)
-    figures.whole_numbers(axes.xaxis)
-    axes.set_xlabel("Sybils around the key")
-    axes.legend(loc="lower right")
+    if options.liars:
+        _plot_liars(result, options, figure.add_subplot())
+        return
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axes, what, title in ((left, "found", "Is the key found?"), (right, "detected", "Is the crowd noticed?")):
+        axes.set_title(title)
+        for kind, colour, shape in (("passive", figures.BLUE, "o-"), ("active", figures.ORANGE, "s--")):
+            axes.plot(result.series["sybils"], result.series[f"{kind} {what}"], shape, color=colour, label=kind)
+        figures.mark(axes, 99, f"D8: >= 99 % with {options.sybils}")
+        axes.set_xlabel("Sybils nearest to the key")
+        axes.set_xlim(0, 1.08 * options.sybils)
+        axes.set_ylim(0, 107)
+        figures.whole_numbers(axes.xaxis)
+    left.set_ylabel("lookups (%)")
+    left.legend(loc="lower right", title="Sybils are", alignment="left")
 
 
 def _plot_liars(result: Result, options: SybilOptions, axes: Any) -> None:
@@ -222,6 +219,8 @@ def _plot_liars(result: Result, options: SybilOptions, axes: Any) -> None:
     )
     axes.bar_label(bars, fmt="%.1f %%", label_type="center", color="white", weight="bold")
     axes.set_xlabel("disjoint paths of a lookup")
+    axes.set_ylabel("lookups that find it (%)")
+    axes.set_ylim(0, 107)
     line = result.lines[-1]
     if line.mark is not None:
         figures.mark(axes, 100 * line.mark, f"D7: {line.mark_text}")
