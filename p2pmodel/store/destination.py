@@ -35,6 +35,8 @@ class Destination:
             raise
         self._partials = partials
         self._partial_names_durable = False
+        self._durable: dict[tuple[str, ...], None] = {}
+        """Directories below the destination whose names were made durable by this fetch."""
 
     def final(self, path: PortablePath) -> Path:
         return self.root / path.text
@@ -46,19 +48,20 @@ class Destination:
     def parent(self, path: PortablePath, *, create: bool = False) -> Iterator[Directory | None]:
         """The open directory that a file belongs in; None where it does not exist. `RefusedError` for links.
 
-        A directory that is made is durable before anything is moved into it: proven bytes must not vanish with it.
+        With `create` they are made, and in any case durable before anything is moved into them: proven bytes must not
+        vanish with a directory that a process made before it died.
         """
         opened: list[Directory] = []
         try:
             above = self._directory
-            for part in path.parts[:-1]:
-                directory = above.directory(part)
-                if directory is None and create:
-                    directory = above.directory(part, create=True)
-                    above.sync()
+            for depth, part in enumerate(path.parts[:-1], start=1):
+                directory = above.directory(part, create=create)
                 if directory is None:
                     break
                 opened.append(directory)
+                if create and path.parts[:depth] not in self._durable:
+                    above.sync()
+                    self._durable[path.parts[:depth]] = None
                 above = directory
             yield above if len(opened) == len(path.parts) - 1 else None
         finally:

@@ -100,7 +100,8 @@ class Files(Protocol):
     def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:
         """Links on the way are followed: the caller chose this path. None where there is no such directory.
 
-        Made where it is missing if `create` is set, with mode 0700 if `private` is; its name is durable then.
+        With `create` it is made where it is missing, with mode 0700 if `private` is set; in any case its name is
+        durable then, and so are those of the directories above it.
         """
 
     def open_file(self, path: Path) -> OpenFile | None:
@@ -143,7 +144,7 @@ class Files(Protocol):
 
         Durable when it returns. Its directory is made if need be, with mode 0700.
         """
-        directory = self.open_directory(path.parent, create=True, private=True)
+        directory = self.open_directory(path.parent) or self.open_directory(path.parent, create=True, private=True)
         assert directory is not None
         temporary = f".{path.name}.new"
         try:

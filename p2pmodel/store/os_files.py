@@ -255,18 +255,20 @@ class OsFiles(Files):
 
 
 def _make_directories(path: Path, mode: int) -> None:
-    """Make what is missing of a path; its names are durable then, as far as the directories above can be opened."""
-    missing = [above for above in (path, *path.parents) if not os.path.lexists(above)]
+    """Make what is missing of a path. All names on the way are durable then, as far as their directories can be opened.
+
+    Those that were there already, too: a process that died a moment ago may have made them, and not waited.
+    """
     path.mkdir(mode, parents=True, exist_ok=True)
-    for made in reversed(missing):
+    for above in path.resolve().parents:
         try:
-            above = os.open(made.parent, _DIRECTORY_FLAGS)
+            fd = os.open(above, _DIRECTORY_FLAGS)
         except PermissionError:
             continue
         try:
-            _sync_directory(above)
+            _sync_directory(fd)
         finally:
-            os.close(above)
+            os.close(fd)
 
 
 def _sync_directory(fd: int) -> None:

@@ -241,14 +241,12 @@ class SimDisk(SimFiles):
 
     def make_directories(self, path: Path, *, durable: bool = False) -> Inode:
         with self.guard:
-            found, real = self.names.walk(path)
-            if found is None:
-                found = self.names.root
-                for part in real.parts[1:]:
-                    above, below = found, found.entries.get(part)
-                    found = below if below is not None else self.make(above, part, "directory")
-                    if below is None and durable:
-                        self.names.sync(above, part)
+            found = self.names.root
+            for part in self.names.walk(path)[1].parts[1:]:
+                above, below = found, found.entries.get(part)
+                found = below if below is not None else self.make(above, part, "directory")
+                if durable:
+                    self.names.sync(above, part)
             if found.kind != "directory":
                 raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
             return found

@@ -210,7 +210,8 @@ def _is_removed_directory(edit: Edit) -> bool:
 def _make_durable(change: Change) -> None:
     """Unless what it starts from was lost, or a directory that it removes is not empty without what was lost."""
     for edit in change:
-        if edit.after is None and edit.directory.durable_entries.get(edit.name) is not edit.before:
+        there = edit.directory.durable_entries.get(edit.name)
+        if (edit.after is None or edit.before is None) and there is not edit.before:
             return
         if len(change) == 1 and _is_removed_directory(edit) and edit.before and edit.before.durable_entries:
             return
