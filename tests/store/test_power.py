@@ -248,10 +248,19 @@ def explore_fetch(source, moves, limit) -> int:
 def explore_after_a_kill(source, moves, limit) -> int:
     """Found by the long run: killed between `mkdir` and the sync of the directory above, power cut in the next run."""
     with SimDisk() as disk:
-        disk.make_directories(OUT / "d")
-        run = Run(disk, source, moves, random.Random(3), claims=1)
+
+        def kill(operation: str, path: Path) -> None:
+            if operation == "sync_directory" and disk.status(OUT / "d") is not None:
+                disk.stop_after(0)
+
+        disk.on_call = kill
+        first = Run(disk, source, moves, claims=1)
+        assert not first.go() and first.proven
+        disk.crash()
+        run = Run(disk, source, moves)
         points = {"remove", "sync_directory"}
-        return explore(disk, run.go, lambda left: recover(left, source, moves, run.proven), limit * 4, points)
+        proven = first.proven
+        return explore(disk, run.go, lambda left: recover(left, source, moves, run.proven or proven), limit * 4, points)
 
 
 def explore_repair(source, moves, limit) -> int:
