@@ -99,7 +99,7 @@ def plot(result: Result, options: AnnounceOptions, figure: Any) -> None:
         if left < 100
     ]
     each = series["naive"][0]
-    done = [points[0][0] / 10, options.keys]
+    done = [options.keys * step / 200 for step in range(1, 201)]
     axes.plot(done, [each * count for count in done], ":", color=figures.GREY, label="a lookup and stores for each key")
     axes.plot(
         done,

@@ -221,7 +221,7 @@ def _plot_steady(result: Result, options: ChurnOptions, figure: Any) -> None:
     top.set_title(f"{options.per_minute:g} % of the peers leave in silence every minute")
     top.plot(series["minute"], series["found"], "o-", color=figures.BLUE, markersize=4)
     if line.mark is not None:
-        figures.mark(top, 100 * line.mark, f"{line.id}: {line.mark_text}")
+        figures.mark(top, 100 * line.mark, f"{line.id}: {line.mark_text}", below=True)
     lowest = min([value for value in series["found"] if value == value] or [0.0])
     top.set_ylim(min(lowest, 99.0) - 0.15 * (100 - min(lowest, 99.0)), 100.15)
     top.set_ylabel("lookups that\nfind it (%)")

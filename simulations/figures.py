@@ -75,9 +75,10 @@ def draw(scenario: Scenario[Any], result: Result, options: Options, path: Path) 
             pyplot.close(figure)
 
 
-def mark(axes: Any, value: float, text: str, *, vertical: bool = False) -> None:
-    """A scorecard mark as a dashed line with its words beside it."""
-    look = {"color": RED, "size": 9, "textcoords": "offset points"}
+def mark(axes: Any, value: float, text: str, *, vertical: bool = False, below: bool = False) -> None:
+    """A scorecard mark as a dashed line with its words beside it, or `below` it where there is more room."""
+    look: Any = {"color": RED, "size": 9, "textcoords": "offset points"}
+    look["bbox"] = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.85, "linewidth": 0}
     if vertical:
         axes.axvline(value, color=RED, linestyle="--", linewidth=1.4)
         axes.annotate(
@@ -85,7 +86,10 @@ def mark(axes: Any, value: float, text: str, *, vertical: bool = False) -> None:
         )
     else:
         axes.axhline(value, color=RED, linestyle="--", linewidth=1.4)
-        axes.annotate(text, (0.995, value), xycoords=("axes fraction", "data"), xytext=(0, 3), ha="right", **look)
+        shift, side = ((0, -4), "top") if below else ((0, 4), "bottom")
+        axes.annotate(
+            text, (0.995, value), xycoords=("axes fraction", "data"), xytext=shift, ha="right", va=side, **look
+        )
 
 
 def whole_numbers(axis: Any) -> None:

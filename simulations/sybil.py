@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from p2pmodel.errors import UsageError
@@ -98,12 +99,12 @@ async def _story(town: OverlayTown, options: SybilOptions, observer: Observer) -
     )
 
 
-async def _surround(town: OverlayTown, options: SybilOptions, key: bytes, kind: str, count: int) -> list[Member]:
+async def _surround(town: OverlayTown, options: SybilOptions, key: bytes, kind: str, sybil_count: int) -> list[Member]:
     """Sybils join near `key` as everybody joins, and then search for it so that its neighbours know them."""
     colluders = Colluders()
     temper = Forgetful() if kind == "passive" else Withholding(colluders, active=False)
     sybils: list[Member] = []
-    for secret in keys_near(key, count, options.tries * options.peers, town.rng):
+    for secret in keys_near(key, sybil_count, options.tries * options.peers, town.rng):
         sybil = await town.start(key=secret, temper=temper)
         colluders.add(sybil.id, sybil.address)
         sybils.append(sybil)
@@ -120,7 +121,7 @@ def _leading(town: OverlayTown, key: bytes) -> int:
     return next(number for number, member in enumerate(nearest) if member.temper is None)
 
 
-async def _look(town: OverlayTown, count: int, key: bytes) -> list[tuple[bool, bool]]:
+async def _look(town: OverlayTown, times: int, key: bytes) -> list[tuple[bool, bool]]:
     """For each lookup from a random honest peer: was it found, and was the alarm given."""
 
     async def one() -> tuple[bool, bool]:
@@ -130,7 +131,7 @@ async def _look(town: OverlayTown, count: int, key: bytes) -> list[tuple[bool, b
         assert trace is not None
         return town.found(trace), inside.crowded(member.overlay, trace)
 
-    return list(await asyncio.gather(*(one() for _ in range(count))))
+    return list(await asyncio.gather(*(one() for _ in range(times))))
 
 
 async def _clean(town: OverlayTown, options: SybilOptions, observer: Observer) -> list[bool]:
@@ -143,8 +144,14 @@ async def _clean(town: OverlayTown, options: SybilOptions, observer: Observer) -
 
 
 def _recruit(town: OverlayTown, temper: Withholding, part: float) -> None:
-    """Of those who join a part are liars, who behave until all are there."""
-    town.temper_of_newcomer = lambda: temper if town.rng.random() < part else None
+    """Of those who join exactly a part are liars, who behave until all are there."""
+    joined = count(1)
+
+    def decide() -> Forgetful | None:
+        number = next(joined)
+        return temper if int(number * part) > int((number - 1) * part) else None
+
+    town.temper_of_newcomer = decide
 
 
 class _Liars:
@@ -182,9 +189,8 @@ class _Liars:
             assert trace is not None
             return town.found(trace)
 
-        count = 10 * options.lookups
-        outcomes = await asyncio.gather(*(one(number) for number in range(count)))
-        return share(sum(outcomes), count)
+        outcomes = await asyncio.gather(*(one(number) for number in range(10 * options.lookups)))
+        return share(sum(outcomes), len(outcomes))
 
 
 # --- plots --------------------------------------------------------------------------------------------------------
@@ -199,7 +205,7 @@ def plot(result: Result, options: SybilOptions, figure: Any) -> None:
         axes.set_title(title)
         for kind, colour, shape in (("passive", figures.BLUE, "o-"), ("active", figures.ORANGE, "s--")):
             axes.plot(result.series["sybils"], result.series[f"{kind} {what}"], shape, color=colour, label=kind)
-        figures.mark(axes, 99, f"D8: >= 99 % with {options.sybils}")
+        figures.mark(axes, 99, f"D8: >= 99 % with {options.sybils}", below=True)
         axes.set_xlabel("Sybils nearest to the key")
         axes.set_xlim(0, 1.08 * options.sybils)
         axes.set_ylim(0, 107)
@@ -223,7 +229,7 @@ def _plot_liars(result: Result, options: SybilOptions, axes: Any) -> None:
     axes.set_ylim(0, 107)
     line = result.lines[-1]
     if line.mark is not None:
-        figures.mark(axes, 100 * line.mark, f"D7: {line.mark_text}")
+        figures.mark(axes, 100 * line.mark, f"D7: {line.mark_text}", below=True)
 
 
 SCENARIO = Scenario(
