@@ -233,8 +233,8 @@ def _plot_steady(result: Result, options: ChurnOptions, figure: Any) -> None:
     figures.mark(bottom, _UPKEEP_MAX, f"D4: upkeep <= {_UPKEEP_MAX:,.0f} B/s")
     bottom.set_ylim(0, 1.2 * max(_UPKEEP_MAX, *sent))
     bottom.set_ylabel("sent by a peer\n(B/s)")
-    bottom.legend(loc="upper left")
-    figures.whole_numbers(bottom.yaxis)
+    bottom.legend(loc="center left")
+    figures.whole_numbers(bottom.yaxis, 5)
     _plot_peers(people, series["minute"], series, "minutes of churn (virtual time)")
 
 
@@ -260,7 +260,7 @@ def _plot_peers(axes: Any, x: list[float], series: dict[str, list[float]], label
     axes.fill_between(x, old, all_, color=figures.SKY, alpha=0.6, linewidth=0, label="joined since")
     axes.set_ylim(0, 1.15 * max(all_))
     axes.set_ylabel("peers")
-    figures.whole_numbers(axes.yaxis)
+    figures.whole_numbers(axes.yaxis, 2)
     axes.set_xlabel(label)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0)
 

@@ -92,9 +92,9 @@ def mark(axes: Any, value: float, text: str, *, vertical: bool = False, below: b
         )
 
 
-def whole_numbers(axis: Any) -> None:
-    """Ticks at whole numbers only, thousands with a comma."""
+def whole_numbers(axis: Any, ticks: int = 8) -> None:
+    """At most so many ticks, at whole numbers only, thousands with a comma."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(ticks, integer=True))
     axis.set_major_formatter("{x:,.0f}")
