@@ -94,6 +94,8 @@ class Crawl:
         self._paths = [_Path() for _ in range(paths)]
         self._shared: dict[tuple[bytes, Address], Candidate] = {}
         """Every candidate, where several paths may have heard of it."""
+        self.patient = True
+        """Whether those that are late are waited for at the end, and few are asked at a time before it."""
         self._seeds = 0
         alone = paths == 1
         self._parallelism = LOOKUP_PARALLELISM if alone else LOOKUP_PATH_PARALLELISM
@@ -184,7 +186,7 @@ class Crawl:
         """
         for path in self._paths:
             more = path.queries < self._queries_max
-            for candidate in self._nearest(path.ranked):
+            for candidate in self._nearest(path.ranked, late=self.patient):
                 state = candidate.state
                 if state is _ASKED or state is _STALLED or (more and state is _NEW):
                     return False
@@ -193,7 +195,26 @@ class Crawl:
     def closest(self) -> list[Candidate]:
         """The nearest that have answered, on any path, nearest first, each node once."""
         ranked = self._paths[0].ranked if len(self._paths) == 1 else sorted(self._answered(), key=_distance)
-        return [candidate for candidate in self._nearest(ranked) if candidate.state is _ANSWERED]
+        return [candidate for candidate in self._nearest(ranked, late=self.patient) if candidate.state is _ANSWERED]
+
+    def hidden(self) -> list[int]:
+        """Places around which nodes may stand of which nobody told us, because replies are full of the silent.
+
+        A reply names the twenty nearest that its sender knows. Where ten of them are dead, the ten alive behind them
+        stay unnamed. They stand in the outer shells of the ball that the k nearest fill; a shell's own nearest are
+        asked for by turning one bit of the target. Nothing is returned before half of the nearest have answered.
+        """
+        everybody = self._shared.values() if self._shared else self._paths[0].ranked
+        ranked = sorted(everybody, key=_distance)
+        nearest = list(self._nearest(ranked, late=False))
+        if len(nearest) < self._k or any(each.state is not _ANSWERED for each in nearest[: self._k // 2]):
+            return []
+        farthest = nearest[-1].distance
+        if not any(each.state in (_STALLED, _FAILED) and each.distance < farthest for each in ranked):
+            return []
+        outer = 1 << (farthest.bit_length() - 1)
+        # The outermost shell is the thickest: its nearer and its farther half, then the shell within.
+        return [self.target ^ turned for turned in (outer, outer | outer >> 1, outer >> 1)]
 
     def _next(self, path: _Path) -> Candidate | None:
         nearest = None
@@ -201,7 +222,8 @@ class Crawl:
             if nearest is None:
                 nearest = candidate
                 # The nearest has answered and named nobody nearer: ask the rest together.
-                limit = self._final_parallelism if nearest.state is _ANSWERED else self._parallelism
+                together = nearest.state is _ANSWERED or not self.patient
+                limit = self._final_parallelism if together else self._parallelism
                 if path.in_flight >= limit:
                     return None
             if candidate.state is _NEW:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import (
@@ -11,6 +13,8 @@ from p2pmodel.limits import (
     LOOKUP_DEADLINE_S,
     LOOKUP_PARALLELISM,
     LOOKUP_PATHS_MAX,
+    LOOKUP_PATIENCE_S,
+    OVERLAY_KEY_BYTES,
     PROVIDER_PAGES_MAX,
 )
 from p2pmodel.net import Address
@@ -26,11 +30,15 @@ from p2pmodel.overlay.wire import (
     NodesReply,
     ProvidersReply,
     Reply,
+    Request,
     WireEvidence,
     find_node,
     get_providers,
     unpack_nodes,
 )
+
+_WIDENED_MAX = 9
+"""Places: about four doublings of the distance that a lookup first took for that of the k-th nearest."""
 
 OnProviders = Callable[[Candidate, list[WireEvidence]], None]
 
@@ -79,6 +87,10 @@ class Lookup:
         """Requests sent and replies received; repetitions are not counted."""
         self._pages_left = PROVIDER_PAGES_MAX
         self._pages_open = 0
+        """Further questions under way to nodes that have answered."""
+        self._widened: dict[int, None] = {}
+        """Places around which we have asked for hidden nodes."""
+        self._k = k
         self._start = protocol.rng.randrange(1 << 16)
         assert protocol.transport is not None
         self._own = protocol.transport.address
@@ -94,12 +106,17 @@ class Lookup:
             self.crawl.recall(known)
         for node, address in self._seeds:
             self.crawl.offer(node, address)
-        timer = asyncio.get_running_loop().call_later(self._deadline_s, self._finish)
+        loop = asyncio.get_running_loop()
+        timers = [
+            loop.call_later(LOOKUP_PATIENCE_S, self._hurry),
+            loop.call_later(self._deadline_s, self._finish),
+        ]
         try:
             self._pump()
             await self._done
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             for call in self._calls:
                 protocol.calls.cancel(call)
             self._calls.clear()
@@ -118,8 +135,15 @@ class Lookup:
     def _pump(self) -> None:
         while not self._done.done() and (candidate := self.crawl.next()) is not None:
             self._ask(candidate)
+        if self._k == BUCKET_SIZE and self.crawl.patient:
+            self._widen()
         if not self._pages_open and self.crawl.finished:
             self._finish()
+
+    def _hurry(self) -> None:
+        """Those that are late have had their time; only who was just asked is still waited for."""
+        self.crawl.patient = False
+        self._pump()
 
     def _finish(self) -> None:
         if not self._done.done():
@@ -182,14 +206,12 @@ class Lookup:
             protocol.table.seen(contact, protocol.clock.monotonic())
         elif challenge and protocol.learn(reply.proof, challenge, candidate.address, candidate.id) is None:
             return False
-        for node, address in self.crawl.unheard(nodes, candidate):
-            if may_contact(address, candidate.address) and self._own.reaches(address):
-                self.crawl.offer(node, address, candidate)
+        self._offer(candidate, nodes)
         if isinstance(reply, ProvidersReply) and reply.providers:
             self._report(candidate, reply, self._start, 0)
         return True
 
-    # --- more providers than fit in one reply ---------------------------------------------------------------------
+    # --- further questions to nodes that have answered ------------------------------------------------------------
 
     def _report(self, candidate: Candidate, reply: ProvidersReply, start: int, before: int) -> None:
         assert self._on_providers is not None
@@ -202,7 +224,37 @@ class Lookup:
             self._ask_page(candidate, (start % total) + paged, before + paged)
 
     def _ask_page(self, candidate: Candidate, start: int, before: int) -> None:
+        def replied(reply: Reply) -> None:
+            assert isinstance(reply, ProvidersReply)
+            if reply.providers and not self._done.done():
+                self._report(candidate, reply, start, before)
+
+        self._ask_again(candidate, self._request(b"", start), replied)
+
+    def _widen(self) -> None:
+        """Ask the nearest that have answered for nodes that the silent may hide, while we wait for the silent."""
+        places = [place for place in self.crawl.hidden() if place not in self._widened]
+        if not places or len(self._widened) >= _WIDENED_MAX:
+            return
+        self._widened.update(dict.fromkeys(places))
         protocol = self._protocol
+        for candidate in self.crawl.closest()[:LOOKUP_PARALLELISM]:
+            for place in places:
+                target = place.to_bytes(OVERLAY_KEY_BYTES, "big")
+                request = find_node(protocol.network_id, self._sender, b"", target, ipv6=self._ipv6)
+                self._ask_again(candidate, request, partial(self._named, candidate))
+
+    def _named(self, candidate: Candidate, reply: Reply) -> None:
+        assert isinstance(reply, NodesReply)
+        with suppress(DecodeError):
+            self._offer(candidate, unpack_nodes(reply.nodes4, reply.nodes6))
+
+    def _offer(self, teller: Candidate, named: list[tuple[bytes, Address]]) -> None:
+        for node, address in self.crawl.unheard(named, teller):
+            if may_contact(address, teller.address) and self._own.reaches(address):
+                self.crawl.offer(node, address, teller)
+
+    def _ask_again(self, candidate: Candidate, request: Request, on_reply: Callable[[Reply], None]) -> None:
         call: Call
 
         def over() -> None:
@@ -211,15 +263,13 @@ class Lookup:
             self._pump()
 
         def replied(reply: Reply) -> None:
-            assert isinstance(reply, ProvidersReply)
             self.datagrams += 1
-            if reply.providers and not self._done.done():
-                self._report(candidate, reply, start, before)
+            on_reply(reply)
             over()
 
         self._pages_open += 1
         self.datagrams += 1
-        call = protocol.calls.start(candidate.address, self._request(b"", start), on_reply=replied, on_failed=over)
+        call = self._protocol.calls.start(candidate.address, request, on_reply=replied, on_failed=over)
         self._calls[call] = None
 
 

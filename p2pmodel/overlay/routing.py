@@ -99,7 +99,7 @@ class RoutingTable:
         known = bucket.contact(node_id)
         if known is not None:
             return known.address != address and known.failures > 0
-        if bucket.full and not self._splittable(bucket) and not any(each.failures for each in bucket.contacts()):
+        if bucket.full and not self._splittable(bucket) and not any(c.failures for c in bucket.contacts()):
             return False
         return not self._crowded(bucket, address)
 

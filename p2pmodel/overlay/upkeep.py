@@ -21,8 +21,10 @@ _REJOIN_S = 1.0
 _REJOIN_MAX_S = 60.0
 _MERGE_S = 30.0
 """Between two searches for ourselves that neighbours who came back cause."""
-_FAR_CONTACTS = 3
+_FAR_CONTACTS = 2
 """Nodes to meet in a far part of the key space on joining; our own lookups and those of others bring more."""
+_GUIDES = 2
+"""Contacts that name nodes of a far part: the second only where the first knew too few."""
 _REFRESH_CONTACTS = 8
 _GREETINGS_AT_ONCE = 32
 _GREETED_PER_TICK = 8
@@ -109,7 +111,11 @@ class Upkeep:
         network that we had lost sight of, this is what joins the two."""
         protocol = self._protocol
         await nearest_nodes(
-            protocol, protocol.own_id, group_nodes_max=self._profile.group_nodes_max, seeds=seeds, seeds_only=True
+            protocol,
+            protocol.own_id,
+            group_nodes_max=self._profile.group_nodes_max,
+            seeds=seeds,
+            seeds_only=True,
         )
 
     # --- background -----------------------------------------------------------------------------------------------
@@ -159,12 +165,12 @@ class Upkeep:
         through the entry node. The i-th part is what shares i bits with our id and differs in the next.
         """
         table = self._protocol.table
-        parts = max(0.0, math.log2(table.size_estimate() / BUCKET_SIZE))
+        parts = math.log2(max(1.0, table.size_estimate() / BUCKET_SIZE))
         if not parts:
             return  # so small a network is known whole
         own = int.from_bytes(self._protocol.own_id, "big")
         meetings = []
-        for shared in range(math.ceil(parts) + 1):
+        for shared in range(math.ceil(parts)):
             size = 1 << (ID_BITS - 1 - shared)
             low = (own ^ size) & ~(size - 1)
             known = sum(low <= contact.long_id < low + size for contact in table)
@@ -173,34 +179,37 @@ class Upkeep:
         await asyncio.gather(*meetings)
 
     async def _meet(self, low: int, high: int, count: int) -> None:
-        """Meet `count` nodes of a part of the key space, as a contact names them. They need not know us for it."""
+        """Meet `count` nodes of a part of the key space, as a contact or two name them. They need not know us."""
         protocol = self._protocol
         target = protocol.rng.randint(low, high)
         guides = protocol.table.nearest(target, 4, reliable=True)
-        if not guides:
-            return
-        guide = protocol.rng.choice(guides)
+        for guide in protocol.rng.sample(guides, min(_GUIDES, len(guides))):
+            named = [
+                address
+                for node, address in await self._named_by(guide, target)
+                if low <= int.from_bytes(node, "big") <= high and protocol.table.get(node) is None
+            ]
+            chosen = protocol.rng.sample(named, min(count, len(named)))
+            met = await asyncio.gather(*(self._hello(address, NO_ID) for address in chosen))
+            count -= sum(node is not None for node in met)
+            if count <= 0:
+                return
+
+    async def _named_by(self, guide: Contact, target: int) -> list[tuple[bytes, Address]]:
+        """Whom `guide` names as nearest to `target`, as far as we may and can contact them."""
+        protocol = self._protocol
         assert protocol.transport is not None
         own = protocol.transport.address
         packed = target.to_bytes(OVERLAY_KEY_BYTES, "big")
         request = find_node(protocol.network_id, NO_ID, b"", packed, ipv6=own.ip.version == 6)
         reply = await protocol.calls.ask(guide.address, request)
         if not isinstance(reply, NodesReply):
-            return
+            return []
         try:
             named = unpack_nodes(reply.nodes4, reply.nodes6)
         except DecodeError:
-            return
-        new = [
-            address
-            for node, address in named
-            if low <= int.from_bytes(node, "big") <= high
-            and protocol.table.get(node) is None
-            and may_contact(address, guide.address)
-            and own.reaches(address)
-        ]
-        chosen = protocol.rng.sample(new, min(count, len(new)))
-        await asyncio.gather(*(self._hello(address, NO_ID) for address in chosen))
+            return []
+        return [each for each in named if may_contact(each[1], guide.address) and own.reaches(each[1])]
 
     async def _explore(self, low: int, high: int) -> None:
         """Meet a few nodes around a random place."""

