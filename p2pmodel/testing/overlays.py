@@ -69,7 +69,7 @@ class Member:
         return Address(self.host.ip4, PORT)
 
 
-class MemberDied(Exception):
+class MemberDied(RuntimeError):
     """What was going on in a member ended with it."""
 
 
