@@ -66,6 +66,11 @@ REQUESTS_PER_PEER_MAX = 256
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
 HAVES_PER_MESSAGE_MAX = 16_384
+LINKS_PER_FETCH_ENOUGH = 24
+"""Connections that a fetch opens while every missing chunk has a holder among them; others may connect to us as well.
+Each chunk is told to every one, so in a crowd more would cost more than they bring (Kraken: 10, BitTorrent: 50)."""
+LINKS_PER_FETCH_MAX = 64
+"""The same where some missing chunk has no holder among them yet."""
 DIALS_WAITING_MAX = 64
 """Connections that one fetch may have under way or waiting for their turn; others are dialled in a later round."""
 SUGGESTED_DIALS_MAX = 512

@@ -269,6 +269,7 @@ class Fetching:
         download = swarm.open_download(layout, intake.wanted, intake.have, intake, links=finder.links)
         self.tally = download.tally
         finder.on_link = download.add_link
+        finder.enough = lambda: download.links_enough
         download.on_peers = finder.suggest
         claims = asyncio.get_running_loop().create_task(self._claim_now_and_then(intake, download))
         watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
@@ -280,6 +281,7 @@ class Fetching:
                     task.result()
         finally:
             finder.on_link = lambda link: None
+            finder.enough = lambda: False
             download.on_peers = lambda peers: None
             await cancelled((claims, watch, running))
             swarm.close_download(download)

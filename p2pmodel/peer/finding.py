@@ -41,6 +41,8 @@ class Finder:
         on_link: Callable[[Link], None] = lambda link: None,
     ) -> None:
         self.on_link = on_link
+        self.enough: Callable[[], bool] = lambda: False
+        """Whether those that nobody named by hand need not be dialled: a fetch has connections enough."""
         self.rounds = 0
         """Look-ups of the overlay that have ended."""
         self.providers_seen = 0
@@ -138,7 +140,7 @@ class Finder:
             return
         if peer is None and any(link.channel.address == address for link in self.links):
             return
-        if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S:
+        if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S or (peer is not None and self.enough()):
             return
         if len(self._tasks) >= DIALS_WAITING_MAX:
             return
@@ -148,6 +150,8 @@ class Finder:
 
     async def _dial(self, address: Address, peer: PublicKey | None) -> None:
         async with self._dials:
+            if peer is not None and self.enough():
+                return
             try:
                 link = await self._swarm.connect(address, peer)
             except PeerFault as fault:

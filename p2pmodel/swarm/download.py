@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import REQUEST_DEADLINE_MAX_S
+from p2pmodel.limits import LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
 from p2pmodel.net import Address, Clock
 from p2pmodel.swarm.link import Link
@@ -127,6 +127,12 @@ class Download:
     def sources(self) -> int:
         """Connected peers that hold something that is missing."""
         return sum(not self._schedule.idle(peer) for peer in self.links if self._schedule.has_source(peer))
+
+    @property
+    def links_enough(self) -> bool:
+        """Whether more connections would hardly help. Peers that promise and do not deliver are not counted."""
+        delivering = sum(not self._schedule.snubbed(peer) for peer in self.links)
+        return delivering >= (LINKS_PER_FETCH_MAX if self._schedule.unheld else LINKS_PER_FETCH_ENOUGH)
 
     @property
     def bytes_in(self) -> int:

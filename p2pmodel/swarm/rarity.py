@@ -21,8 +21,12 @@ class Rarity:
         carried = 0
         for level, members in enumerate(self._levels):
             moving = members & bits
-            self._levels[level] = (members ^ moving) | carried
+            if moving or carried:
+                self._levels[level] = (members ^ moving) | carried
+            bits ^= moving
             carried = moving
+            if not bits and not carried:
+                return
         if carried:
             self._levels.append(carried)
 

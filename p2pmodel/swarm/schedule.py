@@ -140,6 +140,10 @@ class Schedule(Generic[K]):
         source = self._sources[peer]
         return not source.requests and not source.bits & self._missing
 
+    def snubbed(self, peer: K) -> bool:
+        """Whether this peer let a deadline pass and has sent nothing since."""
+        return self._sources[peer].snubbed
+
     # --- peers come, tell and go ---------------------------------------------------------------------------------
 
     def peer_joined(self, peer: K) -> None:
@@ -197,7 +201,14 @@ class Schedule(Generic[K]):
         return self._pick_duplicate(peer, source, now)
 
     def _pick_duplicate(self, peer: K, source: _Source, now: float) -> int | None:
-        """A chunk that waits at a peer from which it will come much later than from this one."""
+        """A chunk that waits at a peer from which it will come much later than from this one.
+
+        Only in the end game: as long as somebody can be asked for a chunk that nobody is asked for, a second copy of
+        another would take its place on the line.
+        """
+        unasked = self._missing & ~self._asked
+        if source.rate_bytes_per_s <= 0 or unasked & ~self._rarity.unheld(unasked):
+            return None
         best, best_gain_s = None, 0.0
         for other, their in self._sources.items():
             if other == peer or not their.requests:
@@ -209,7 +220,7 @@ class Schedule(Generic[K]):
                 remaining_s = max(their.expected_s(0) - (now - request.asked_at), 0.0)
                 # Without a margin, equal peers would fetch each other's last chunks twice.
                 gain_s = remaining_s - 2.0 * source.expected_s(request.length) - 0.1
-                if source.rate_bytes_per_s > 0 and gain_s > best_gain_s:
+                if gain_s > best_gain_s:
                     best, best_gain_s = index, gain_s
         return best
 

@@ -188,6 +188,20 @@ def test_in_the_end_game_a_fast_peer_is_given_what_waits_at_a_slow_one() -> None
     assert schedule.complete, "the fast peer has fetched what waited at the slow one"
 
 
+def test_nothing_is_asked_for_twice_while_somebody_can_be_asked_for_something_new() -> None:
+    schedule = plan(40)
+    join(schedule, slow=everything(40), fast=everything(8))
+    waiting = ask(schedule, "slow")
+    schedule.arrived("slow", waiting.pop(0), 8.0)
+    queue, now = ask(schedule, "fast", 8.0), 8.0
+    while queue:
+        now += 0.01
+        schedule.arrived("fast", queue.pop(0), now)
+        more = ask(schedule, "fast", now)
+        assert not set(more) & set(waiting), "the slow one can still be asked for what the fast one lacks"
+        queue += more
+
+
 def test_nobody_fetches_twice_from_equal_peers() -> None:
     schedule = plan(60)
     join(schedule, a=everything(60), b=everything(60))
