@@ -142,7 +142,8 @@ DATAGRAMS_PER_SOURCE_PER_S = 2_000
 """A token bucket for each address; an honest sweep stays far below it."""
 LOOKUP_DEADLINE_S = 15.0
 LOOKUP_PATIENCE_S = 2.0
-"""After this a lookup no longer waits for nodes that are late, so that a miss is reported within three seconds."""
+"""After this a lookup of providers does not wait for nodes that are late, so that a miss is reported within three
+seconds. A lookup of nodes does: where half of them are dead, the exact ones take up to five seconds."""
 RPC_TIMEOUT_MIN_S = 0.05
 RPC_TIMEOUT_START_S = 0.5
 RPC_TIMEOUT_MAX_S = 1.5

@@ -28,6 +28,7 @@ from p2pmodel.limits import (
 )
 from p2pmodel.net import Address
 from p2pmodel.overlay.node_id import address_group
+from p2pmodel.overlay.package import ID_BITS
 
 
 class State(Enum):
@@ -207,14 +208,18 @@ class Crawl:
         everybody = self._shared.values() if self._shared else self._paths[0].ranked
         ranked = sorted(everybody, key=_distance)
         nearest = list(self._nearest(ranked, late=False))
-        if len(nearest) < self._k or any(each.state is not _ANSWERED for each in nearest[: self._k // 2]):
+        if not nearest or any(each.state is not _ANSWERED for each in nearest[: self._k // 2]):
             return []
-        farthest = nearest[-1].distance
-        if not any(each.state in (_STALLED, _FAILED) and each.distance < farthest for each in ranked):
+        # Where fewer are left than we look for, the rest stands farther out than anybody that we have heard of.
+        farthest = nearest[-1].distance if len(nearest) >= self._k else 2 * ranked[-1].distance
+        farthest = min(farthest, (1 << ID_BITS) - 1)
+        if not any(each.state in (_STALLED, _FAILED) and each.distance <= farthest for each in ranked):
             return []
-        outer = 1 << (farthest.bit_length() - 1)
-        # The outermost shell is the thickest: its nearer and its farther half, then the shell within.
-        return [self.target ^ turned for turned in (outer, outer | outer >> 1, outer >> 1)]
+        outer = 1 << (max(farthest, 8).bit_length() - 1)
+        half, quarter = outer >> 1, outer >> 2
+        # The outermost shell is the thickest and looked at in four parts, the one within in two.
+        turns = (outer, outer | quarter, outer | half, outer | half | quarter, half, half | quarter)
+        return [self.target ^ turned for turned in turns]
 
     def _next(self, path: _Path) -> Candidate | None:
         nearest = None

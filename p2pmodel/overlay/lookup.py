@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
+from heapq import nsmallest
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import (
@@ -37,8 +38,9 @@ from p2pmodel.overlay.wire import (
     unpack_nodes,
 )
 
-_WIDENED_MAX = 9
-"""Places: about four doublings of the distance that a lookup first took for that of the k-th nearest."""
+_WIDENED_MAX = 36
+"""Questions for hidden nodes in one lookup: twice round, and once more with those who answered late."""
+_WIDENED_ASKED = 2
 
 OnProviders = Callable[[Candidate, list[WireEvidence]], None]
 
@@ -88,8 +90,8 @@ class Lookup:
         self._pages_left = PROVIDER_PAGES_MAX
         self._pages_open = 0
         """Further questions under way to nodes that have answered."""
-        self._widened: dict[int, None] = {}
-        """Places around which we have asked for hidden nodes."""
+        self._widened: dict[tuple[int, bytes], None] = {}
+        """Places around which we have asked for hidden nodes, and whom."""
         self._k = k
         self._start = protocol.rng.randrange(1 << 16)
         assert protocol.transport is not None
@@ -107,10 +109,9 @@ class Lookup:
         for node, address in self._seeds:
             self.crawl.offer(node, address)
         loop = asyncio.get_running_loop()
-        timers = [
-            loop.call_later(LOOKUP_PATIENCE_S, self._hurry),
-            loop.call_later(self._deadline_s, self._finish),
-        ]
+        timers = [loop.call_later(self._deadline_s, self._finish)]
+        if self._on_providers is not None:  # somebody waits; a search for nodes has to be exact
+            timers.append(loop.call_later(LOOKUP_PATIENCE_S, self._hurry))
         try:
             self._pump()
             await self._done
@@ -232,17 +233,19 @@ class Lookup:
         self._ask_again(candidate, self._request(b"", start), replied)
 
     def _widen(self) -> None:
-        """Ask the nearest that have answered for nodes that the silent may hide, while we wait for the silent."""
-        places = [place for place in self.crawl.hidden() if place not in self._widened]
-        if not places or len(self._widened) >= _WIDENED_MAX:
-            return
-        self._widened.update(dict.fromkeys(places))
-        protocol = self._protocol
-        for candidate in self.crawl.closest()[:LOOKUP_PARALLELISM]:
-            for place in places:
-                target = place.to_bytes(OVERLAY_KEY_BYTES, "big")
-                request = find_node(protocol.network_id, self._sender, b"", target, ipv6=self._ipv6)
-                self._ask_again(candidate, request, partial(self._named, candidate))
+        """Ask for nodes that the silent may hide, while we wait for the silent: around each place those who stand
+        nearest to it, for everybody knows his own surroundings best."""
+        places = self.crawl.hidden()
+        answered = self.crawl.closest() if places else []
+        for place in places:
+            for candidate in nsmallest(_WIDENED_ASKED, answered, key=lambda each: each.long_id ^ place):
+                if (place, candidate.id) not in self._widened and len(self._widened) < _WIDENED_MAX:
+                    self._widened[place, candidate.id] = None
+                    self._ask_again(candidate, self._find(place), partial(self._named, candidate))
+
+    def _find(self, place: int) -> FindNodeRequest:
+        target = place.to_bytes(OVERLAY_KEY_BYTES, "big")
+        return find_node(self._protocol.network_id, self._sender, b"", target, ipv6=self._ipv6)
 
     def _named(self, candidate: Candidate, reply: Reply) -> None:
         assert isinstance(reply, NodesReply)
