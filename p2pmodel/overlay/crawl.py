@@ -95,6 +95,8 @@ class Crawl:
         self._paths = [_Path() for _ in range(paths)]
         self._shared: dict[tuple[bytes, Address], Candidate] = {}
         """Every candidate, where several paths may have heard of it."""
+        self._silent = False
+        """Whether anybody has been late or failed."""
         self.patient = True
         """Whether those that are late are waited for at the end, and few are asked at a time before it."""
         self._seeds = 0
@@ -141,7 +143,7 @@ class Crawl:
             node
             for node in named
             if (alike := known.get(node[0])) is None
-            or (len(alike) < ADDRESSES_PER_NODE_MAX and all(candidate.address != node[1] for candidate in alike))
+            or (alike[0].address is not node[1] and len(alike) < ADDRESSES_PER_NODE_MAX and alike[0].address != node[1])
         ]
 
     def recall(self, node: Candidate) -> None:
@@ -169,6 +171,7 @@ class Crawl:
         if candidate.state is _ASKED:
             self._paths[candidate.path].in_flight -= 1
             candidate.state = State.STALLED
+            self._silent = True
 
     def answered(self, candidate: Candidate, token: bytes) -> None:
         """It answered and is who it was said to be."""
@@ -178,6 +181,7 @@ class Crawl:
     def failed(self, candidate: Candidate) -> None:
         """It did not answer, or not as it must."""
         self._settle(candidate, State.FAILED)
+        self._silent = True
 
     @property
     def finished(self) -> bool:
@@ -205,6 +209,8 @@ class Crawl:
         stay unnamed. They stand in the outer shells of the ball that the k nearest fill; a shell's own nearest are
         asked for by turning one bit of the target. Nothing is returned before half of the nearest have answered.
         """
+        if not self._silent:
+            return []
         everybody = self._shared.values() if self._shared else self._paths[0].ranked
         ranked = sorted(everybody, key=_distance)
         nearest = list(self._nearest(ranked, late=False))
