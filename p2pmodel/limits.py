@@ -143,12 +143,12 @@ DATAGRAMS_PER_SOURCE_PER_S = 2_000
 LOOKUP_DEADLINE_S = 15.0
 LOOKUP_PATIENCE_S = 2.0
 """After this a lookup of providers does not wait for nodes that are late, so that a miss is reported within three
-seconds. A lookup of nodes does: where half of them are dead, the exact ones take up to five seconds."""
+seconds. A lookup of nodes, which has to be exact, does."""
 RPC_TIMEOUT_MIN_S = 0.05
 RPC_TIMEOUT_START_S = 0.5
 RPC_TIMEOUT_MAX_S = 1.5
 ROUND_TRIP_PEERS_MAX = 512
-"""Peers whose own round trips are remembered: two full tables at a million nodes."""
+"""Peers whose own round trips are remembered: more than a table holds in a network of a million."""
 RPC_FAILURES_MAX = 3
 """Consecutive unanswered requests after which a node leaves the table."""
 RPC_GIVE_UP_MIN_S = 1.0

@@ -310,8 +310,8 @@ def _crowding_radius(protocol: OverlayProtocol, k: int) -> int:
     """How far from its target half of `k` nodes are to be expected, from how thick nodes stand around us.
 
     Whoever makes ids near a key to hide it has to crowd out everybody there; the lookup then goes on until it has
-    asked all within this distance, the honest among them (as Kubo's detection of 2023 and SR-DHT-Store, arXiv
-    2505.01139, look at regions and not at counts). Among honest nodes it binds about once in a hundred lookups.
+    asked all within this distance, the honest among them (SR-DHT-Store, arXiv 2505.01139, too looks at regions and not
+    at counts). It binds where twenty stand in the space of ten, which among honest nodes is rare.
     """
     if k < BUCKET_SIZE or len(protocol.table) <= BUCKET_SIZE:
         return 0

@@ -5,8 +5,8 @@ is the node itself, each id stands in one bucket, no address group has more cont
 bucket and in the whole, and `nearest` is exact. A full bucket asks for a proof of life of one contact at a time, and
 never because somebody asked us something: the package's own rule ends in nodes that ping each other for ever.
 
-Buckets off the own branch are not split further, though section 4.2 allows it: measured with 1,000 nodes, tables of 260
-instead of 120 contacts save less than one hop and cost twice the proofs.
+Buckets off the own branch are not split further, though section 4.2 allows it: with 1,000 nodes the tables then held
+260 contacts instead of 120, each a proof, and lookups take 2 hops in the median and 3 at the 99th percentile without it.
 """
 
 from __future__ import annotations

@@ -232,7 +232,7 @@ class Upkeep:
         """Check on some neighbours: on each that failed to answer, and on those silent for longer than our patience.
 
         Patience is the interval of refreshing in a quiet network. It halves with every tick in which a neighbour was
-        lost and grows slowly back, so that the traffic follows the churn (the idea of Bamboo, Rhea 2004).
+        lost and grows slowly back, so that the traffic follows the churn.
         """
         patience_s = self._patience_s / 2 if self._losses else self._patience_s * 1.05
         self._losses = 0
