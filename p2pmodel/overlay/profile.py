@@ -45,8 +45,8 @@ INTERNET = Profile(
     tick_s=10.0,
     replicas=20,
     sweep_replicas=12,
-    group_nodes_max=3,
-    group_table_nodes_max=10,
+    group_nodes_max=2,  # Kubo's limits: two for a bucket, three for the table
+    group_table_nodes_max=3,
     paths=3,
 )
 CLUSTER = Profile(

@@ -299,8 +299,9 @@ def test_a_record_ends_and_a_newer_one_replaces_it() -> None:
     assert store.add(batch([key], sequence=2, ends=200.0), 50.0) == 1
     assert len(store) == 1
     assert store.find(key, 0, 150.0)[0] == 1
-    assert store.add(batch([key], sequence=1, ends=900.0), 150.0) == 0
-    assert store.find(key, 0, 200.0)[0] == 0
+    assert store.add(batch([key], sequence=1, ends=900.0), 150.0) == 1, "the newer one stands for it"
+    assert store.find(key, 0, 150.0)[0] == 1
+    assert store.find(key, 0, 200.0)[0] == 0, "an older announcement prolongs nothing"
     assert len(store) == 0
     assert not store._by_key
     assert not store._by_peer
