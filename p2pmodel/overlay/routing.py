@@ -6,7 +6,7 @@ bucket and in the whole, and `nearest` is exact. A full bucket asks for a proof 
 never because somebody asked us something: the package's own rule ends in nodes that ping each other for ever.
 
 Buckets off the own branch are not split further, though section 4.2 allows it: with 1,000 nodes the tables then held
-260 contacts instead of 120, each a proof, and lookups take 2 hops in the median and 3 at the 99th percentile without it.
+260 contacts instead of 120, each a proof; without it lookups take 2 hops in the median and 3 at the 99th percentile.
 """
 
 from __future__ import annotations
