@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from p2pmodel.peer.reports import FetchReport, Progress
 
 _SPARE_BYTES = 64 << 20
-_SEVERAL_FROM_BYTES = 16 << 20
-"""Below this a model has too few chunks to insist that they come from several peers."""
+_SEVERAL_FROM_BYTES = 128 << 20
+"""From here on a model has to come from several peers. A smaller one may be here before a second peer has shaken hands,
+on a busy machine."""
 
 
 def demo(

@@ -33,7 +33,7 @@ def processes_of(directory):
 
 
 async def test_the_demo_brings_the_same_bytes_to_every_peer_and_leaves_nothing(demo):
-    process = await demo("--size", "24MiB", "--peers", "3", "--json")
+    process = await demo("--size", "160MiB", "--peers", "3", "--json")
     out, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     result = json.loads(out)
