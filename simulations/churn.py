@@ -233,7 +233,7 @@ def _plot_steady(result: Result, options: ChurnOptions, figure: Any) -> None:
     figures.mark(bottom, _UPKEEP_MAX, f"D4: upkeep <= {_UPKEEP_MAX:,.0f} B/s")
     bottom.set_ylim(0, 1.2 * max(_UPKEEP_MAX, *sent))
     bottom.set_ylabel("sent by a peer\n(B/s)")
-    bottom.legend(loc="center left")
+    bottom.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=9, borderaxespad=0)
     figures.whole_numbers(bottom.yaxis, 5)
     _plot_peers(people, series["minute"], series, "minutes of churn (virtual time)")
 

@@ -170,7 +170,7 @@ def plot(result: Result, options: LookupOptions, figure: Any) -> None:
     axes.set_ylim(0, 101)
     axes.set_xlabel("seconds after the lookup began (virtual time)")
     axes.set_ylabel("lookups (%)")
-    axes.legend(loc="center", bbox_to_anchor=(0.72, 0.62))
+    figure.legend(loc="outside lower center", ncols=4, fontsize=9)
 
 
 SCENARIO = Scenario(
