@@ -247,7 +247,7 @@ def _plot_sessions(result: Result, options: ChurnOptions, figure: Any) -> None:
     figures.mark(top, 0.5, "D5: below one a record is lost")
     top.set_ylim(0, BUCKET_SIZE + 1)
     top.set_ylabel("holders")
-    top.legend(loc="center right")
+    figure.legend(handles=top.get_lines()[:2], loc="outside lower center", ncols=2, fontsize=9)
     bottom.plot(series["hour"], series["bytes_per_s"], color=figures.GREEN)
     bottom.set_ylim(0)
     bottom.set_ylabel("sent by a peer\n(B/s)")
