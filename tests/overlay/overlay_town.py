@@ -5,65 +5,21 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
 from p2pmodel.errors import NetworkError
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address, Channel, DatagramHandler, Listener
 from p2pmodel.overlay import CLUSTER, Overlay, Profile
+from p2pmodel.testing.loop import run
+
+__all__ = ["NETWORK_ID", "FakeNetwork", "Internet", "Node", "Town", "gather_all", "run"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
 NETWORK_ID = bytes(range(16))
 START_WALL = 1_800_000_000.0
-
-
-class _NoSelector:
-    """Jumps the clock to the next timer instead of waiting for it."""
-
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[Any]:
-        if timeout is None:
-            raise RuntimeError("everybody waits and nothing will ever happen")
-        self._loop.now += max(0.0, timeout)
-        return []
-
-
-class VirtualLoop(asyncio.BaseEventLoop):
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-        self._selector = _NoSelector(self)
-        self._clock_resolution = 1e-6
-
-    def time(self) -> float:
-        return self.now
-
-    def _process_events(self, event_list: list[Any]) -> None:
-        assert not event_list
-
-    def _write_to_self(self) -> None:
-        """Nobody wakes this loop from another thread."""
-
-
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run `work` in virtual time to its end; every exception that the loop would only have logged fails the test."""
-    loop = VirtualLoop()
-    faults: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: faults.append(context))
-    try:
-        result = loop.run_until_complete(work)
-        rest = asyncio.all_tasks(loop)
-        for task in rest:
-            task.cancel()
-        loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
-    finally:
-        loop.close()
-    assert not faults, faults
-    return result
 
 
 class VirtualClock:

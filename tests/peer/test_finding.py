@@ -120,3 +120,14 @@ async def test_an_address_that_does_not_answer_is_not_dialled_again_at_once() ->
         found.suggest([(STRANGER, Address("127.0.0.1", 9))])
         await settle()
     assert len(swarm.dialled) == 2
+
+
+async def test_who_was_named_by_hand_is_dialled_however_many_connections_there_are_and_nobody_else() -> None:
+    swarm, named = Swarm(), Address("80.1.1.1", 1)
+    overlay = Overlay(Address("80.9.9.9", 9), provided=[Address("80.2.2.2", 2)])
+    opened = finder(overlay, swarm, Clock(), direct=[named])
+    opened.enough = lambda: True
+    async with opened:
+        opened.suggest([(STRANGER, Address("80.3.3.3", 3))])
+        await settle()
+    assert swarm.dialled == [named]

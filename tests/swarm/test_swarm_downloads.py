@@ -505,3 +505,18 @@ async def test_a_peer_that_holds_only_another_place_of_a_repeated_chunk_serves_i
     first, second, leech = await town.peer(1, 0b11110000), await town.peer(2, 0b00000000), await town.peer(3)
     await leech.fetch([first, second])
     assert whole(leech)
+
+
+async def test_connections_are_enough_only_where_each_chunk_has_a_holder_and_the_holders_deliver(
+    town, monkeypatch
+) -> None:
+    monkeypatch.setattr("p2pmodel.swarm.download.LINKS_PER_FETCH_ENOUGH", 1)
+    seed, leech = await town.seed(1), await town.peer(2)
+    download = leech.open_download()
+    download.add_link(await leech.swarm.connect(seed.address))
+    assert not download.links_enough, "nobody has said yet that he holds anything"
+    await comes_true(lambda: not download.unheld)
+    assert download.links_enough
+    download._schedule._sources[seed.key.public].snubbed = True
+    assert not download.links_enough, "one that promises and does not deliver keeps nobody else away"
+    leech.swarm.close_download(download)
