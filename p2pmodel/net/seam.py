@@ -47,7 +47,11 @@ class BulkSource(Protocol):
     """Bytes to be sent: a range of an open file, or an object in memory."""
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Known before `open`, so that room for them can be planned."""
+
+    def open(self) -> bool:
+        """Make the bytes ready. Called once, first, off the loop; False where they are not here after all."""
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` of this source. Runs off the loop; raises `P2PModelError` where it cannot."""
@@ -71,12 +75,15 @@ class BulkSink(Protocol):
 
 
 class ChannelHandler(Protocol):
-    """What a channel tells its owner. Every method is called on the event loop; a `PeerFault` closes the channel."""
+    """What a channel tells its owner, on the event loop but for `bulk_begins`; a `PeerFault` closes the channel."""
 
     def message_received(self, message: bytes) -> None: ...
 
     def bulk_begins(self, request_id: int, length: int) -> BulkSink:
-        """The sink for an announced answer of `length` bytes; raises `ProtocolError` where none was asked for."""
+        """The sink for an announced answer of `length` bytes; raises `ProtocolError` where none was asked for.
+
+        Called from the thread that receives: quick, thread-safe, and nothing of asyncio in it.
+        """
 
     def bulk_finished(self, request_id: int, error: P2PModelError | None) -> None:
         """The sink has consumed the answer, or failed with `error`."""
@@ -106,6 +113,8 @@ class Channel(Protocol):
     hello: Hello
     encrypted: bool
     bytes_received: int
+    answers_ahead: int
+    """Answers that `send_bulk` takes at a time: the next can be made ready while one leaves."""
 
     @property
     def bytes_sent(self) -> int: ...
@@ -116,11 +125,12 @@ class Channel(Protocol):
     def send(self, message: bytes) -> None:
         """Queue a message of at most `CONTROL_BYTES_MAX`. Never blocks, never raises; a closed channel ignores it."""
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
+    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
         """Send the bytes of `source` as the answer to a request and release it. Returns when they have left.
 
-        Messages may overtake it. One at a time. Raises `PeerGoneError` where the channel has closed, and what
-        `source.read_into` raised; then the channel is closed, because half an answer cannot be taken back.
+        False where the source had nothing: then nothing was sent. Messages may overtake it. At most `answers_ahead` at
+        a time; they leave in the order of the calls. Raises `PeerGoneError` where the channel has closed, and what
+        `source` raised; then the channel is closed, because half an answer cannot be taken back.
         """
 
     def close(self, reason: P2PModelError) -> None:

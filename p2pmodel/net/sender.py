@@ -83,9 +83,11 @@ class Sender:
         if not self.outbox.on_hold:
             self._flush()
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
+    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
         try:
             self._check_open()
+            if not await self._offload(source.open):
+                return False
             self.outbox.add(Kind.BULK_BEGIN, BULK_BEGIN.pack(request_id, source.length))
             try:
                 if self.outbox.keys is not None:
@@ -96,6 +98,7 @@ class Sender:
             except BaseException as error:
                 self._close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
                 raise
+            return True
         finally:
             source.release()
 

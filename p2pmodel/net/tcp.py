@@ -32,6 +32,8 @@ _READS_PER_WAKE = 16
 class TcpChannel:
     """See `seam.Channel`. Owns the socket from the end of the handshake on."""
 
+    answers_ahead = 1
+
     def __init__(
         self, sock: socket.socket, address: Address, session: Session, shared: Shared, *, outgoing: bool
     ) -> None:
@@ -86,8 +88,8 @@ class TcpChannel:
     def send(self, message: bytes) -> None:
         self._sender.send(message)
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
-        await self._sender.send_bulk(request_id, source)
+    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
+        return await self._sender.send_bulk(request_id, source)
 
     # --- receiving -----------------------------------------------------------------------------------------------
 

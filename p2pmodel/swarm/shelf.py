@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.net import BulkSource
 
@@ -49,6 +50,9 @@ class ObjectInMemory:
     def length(self) -> int:
         return len(self._data)
 
+    def open(self) -> bool:
+        return True
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         buffer[:] = self._data[offset : offset + len(buffer)]
 
@@ -57,3 +61,46 @@ class ObjectInMemory:
 
     def release(self) -> None:
         pass
+
+
+class SoughtChunk:
+    """A `BulkSource` for a chunk that was asked for: it is looked for when its turn has come, in the thread that sends it.
+
+    Not there, of another length, or trouble of our own disk, which is none of the peer's business: the peer asks
+    elsewhere.
+    """
+
+    __slots__ = ("_digest", "_found", "_shelf", "length")
+
+    def __init__(self, shelf: Shelf, digest: Digest, length: int) -> None:
+        self._shelf = shelf
+        self._digest = digest
+        self._found: BulkSource | None = None
+        self.length = length
+
+    def open(self) -> bool:
+        try:
+            found = self._shelf.chunk(self._digest)
+        except P2PModelError:
+            return False
+        if found is None:
+            return False
+        self._found = found
+        return found.length == self.length and found.open()
+
+    @property
+    def found(self) -> BulkSource:
+        """Raises `P2PModelError` before `open` has found it."""
+        if self._found is None:
+            raise P2PModelError("a chunk that was not looked for")
+        return self._found
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        self.found.read_into(buffer, offset)
+
+    def file_range(self) -> tuple[int, int] | None:
+        return self.found.file_range()
+
+    def release(self) -> None:
+        if self._found is not None:
+            self._found.release()

@@ -16,7 +16,7 @@ from p2pmodel.model import Digest
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.pace import Pace
-from p2pmodel.swarm.shelf import ObjectInMemory, Shelf
+from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
 
 Answer = wire.RequestChunk | wire.RequestObject | wire.RequestStatements | wire.RequestName
 
@@ -71,20 +71,21 @@ class UploadQueue:
         if not isinstance(request, wire.RequestChunk | wire.RequestObject):
             await self._answer_statements(request)
             return
-        finding = asyncio.ensure_future(self._uploads.network.offload(self._find, request))
-        try:
-            source = await asyncio.shield(finding)
-        except asyncio.CancelledError:
-            # The thread finds it all the same, and somebody has to give it back.
-            await asyncio.wait([finding])
-            _release_found(finding)
-            raise
-        except P2PModelError:
-            # Our disk's trouble is none of the peer's business; it asks elsewhere.
-            source = None
-        if source is None:
+        source = await self._source(request)
+        if source is None or not await self._send(request.request, source):
             self._channel.send(wire.encode(wire.Reject(request.request, "not held here")))
-            return
+
+    async def _source(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
+        shelf, digest = self._uploads.shelf, Digest(request.digest)
+        if isinstance(request, wire.RequestChunk):
+            return SoughtChunk(shelf, digest, request.length)
+        try:
+            data = await self._uploads.network.offload(shelf.object, digest)
+        except P2PModelError:
+            return None
+        return None if data is None else ObjectInMemory(data)
+
+    async def _send(self, request_id: int, source: BulkSource) -> bool:
         wait_s = self._uploads.pace.take(source.length, self._uploads.network.clock.monotonic())
         try:
             await self._pause(wait_s)
@@ -92,8 +93,12 @@ class UploadQueue:
             self._uploads.pace.give_back(source.length)
             source.release()
             raise
-        self._uploads.bytes_sent += source.length
-        await self._channel.send_bulk(request.request, source)
+        sent = await self._channel.send_bulk(request_id, source)
+        if sent:
+            self._uploads.bytes_sent += source.length
+        else:
+            self._uploads.pace.give_back(source.length)
+        return sent
 
     async def _pause(self, wait_s: float) -> None:
         """Wait as our limit demands, and let the peer know that it waits for somebody who is alive."""
@@ -102,19 +107,3 @@ class UploadQueue:
             wait_s -= _SIGN_OF_LIFE_S
             if wait_s > 0:
                 self._channel.send(wire.encode(wire.Ping()))
-
-    def _find(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
-        digest = Digest(request.digest)
-        if isinstance(request, wire.RequestObject):
-            data = self._uploads.shelf.object(digest)
-            return None if data is None else ObjectInMemory(data)
-        source = self._uploads.shelf.chunk(digest)
-        if source is not None and source.length != request.length:
-            source.release()
-            return None
-        return source
-
-
-def _release_found(finding: asyncio.Future[BulkSource | None]) -> None:
-    if not finding.cancelled() and finding.exception() is None and (source := finding.result()) is not None:
-        source.release()

@@ -7,6 +7,7 @@ the sender's line and then on the receiver's, and the end of a connection is kno
 from __future__ import annotations
 
 import asyncio
+import math
 import zlib
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S, CONTROL_BYTES_MAX, SEND_QUEUE_BYTES_MAX
 from p2pmodel.model import PublicKey
 from p2pmodel.net import Address, BulkSink, BulkSource, ChannelHandler, Hello
+from p2pmodel.swarm.shelf import SoughtChunk
 from p2pmodel.testing.host import Host
 from p2pmodel.testing.loop import Process
 
@@ -32,6 +34,7 @@ class SimChannel:
     """One end. `other` is set by whoever makes the pair."""
 
     other: SimChannel
+    answers_ahead = 1
 
     def __init__(
         self,
@@ -162,11 +165,14 @@ class SimChannel:
         if self._queued_bytes > SEND_QUEUE_BYTES_MAX:
             self.close(ProtocolError("the peer does not read what it is sent"))
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> None:
+    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
         try:
             if self._closed is not None:
                 raise PeerGoneError("the connection closed")
+            if not source.open():
+                return False
             await self._send_bulk(request_id, source)
+            return True
         except BaseException as error:
             self.close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
             raise
@@ -176,6 +182,8 @@ class SimChannel:
     async def _send_bulk(self, request_id: int, source: BulkSource) -> None:
         assert self._leaving is None, "one answer at a time"
         length, data, now = source.length, content_of(source), self._internet.now
+        if self.host.stalls:
+            await self._leave(math.inf)
         if self.host.mute:
             await self._leave(now + BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN)
             raise PeerGoneError("nothing leaves this host")
@@ -210,11 +218,14 @@ class SimChannel:
     async def _leave(self, until: float) -> None:
         """Until the line has taken all of it, or the connection ends."""
         self._leaving = self._loop.create_future()
-        timer = self._loop.call_at(until, _resolve, self._leaving, context=self._internet.context)
+        timer: asyncio.TimerHandle | None = None
+        if until < math.inf:
+            timer = self._loop.call_at(until, _resolve, self._leaving, context=self._internet.context)
         try:
             await self._leaving
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._leaving = None
 
     def _announce(self, request_id: int, length: int, begins_at: float, ends_at: float) -> None:
@@ -309,7 +320,8 @@ class SimChannel:
 
 def content_of(source: BulkSource) -> memoryview:
     """The bytes of an answer; of condensed content (see `condensed.py`) the few that stand for them."""
-    condensed: bytes | None = getattr(source, "condensed", None)
+    found = source.found if isinstance(source, SoughtChunk) else source
+    condensed: bytes | None = getattr(found, "condensed", None)
     if condensed is not None:
         return memoryview(condensed)
     buffer = bytearray(source.length)

@@ -64,6 +64,9 @@ class CondensedSource:
         self.condensed = condensed
         self.length = length
 
+    def open(self) -> bool:
+        return True
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         raise NotImplementedError("condensed content travels as what stands for it, on simulated channels only")
 

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Layout, PublicKey, Statement, sign_statement
-from p2pmodel.net import Identity
 from p2pmodel.peer.config import NetworkConfig, PeerConfig
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import FetchReport
@@ -86,7 +85,6 @@ class Crowd:
         host: Host,
         *,
         store: CondensedStore | None = None,
-        network: Callable[[Internet, Host, Identity, Process], SimNetwork] = SimNetwork,
         **config: Any,
     ) -> Member:
         """Start a peer on `host`; `config` goes to its `PeerConfig`. It joins in the background."""
@@ -103,7 +101,7 @@ class Crowd:
                 saved_state="ignore",
                 **config,
             ),
-            network=lambda identity: network(self.internet, host, identity, process),
+            network=lambda identity: SimNetwork(self.internet, host, identity, process),
             files=SimDisk().process(),
             rng=Random(f"{self.internet.seed} peer {number}"),
             keyring=SeededKeys(f"{self.internet.seed} {number}"),

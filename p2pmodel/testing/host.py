@@ -57,6 +57,8 @@ class Host:
         self.up = True
         self.mute = False
         """Takes everything in, keeps its connections open, and says nothing."""
+        self.stalls = False
+        """Takes every request, and no answer ever leaves."""
         self.clock_error_s = 0.0
         """How far its wall clock is ahead."""
         self.side = 0

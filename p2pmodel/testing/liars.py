@@ -5,19 +5,12 @@ Each is found, connects, tells have-maps and is asked like any other; what is wr
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from enum import Enum
-from typing import ParamSpec, TypeVar
 
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId
 from p2pmodel.net import BulkSource
 from p2pmodel.testing.condensed import CondensedSource, CondensedStore
 from p2pmodel.testing.crowd import Crowd, Member
-from p2pmodel.testing.network import SimNetwork
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 SLOW_BYTES_PER_S = 1_000.0
 """The line of a peer that is slow on purpose: below what the protocol lets an answer take."""
@@ -58,38 +51,16 @@ class BoastingStore(CondensedStore):
         self.know(layout)
 
 
-class _Never(CondensedSource):
-    """A chunk that its disk will never have read."""
-
-
-class StallingStore(CondensedStore):
-    """Its chunks are never read to the end. Needs a `StallingNetwork`."""
-
-    def chunk(self, digest: Digest) -> BulkSource | None:
-        source = super().chunk(digest)
-        return None if source is None else _Never(digest.raw, source.length)
-
-
-class StallingNetwork(SimNetwork):
-    """Whoever waits for a chunk of a `StallingStore` waits until the process dies."""
-
-    async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        result = await super().offload(work, *args, **kwargs)
-        if isinstance(result, _Never):
-            await asyncio.get_running_loop().create_future()
-        return result
-
-
 _STORES: dict[Lie, type[CondensedStore]] = {
     Lie.CORRUPT: CorruptStore,
     Lie.SLOW: CondensedStore,
     Lie.BOAST: BoastingStore,
-    Lie.STALL: StallingStore,
+    Lie.STALL: CondensedStore,
 }
 
 
 async def add_liar(crowd: Crowd, lie: Lie) -> Member:
     """A peer on a new host that will lie in this way about whatever `Crowd.publish` lets it hold."""
     host = crowd.internet.host(upload_bytes_per_s=SLOW_BYTES_PER_S if lie is Lie.SLOW else None)
-    network = StallingNetwork if lie is Lie.STALL else SimNetwork
-    return await crowd.add(host, store=_STORES[lie](), network=network)
+    host.stalls = lie is Lie.STALL
+    return await crowd.add(host, store=_STORES[lie]())

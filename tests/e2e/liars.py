@@ -24,6 +24,9 @@ class _Forged:
         self._source = source
         self.length = source.length
 
+    def open(self) -> bool:
+        return True
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self._source.read_into(buffer, offset)
         if offset == 0:

@@ -116,6 +116,9 @@ class Source:
     def length(self) -> int:
         return len(self.data)
 
+    def open(self) -> bool:
+        return True
+
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self.reading(offset)
         buffer[:] = self.data[offset : offset + len(buffer)]

@@ -59,6 +59,9 @@ class Bytes:
     def length(self) -> int:
         return len(self.data)
 
+    def open(self) -> bool:
+        return True
+
     def read_into(self, buffer, offset) -> None:
         buffer[:] = self.data[offset : offset + len(buffer)]
 
