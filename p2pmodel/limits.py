@@ -56,9 +56,19 @@ HANDSHAKE_TIMEOUT_S = 10.0
 """libtorrent's value; a half-open connection is cut then."""
 CONNECT_TIMEOUT_S = 5.0
 CONNECTIONS_MAX = 512
+CONNECTIONS_INCOMING_MAX = 448
+"""Those that others opened: the rest is kept for our own, so that no crowd at the door stops a fetch."""
 CONNECTIONS_PER_HOST_MAX = 64
 """Peers from one address; loopback is exempt, so that a whole network of peers can run on one machine."""
+CONNECTIONS_PER_GROUP_MAX = 224
+"""Peers from one /24 or /48: half of all, so that a whole computing centre may come and never shuts others out."""
+CONNECTION_IDLE_S = 30.0
+CONNECTION_IDLE_BYTES = 64 * KIB
+"""Whoever has been here so long and moved no more than this may have to leave for somebody else when all is full."""
 HALF_OPEN_MAX = 128
+"""Descriptors, with those of open connections and files, stay below the usual 1,024 of a process."""
+HALF_OPEN_PER_GROUP_MAX = 64
+"""As many as of one address. A group has no more under way at once; its own eldest makes room for its newest."""
 SEND_QUEUE_BYTES_MAX = 4 * MIB
 """Control bytes queued to a peer that does not read; past it the connection is closed."""
 REQUESTS_PER_PEER_MAX = 256

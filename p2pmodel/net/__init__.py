@@ -1,6 +1,7 @@
 """HOW do bytes travel? The seam (clock, datagrams, channels) and the real network that fills it."""
 
 from p2pmodel.net.address import Address, split_host_port
+from p2pmodel.net.admission import Crowd
 from p2pmodel.net.identity import Identity, network_id
 from p2pmodel.net.real import RealNetwork, SystemClock
 from p2pmodel.net.seam import (
@@ -24,6 +25,7 @@ __all__ = [
     "Channel",
     "ChannelHandler",
     "Clock",
+    "Crowd",
     "DatagramHandler",
     "Datagrams",
     "Hello",

@@ -58,6 +58,11 @@ class Address:
         return self.ip.is_loopback
 
     @property
+    def group(self) -> bytes:
+        """The network that one owner is taken to hold: a /24 of IPv4 (3 bytes), a /48 of IPv6 (6 bytes)."""
+        return self.ip.packed[:3] if self.ip.version == 4 else self.ip.packed[:6]
+
+    @property
     def scope(self) -> int:
         """How far the address reaches: 0 the internet, 1 a private network, 2 this machine."""
         if self.ip.is_loopback:

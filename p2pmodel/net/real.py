@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -18,12 +17,13 @@ from p2pmodel.limits import (
     CHUNK_BYTES,
     CHUNK_BYTES_MAX,
     CONNECT_TIMEOUT_S,
-    CONNECTIONS_PER_HOST_MAX,
     HALF_OPEN_MAX,
+    HALF_OPEN_PER_GROUP_MAX,
     HANDSHAKE_TIMEOUT_S,
 )
 from p2pmodel.model import PublicKey
 from p2pmodel.net.address import Address
+from p2pmodel.net.admission import Crowd
 from p2pmodel.net.buffers import BufferPool, Shared
 from p2pmodel.net.handshake import Handshake, Session, tls_context
 from p2pmodel.net.identity import Identity
@@ -158,8 +158,8 @@ async def _shake(sock: socket.socket, handshake: Handshake) -> Session:
 class _TcpListener:
     """Accepts, caps what is half open, and hands over finished channels.
 
-    When the cap is reached the oldest half-open connection makes room: an honest handshake takes milliseconds, so a
-    crowd of sockets that say nothing cannot keep others out.
+    Nobody is turned away: where there are too many from one group or in all, the eldest of that group or of the fullest
+    one makes room. An honest handshake takes milliseconds, so a crowd of sockets that say nothing keeps no others out.
     """
 
     def __init__(self, network: RealNetwork, sock: socket.socket, accept: Callable[[Channel], None]) -> None:
@@ -167,9 +167,11 @@ class _TcpListener:
         self._sock = sock
         self._accept = accept
         self._address = bound_address(sock)
-        self._half_open: dict[asyncio.Task[None], None] = {}
-        """In the order in which they came."""
-        self._by_host: Counter[str] = Counter()
+        self._half_open: Crowd[asyncio.Task[None]] = Crowd(
+            total_max=HALF_OPEN_MAX, per_host_max=HALF_OPEN_PER_GROUP_MAX, per_group_max=HALF_OPEN_PER_GROUP_MAX
+        )
+        self._welcomes: dict[asyncio.Task[None], None] = {}
+        """Those of the half-open, and those that are on their way out."""
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._on_readable)
 
@@ -177,11 +179,15 @@ class _TcpListener:
     def address(self) -> Address:
         return self._address
 
+    @property
+    def half_open(self) -> int:
+        return len(self._half_open)
+
     def close(self) -> None:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
-        for task in self._half_open:
+        for task in self._welcomes:
             task.cancel()
 
     def _on_readable(self) -> None:
@@ -197,34 +203,30 @@ class _TcpListener:
                 self._loop.call_later(_ACCEPT_PAUSE_S, self._accept_again)
                 return
             sock.setblocking(False)
-            address = Address(source[0].partition("%")[0], source[1])
-            if not self._admits(address):
-                sock.close()
-                continue
-            self._by_host[address.host] += 1
-            task = self._loop.create_task(self._welcome(sock, address))
-            self._half_open[task] = None
-            task.add_done_callback(partial(self._ended, sock, address.host))
-            if len(self._half_open) > HALF_OPEN_MAX:
-                oldest = next(iter(self._half_open))
-                del self._half_open[oldest]
-                oldest.cancel()
+            self._take_in(sock, Address(source[0].partition("%")[0], source[1]))
+
+    def _take_in(self, sock: socket.socket, address: Address) -> None:
+        crowded = self._half_open.neighbours(address)
+        if not crowded and self._half_open.full:
+            crowded = self._half_open.fullest_group()
+        if crowded:
+            self._half_open.remove(crowded[0])
+            crowded[0].cancel()
+        task = self._loop.create_task(self._welcome(sock, address))
+        self._half_open.add(task, address)
+        self._welcomes[task] = None
+        task.add_done_callback(partial(self._ended, sock))
 
     def _accept_again(self) -> None:
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock, self._on_readable)
 
-    def _ended(self, sock: socket.socket, host: str, task: asyncio.Task[None]) -> None:
-        self._by_host[host] -= 1
-        if not self._by_host[host]:
-            del self._by_host[host]
-        self._half_open.pop(task, None)
+    def _ended(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        self._half_open.remove(task)
+        self._welcomes.pop(task, None)
         if task.cancelled():
             # A task that is cancelled before its first step has closed nothing.
             sock.close()
-
-    def _admits(self, address: Address) -> bool:
-        return address.is_loopback or self._by_host[address.host] < CONNECTIONS_PER_HOST_MAX
 
     async def _welcome(self, sock: socket.socket, address: Address) -> None:
         try:

@@ -76,8 +76,7 @@ def address_group(host: str) -> bytes | None:
     """The /24 or /48 that one owner is taken to hold; None where whole networks share one (loopback, private)."""
     if reach(host) != PUBLIC:
         return None
-    packed = Address(host, 1).ip.packed
-    return packed[:3] if len(packed) == 4 else packed[:6]
+    return Address(host, 1).group
 
 
 def may_contact(address: Address, told_by: Address) -> bool:

@@ -92,6 +92,11 @@ class Link:
         port = self.channel.hello.port
         return Address(self.channel.address.host, port) if port else None
 
+    @property
+    def bytes_moved(self) -> int:
+        """In both directions, since the connection was opened."""
+        return self.channel.bytes_received + self.channel.bytes_sent
+
     def silent_s(self, now: float) -> float:
         """How long ago bytes of any kind were last seen to have come in; as exact as this is called often."""
         if self.channel.bytes_received != self._heard_bytes:

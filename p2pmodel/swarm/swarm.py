@@ -11,7 +11,11 @@ from random import Random
 
 from p2pmodel.errors import CorruptChunkError, HandshakeError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
+    CONNECTION_IDLE_BYTES,
+    CONNECTION_IDLE_S,
+    CONNECTIONS_INCOMING_MAX,
     CONNECTIONS_MAX,
+    CONNECTIONS_PER_GROUP_MAX,
     CONNECTIONS_PER_HOST_MAX,
     IDLE_TIMEOUT_S,
     KEEPALIVE_S,
@@ -19,7 +23,7 @@ from p2pmodel.limits import (
     PEERS_PER_MESSAGE_MAX,
 )
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
-from p2pmodel.net import Address, Channel, Network, cancelled
+from p2pmodel.net import Address, Channel, Crowd, Network, cancelled
 from p2pmodel.swarm.download import Download
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
@@ -47,6 +51,11 @@ class Swarm:
     ) -> None:
         self.links: dict[PublicKey, Link] = {}
         self.downloads: dict[ModelId, Download] = {}
+        self._incoming: Crowd[Link] = Crowd(
+            total_max=CONNECTIONS_INCOMING_MAX,
+            per_host_max=CONNECTIONS_PER_HOST_MAX,
+            per_group_max=CONNECTIONS_PER_GROUP_MAX,
+        )
         self._key = key
         self._network = network
         self._rng = rng
@@ -77,14 +86,26 @@ class Swarm:
 
     def accept(self, channel: Channel) -> None:
         """Take an incoming channel, or close it where there are too many."""
-        host = channel.address.host
-        same_host = sum(link.channel.address.host == host for link in self.links.values())
-        if len(self.links) >= CONNECTIONS_MAX or (
-            same_host >= CONNECTIONS_PER_HOST_MAX and not channel.address.is_loopback
-        ):
+        knows = channel.peer in self.links
+        if not knows and (self._incoming.neighbours(channel.address) or not self._make_room(channel.address)):
             channel.close(PeerGoneError("this peer has enough connections"))
             return
         self._adopt(channel)
+
+    def _make_room(self, address: Address) -> bool:
+        if not self._incoming.full:
+            return True
+        now = self._network.clock.monotonic()
+        leaves = self._incoming.gives_way(
+            address,
+            worth=lambda link: link.bytes_moved,
+            idle=lambda link: now - link.connected_at > CONNECTION_IDLE_S and link.bytes_moved <= CONNECTION_IDLE_BYTES,
+        )
+        if leaves is None:
+            return False
+        self._incoming.remove(leaves)
+        leaves.close(PeerGoneError("it made room for another peer"))
+        return True
 
     async def connect(self, address: Address, expected: PublicKey | None = None) -> Link:
         """The connection to this peer, opened if need be. Raises `PeerGoneError` or `HandshakeError`."""
@@ -128,6 +149,8 @@ class Swarm:
             return known
         link = Link(channel, self._uploads, on_closed=self._link_closed, on_interest=self._interest)
         self.links[channel.peer] = link
+        if not channel.outgoing:
+            self._incoming.add(link, channel.address)
         if known is not None:
             known.close(PeerGoneError("connected again"))
         link.start()
@@ -147,6 +170,7 @@ class Swarm:
         return channel.outgoing == (self._key < channel.peer)
 
     def _link_closed(self, link: Link, reason: P2PModelError) -> None:
+        self._incoming.remove(link)
         self._closed_bytes[0] += link.channel.bytes_sent
         self._closed_bytes[1] += link.channel.bytes_received
         successor = self.links.get(link.peer)

@@ -16,7 +16,6 @@ import pytest
 from wire_pairs import PATIENCE_S, Handler, comes_true, handshake, identity
 
 from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
-from p2pmodel.limits import CONNECTIONS_PER_HOST_MAX
 from p2pmodel.net import Address, network_id, real
 
 
@@ -48,11 +47,11 @@ async def welcomed(town, address: Address, number: int = 8) -> None:
 
 
 def half_open(town) -> int:
-    return sum(len(listener._half_open) for listener in town._listeners)
+    return sum(listener.half_open for listener in town._listeners)
 
 
 async def no_half_open(town) -> None:
-    await comes_true(lambda: not half_open(town) and not any(listener._by_host for listener in town._listeners))
+    await comes_true(lambda: not half_open(town) and not any(listener._welcomes for listener in town._listeners))
 
 
 async def test_listening_fills_in_our_port(town) -> None:
@@ -283,16 +282,6 @@ async def test_the_oldest_half_open_connection_makes_room_for_the_newest(town, m
     await no_half_open(town)
 
 
-async def test_one_host_has_a_limited_number_of_half_open_connections(town) -> None:
-    await town.listen(town.network(identity(1)))
-    [listener] = town._listeners
-    stranger = Address("198.51.100.7", 5)
-    listener._by_host[stranger.host] = CONNECTIONS_PER_HOST_MAX
-    assert not listener._admits(stranger)
-    assert listener._admits(Address("198.51.100.8", 5))
-    listener._by_host.clear()
-
-
 async def test_closing_the_listener_drops_those_who_have_just_been_accepted(town) -> None:
     """The task of a connection may be cancelled before its first step; its socket must be closed all the same."""
     address = await town.listen(town.network(identity(1)))
@@ -307,10 +296,10 @@ async def test_closing_the_listener_drops_those_who_have_just_been_accepted(town
 
     listener._welcome = welcomes
     listener._on_readable()
-    tasks = list(listener._half_open)
+    tasks = list(listener._welcomes)
     listener.close()
     await asyncio.wait(tasks)
-    await comes_true(lambda: not listener._half_open)
+    await comes_true(lambda: not listener._welcomes)
     assert [sock.fileno() for sock in accepted] == [-1] * 5
     for caller in callers:
         assert await until_hung_up(caller) == b""
