@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks [NAME...]`: medians and ranges of every contender in one run, and the scorecard's ratios.
 
-Loopback only. Ctrl-C and SIGTERM end everything that was started and delete what was written.
+This machine only. Ctrl-C and SIGTERM end everything that was started and delete what was written.
 """
 
 from __future__ import annotations
@@ -15,10 +15,21 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from tests.benchmarks.contenders.contender import SHAPES
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.transfer import Transfer, contenders
 
-BENCHMARKS = {"transfer": Transfer}
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _transfer(args: argparse.Namespace) -> Transfer:
+    shapes = [shape for shape in SHAPES if not args.shape or str(shape) in args.shape]
+    return Transfer(args.size, args.repeat, args.only, not args.cold, _say, shapes)
+
+
+BENCHMARKS = {"transfer": _transfer}
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -41,6 +52,13 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to this file")
     names = [contender.name for contender in contenders()]
     parser.add_argument("--only", action="append", default=[], choices=names, help="leave out the others; repeatable")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        choices=[str(shape) for shape in SHAPES],
+        help="of `transfer`; repeatable",
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="write below this directory (default: the system's)")
     parser.add_argument("--cold", action="store_true", help="do not keep pages warm for the writer (see the README)")
     args = parser.parse_args(argv)
@@ -78,9 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     results: dict[str, object] = {"machine": machine()}
     for name in args.names or BENCHMARKS:
-        benchmark = BENCHMARKS[name](
-            args.size, args.repeat, args.only, not args.cold, lambda text: print(text, file=sys.stderr, flush=True)
-        )
+        benchmark = BENCHMARKS[name](args)
         with tempfile.TemporaryDirectory(
             prefix="p2pmodel-benchmark-", dir=args.work, ignore_cleanup_errors=True
         ) as work:

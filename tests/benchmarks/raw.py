@@ -1,8 +1,7 @@
-"""The yardstick: sendfile -> recv_into -> BLAKE3 -> pwrite over two loopback connections, and nothing else.
+"""The yardstick: sendfile -> recv_into -> BLAKE3 -> pwrite over a few connections, and nothing else.
 
-`python raw.py serve FILE` and `python raw.py fetch SIZE` speak lines of JSON on stdin and stdout. With `--sealed` the
-bytes go through records of 256 KiB, AES-128-GCM under a fixed key: the cost of encryption, not its safety. No requests,
-no resume, no peers, no manifest: what a complete program leaves of this speed is the price of being one.
+`python raw.py serve HOST FILE` and `python raw.py fetch SIZE DIGESTS` speak lines of JSON on stdin and stdout. With
+`--sealed` X, no resume, no peers, no manifest: what a complete program leaves of this speed is the price of being one.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from blake3 import blake3
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-CONNECTIONS = 2
 CHUNK_BYTES = 1024 * 1024
 RECORD_BYTES = 256 * 1024
 _TAG_BYTES = 16
@@ -33,15 +32,16 @@ def say(**values: object) -> None:
     print(json.dumps(values), flush=True)
 
 
-def questions() -> Iterator[dict[str, str]]:
+def questions() -> Iterator[dict[str, Any]]:
     for line in sys.stdin:
         yield json.loads(line)
 
 
 def _tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # bbr, where it is the default, paces even loopback.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+    if sock.getpeername()[0].startswith("127."):
+        # bbr, where it is the default, paces even loopback.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
 def _receive_exactly(sock: socket.socket, target: memoryview) -> None:
@@ -55,9 +55,9 @@ def _receive_exactly(sock: socket.socket, target: memoryview) -> None:
 # --- sender ----------------------------------------------------------------------------------------------------------
 
 
-def serve(path: Path, *, sealed: bool) -> None:
+def serve(host: str, path: Path, *, sealed: bool) -> None:
     fd = os.open(path, os.O_RDONLY)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server((host, 0))
     say(port=listener.getsockname()[1])
     send = _send_sealed if sealed else _send_plain
     while True:
@@ -95,23 +95,24 @@ def _send_sealed(sock: socket.socket, fd: int, offset: int, length: int) -> None
 
 
 class Fetch:
-    """One file over `CONNECTIONS` connections, each with an equal run of chunks. `digests` has one for each chunk."""
+    """One file, a connection to each of `addresses` for an equal run of chunks. `digests` has one for each chunk."""
 
-    def __init__(self, port: int, size_bytes: int, digests: bytes, destination: Path, *, sealed: bool) -> None:
-        self._port, self._size_bytes, self._digests, self._sealed = port, size_bytes, digests, sealed
+    def __init__(
+        self, addresses: Sequence[tuple[str, int]], size_bytes: int, digests: bytes, destination: Path, *, sealed: bool
+    ) -> None:
+        self._addresses, self._size_bytes, self._digests, self._sealed = addresses, size_bytes, digests, sealed
         self._destination = destination
         self._errors: list[Exception] = []
 
-    def run(self) -> float:
-        """Seconds from before the connections until the last byte is written."""
-        began = time.monotonic()
+    def run(self) -> None:
+        """Until the last byte is written. Raises what ended a connection."""
         fd = os.open(self._destination, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
         os.posix_fallocate(fd, 0, self._size_bytes)
         chunks = -(-self._size_bytes // CHUNK_BYTES)
-        share = -(-chunks // CONNECTIONS) * CHUNK_BYTES
+        share = -(-chunks // len(self._addresses)) * CHUNK_BYTES
         threads = [
-            threading.Thread(target=self._part, args=(fd, start, min(start + share, self._size_bytes)))
-            for start in range(0, self._size_bytes, share)
+            threading.Thread(target=self._part, args=(address, fd, start, min(start + share, self._size_bytes)))
+            for address, start in zip(self._addresses, range(0, self._size_bytes, share), strict=False)
         ]
         for thread in threads:
             thread.start()
@@ -120,18 +121,17 @@ class Fetch:
         os.close(fd)
         if self._errors:
             raise self._errors[0]
-        return time.monotonic() - began
 
-    def _part(self, fd: int, start: int, end: int) -> None:
+    def _part(self, address: tuple[str, int], fd: int, start: int, end: int) -> None:
         try:
-            self._receive(fd, start, end)
+            self._receive(address, fd, start, end)
         except (OSError, ValueError) as error:
             self._errors.append(error)
 
-    def _receive(self, fd: int, start: int, end: int) -> None:
+    def _receive(self, address: tuple[str, int], fd: int, start: int, end: int) -> None:
         buffer, record = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(RECORD_BYTES + _TAG_BYTES))
         key, count = AESGCM(_KEY), 0
-        with socket.create_connection(("127.0.0.1", self._port)) as sock:
+        with socket.create_connection(address) as sock:
             _tune(sock)
             sock.sendall(_RANGE.pack(start, end - start))
             for offset in range(start, end, CHUNK_BYTES):
@@ -155,8 +155,10 @@ def fetch(size_bytes: int, digests: Path, *, sealed: bool) -> None:
     known = digests.read_bytes()
     say(ready=True)
     for asked in questions():
-        work = Fetch(int(asked["port"]), size_bytes, known, Path(asked["to"]), sealed=sealed)
-        say(seconds=work.run())
+        addresses = [(host, port) for host, port in asked["addresses"]]
+        began = time.monotonic()
+        Fetch(addresses, size_bytes, known, Path(asked["to"]), sealed=sealed).run()
+        say(began=began, ended=time.monotonic())
 
 
 def main() -> None:
@@ -164,13 +166,14 @@ def main() -> None:
     parser.add_argument("--sealed", action="store_true")
     modes = parser.add_subparsers(dest="mode", required=True)
     serving = modes.add_parser("serve")
+    serving.add_argument("host")
     serving.add_argument("file", type=Path)
     fetching = modes.add_parser("fetch")
     fetching.add_argument("size", type=int)
     fetching.add_argument("digests", type=Path)
     args = parser.parse_args()
     if args.mode == "serve":
-        serve(args.file, sealed=args.sealed)
+        serve(args.host, args.file, sealed=args.sealed)
     else:
         fetch(args.size, args.digests, sealed=args.sealed)
 

@@ -28,7 +28,7 @@ class Line:
         mark = f"{'>=' if self.at_least else '<='} {self.mark:g} {self.unit}"
         if self.value is None:
             return f"{self.id}  {'unknown':8}{self.what}: something it needs is missing (mark {mark})"
-        return f"{self.id}  {'met' if self.ok else 'missed':8}{self.what}: {self.value:.2f} {self.unit} (mark {mark})"
+        return f"{self.id}  {'ok' if self.ok else 'short':8}{self.what}: {self.value:.2f} {self.unit} (mark {mark})"
 
     def as_json(self) -> dict[str, object]:
         value = None if self.value is None else round(self.value, 4)

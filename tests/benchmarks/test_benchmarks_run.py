@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parents[2]
 def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tmp_path: Path) -> None:
     work, found = tmp_path / "work", tmp_path / "found.json"
     work.mkdir()
-    options = ["--size", "3MiB", "--repeat", "2", "--cold", "--only", "raw", "--only", "raw-sealed"]
+    options = ["--size", "6MiB", "--repeat", "2", "--cold", "--only", "raw", "--only", "raw-sealed"]
     command: list[str | Path] = [
         sys.executable,
         "-m",
@@ -32,6 +32,9 @@ def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tm
     assert done.returncode == 0, done.stderr
     assert "libtorrent: MISSING: not asked for" in done.stdout
     assert "P1  unknown" in done.stdout
-    contenders = json.loads(found.read_text())["transfer"]["contenders"]
-    assert {name: len(one["samples"]) for name, one in contenders.items()} == {"raw": 2, "raw-sealed": 2}
+    shapes = json.loads(found.read_text())["transfer"]["shapes"]
+    assert list(shapes) == ["1->1", "4->1", "1->4"]
+    for race in shapes.values():
+        samples = {name: len(one["samples"]) for name, one in race["contenders"].items()}
+        assert samples == {"raw": 2, "raw-sealed": 2}
     assert not list(work.iterdir())

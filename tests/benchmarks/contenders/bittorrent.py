@@ -1,7 +1,7 @@
-"""`libtorrent` at its best: TCP only, no encryption, pieces of 4 MiB (v1), discovery off, told whom to connect to.
+"""`libtorrent` at its best: TCP only, no encryption, pieces of 4 MiB, discovery off, told whom to connect to.
 
 Measured elsewhere with the same file: 1 MiB pieces 0.28 GB/s, 4 MiB 0.49, version 2 slightly less, its defaults (uTP)
-0.008. The seed checks the file before the first transfer, so it need not hash while it sends.
+0.008. The seeds check the file before the first transfer, so they need not hash while they send.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.contenders.contender import Sample, Stage, Watched
-from tests.benchmarks.measure import MIB, Child, child
+from tests.benchmarks.contenders.contender import SHAPES, Place, Sample, Shape, Stage, Watched, ask_all
+from tests.benchmarks.measure import MIB, Child, child, run_command
 
 PIECE_BYTES = 4 * MIB
 _MODULE = "tests.benchmarks.contenders.bittorrent"
 _SETTINGS: dict[str, object] = {
-    "listen_interfaces": "127.0.0.1:0",
     "enable_dht": False,
     "enable_lsd": False,
     "enable_upnp": False,
@@ -35,48 +36,58 @@ _SETTINGS: dict[str, object] = {
     "send_buffer_watermark": 16 * MIB,
     "max_out_request_queue": 2000,
     "max_allowed_in_request_queue": 4000,
-    "recv_socket_buffer_size": 4 * MIB,
-    "send_socket_buffer_size": 4 * MIB,
 }
 """The encryption policy 2 is `pe_disabled`."""
+_LOOPBACK_SETTINGS: dict[str, object] = {"recv_socket_buffer_size": 4 * MIB, "send_socket_buffer_size": 4 * MIB}
+"""On a path with latency buffers of a fixed size are less than what the kernel would take by itself."""
 
 
 class Libtorrent:
-    name = "libtorrent"
-    what = "tuned: TCP only, encryption off, pieces of 4 MiB (v1), discovery off"
+    shapes: Sequence[Shape] = SHAPES
 
-    def __init__(self) -> None:
-        self._sender: Child | None = None
+    def __init__(self, name: str, version: int) -> None:
+        self.name = name
+        self.what = f"tuned: TCP only, encryption off, pieces of 4 MiB (v{version}), discovery off"
+        self._version = version
+        self._senders: list[Child] = []
 
     def missing(self) -> str:
         if importlib.util.find_spec("libtorrent") is None:
             return "the package libtorrent is not installed (pip install 'p2pmodel[bench]')"
         return ""
 
-    def start(self, stage: Stage) -> None:
+    def start(self, stage: Stage, senders: int) -> None:
         self._stage = stage
         self._torrent = stage.work / "file.torrent"
-        self._log = stage.work / "log"
-        self._sender = self._child("seed", stage.source.parent)
-        self._port = self._sender.hear()["port"]
+        run_command(self._argv(Place(), "create", stage.source.parent), stage.log)
+        seed = self._argv(stage.sending, "seed", stage.source.parent)
+        self._senders += [Child(seed, stage.log) for _ in range(senders)]
+        self._seeds = [(stage.sending.host, sender.hear()["port"]) for sender in self._senders]
 
-    def _child(self, mode: str, directory: Path) -> Child:
-        return Child(self._argv(mode, directory), self._log)
+    def _argv(self, place: Place, mode: str, directory: Path) -> list[str | Path]:
+        options = ["--host", place.host, "--version", str(self._version)]
+        return place.argv(
+            sys.executable, "-m", _MODULE, *options, mode, self._torrent, directory, self._stage.source.name
+        )
 
-    def _argv(self, mode: str, directory: Path) -> list[str | Path]:
-        return [sys.executable, "-m", _MODULE, mode, self._torrent, directory, self._stage.source.name]
-
-    def transfer(self, destination: Path) -> Sample:
-        assert self._sender is not None
-        destination.mkdir()
-        with child(self._argv("fetch", destination), self._log) as receiver:
-            receiver.hear()
-            watched = Watched(self._sender, receiver)
-            return watched.sample(receiver.ask(port=self._port)["seconds"], destination / self._stage.source.name)
+    def transfer(self, destinations: Sequence[Path]) -> Sample:
+        place = self._stage.receiving
+        with ExitStack() as stack:
+            receivers = []
+            for destination in destinations:
+                destination.mkdir(parents=True)
+                argv = self._argv(place, "fetch", destination)
+                receivers.append(stack.enter_context(child(argv, self._stage.log)))
+            others = [(place.host, receiver.hear()["port"]) for receiver in receivers]
+            watched = Watched(self._senders, receivers)
+            # Every pair is connected, by one of the two.
+            questions = [{"peers": [*self._seeds, *others[:number]]} for number in range(len(receivers))]
+            files = [destination / self._stage.source.name for destination in destinations]
+            return watched.sample(ask_all(receivers, questions), files)
 
     def stop(self) -> None:
-        if self._sender is not None:
-            self._sender.stop()
+        for sender in self._senders:
+            sender.stop()
 
 
 # --- in the processes of its own -------------------------------------------------------------------------------------
@@ -86,19 +97,25 @@ def _say(**values: object) -> None:
     print(json.dumps(values), flush=True)
 
 
-def _session() -> Any:
+def _session(host: str) -> Any:
     import libtorrent
 
-    settings: Any = {**_SETTINGS, "alert_mask": libtorrent.alert.category_t.status_notification}
+    settings: Any = {
+        **_SETTINGS,
+        **(_LOOPBACK_SETTINGS if host.startswith("127.") else {}),
+        "listen_interfaces": f"{host}:0",
+        "alert_mask": libtorrent.alert.category_t.status_notification,
+    }
     return libtorrent.session(settings)
 
 
-def _create(torrent: Path, source: Path) -> None:
+def _create(torrent: Path, source: Path, version: int) -> None:
     import libtorrent
 
     files = libtorrent.file_storage()
     libtorrent.add_files(files, str(source))
-    created = libtorrent.create_torrent(files, PIECE_BYTES, flags=libtorrent.create_torrent.v1_only)
+    kind = libtorrent.create_torrent.v1_only if version == 1 else libtorrent.create_torrent.v2_only
+    created = libtorrent.create_torrent(files, PIECE_BYTES, flags=kind)
     libtorrent.set_piece_hashes(created, str(source.parent))
     torrent.write_bytes(libtorrent.bencode(created.generate()))
 
@@ -119,31 +136,31 @@ def _wait_whole(session: Any, handle: Any) -> None:
         session.pop_alerts()
 
 
-def _seed(torrent: Path, source: Path) -> None:
-    _create(torrent, source)
-    session = _session()
-    handle = _add(session, torrent, source.parent)
+def _seed(host: str, torrent: Path, directory: Path) -> None:
+    session = _session(host)
+    handle = _add(session, torrent, directory)
     _wait_whole(session, handle)
     _say(port=session.listen_port())
     sys.stdin.read()
 
 
-def _fetch(torrent: Path, directory: Path) -> None:
+def _fetch(host: str, torrent: Path, directory: Path) -> None:
     import libtorrent
 
-    session = _session()
+    session = _session(host)
     handle = _add(session, torrent, directory)
     while handle.status().state != libtorrent.torrent_status.downloading:
         session.wait_for_alert(5)
         session.pop_alerts()
-    _say(ready=True)
+    _say(port=session.listen_port())
     asked = json.loads(sys.stdin.readline())
     began = time.monotonic()
-    handle.connect_peer(("127.0.0.1", asked["port"]))
+    for peer in asked["peers"]:
+        handle.connect_peer(tuple(peer))
     _wait_whole(session, handle)
-    seconds = time.monotonic() - began
+    ended = time.monotonic()
     _flush(session, handle)
-    _say(seconds=seconds)
+    _say(began=began, ended=ended)
     sys.stdin.read()
 
 
@@ -162,15 +179,19 @@ def _flush(session: Any, handle: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("mode", choices=("seed", "fetch"))
+    parser.add_argument("mode", choices=("create", "seed", "fetch"))
     parser.add_argument("torrent", type=Path)
     parser.add_argument("directory", type=Path)
     parser.add_argument("name")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--version", type=int, default=1)
     args = parser.parse_args()
-    if args.mode == "seed":
-        _seed(args.torrent, args.directory / args.name)
+    if args.mode == "create":
+        _create(args.torrent, args.directory / args.name, args.version)
+    elif args.mode == "seed":
+        _seed(args.host, args.torrent, args.directory)
     else:
-        _fetch(args.torrent, args.directory)
+        _fetch(args.host, args.torrent, args.directory)
 
 
 if __name__ == "__main__":

@@ -1,44 +1,58 @@
-"""`raw` and `raw-sealed`: the script `raw.py` beside the benchmark."""
+"""`raw`, `raw-sealed` and `tcp`: the script `raw.py` beside the benchmark."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from tests.benchmarks.contenders.contender import Sample, Stage, Watched
+from tests.benchmarks.contenders.contender import SHAPES, Sample, Shape, Stage, Watched, ask_all
 from tests.benchmarks.measure import Child, child
 
 _SCRIPT = Path(__file__).parents[1] / "raw.py"
 
 
 class Yardstick:
-    def __init__(self, *, sealed: bool) -> None:
-        self.name = "raw-sealed" if sealed else "raw"
-        self.what = "sendfile, recv_into, BLAKE3, pwrite; two connections"
+    """One connection to each sender, but at least `connections` in all."""
+
+    shapes: Sequence[Shape] = SHAPES
+
+    def __init__(self, name: str, *, sealed: bool = False, connections: int = 2) -> None:
+        self.name = name
+        self.what = f"sendfile, recv_into, BLAKE3, pwrite; connections: {connections}"
         if sealed:
             self.what += "; AES-128-GCM records of 256 KiB"
         self._options = ["--sealed"] if sealed else []
-        self._sender: Child | None = None
+        self._connections = connections
+        self._senders: list[Child] = []
 
     def missing(self) -> str:
         return ""
 
-    def start(self, stage: Stage) -> None:
+    def start(self, stage: Stage, senders: int) -> None:
         self._stage = stage
-        self._log = stage.work / "log"
-        self._sender = Child([sys.executable, _SCRIPT, *self._options, "serve", stage.source], self._log)
-        self._port = self._sender.hear()["port"]
+        serve: list[str | Path] = ["serve", stage.sending.host, stage.source]
+        for _ in range(senders):
+            self._senders.append(Child(stage.sending.argv(sys.executable, _SCRIPT, *self._options, *serve), stage.log))
+        ports = [sender.hear()["port"] for sender in self._senders]
+        self._addresses = [(stage.sending.host, port) for port in ports] * -(-self._connections // senders)
 
-    def transfer(self, destination: Path) -> Sample:
-        assert self._sender is not None
-        destination.mkdir()
-        file = destination / self._stage.source.name
-        fetch = [*self._options, "fetch", str(self._stage.size_bytes), self._stage.digests]
-        with child([sys.executable, _SCRIPT, *fetch], self._log) as receiver:
-            receiver.hear()
-            watched = Watched(self._sender, receiver)
-            return watched.sample(receiver.ask(port=self._port, to=str(file))["seconds"], file)
+    def transfer(self, destinations: Sequence[Path]) -> Sample:
+        files = [destination / self._stage.source.name for destination in destinations]
+        fetch: list[str | Path] = [*self._options, "fetch", str(self._stage.size_bytes), self._stage.digests]
+        argv = self._stage.receiving.argv(sys.executable, _SCRIPT, *fetch)
+        with ExitStack() as stack:
+            receivers = []
+            for destination in destinations:
+                destination.mkdir(parents=True)
+                receivers.append(stack.enter_context(child(argv, self._stage.log)))
+            for receiver in receivers:
+                receiver.hear()
+            watched = Watched(self._senders, receivers)
+            questions = [{"addresses": self._addresses, "to": str(file)} for file in files]
+            return watched.sample(ask_all(receivers, questions), files)
 
     def stop(self) -> None:
-        if self._sender is not None:
-            self._sender.stop()
+        for sender in self._senders:
+            sender.stop()
