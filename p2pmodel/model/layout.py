@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from p2pmodel.errors import DecodeError
 from p2pmodel.model.chunk_list import ENTRY_BYTES, ChunkList
 from p2pmodel.model.digest import Digest, ModelId
-from p2pmodel.model.have_map import HaveMap
+from p2pmodel.model.have_map import HaveMap, iter_bits
 from p2pmodel.model.manifest import FileEntry, Manifest
 
 
@@ -82,6 +82,15 @@ class Layout:
                     places.setdefault(digest, [first]).append(index)
                 index += 1
         return [tuple(group) for group in places.values()]
+
+    def hashes(self, bits: int, size_bytes: int = 32) -> list[bytes]:
+        """The hashes of these chunks, or that many first bytes of them, in order. Cheap: no `ChunkPlace` is made."""
+        found: list[bytes] = []
+        for file_index, chunks in enumerate(self.chunk_lists):
+            span, encoded = self.chunks_of(file_index), chunks.encoded
+            here = bits >> span.start & ((1 << len(span)) - 1)
+            found += [encoded[at : at + size_bytes] for at in (index * ENTRY_BYTES for index in iter_bits(here))]
+        return found
 
     def have_map(self, file_indices: Iterable[int] | None = None) -> HaveMap:
         """The chunks of these files (of all files by default)."""

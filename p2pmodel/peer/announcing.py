@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 
+from p2pmodel.limits import OVERLAY_KEY_BYTES
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
-from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Network
 from p2pmodel.overlay import Overlay, overlay_key
 from p2pmodel.store import Store
@@ -27,6 +27,10 @@ def root_keys(layout: Layout) -> list[bytes]:
         if file.size:
             keys += [overlay_key(file.blake3), overlay_key(file.sha256)]
     return list(dict.fromkeys(keys))
+
+
+def _chunk_keys(layout: Layout, bits: int) -> list[bytes]:
+    return layout.hashes(bits, OVERLAY_KEY_BYTES)
 
 
 class Announcer:
@@ -69,15 +73,15 @@ class Announcer:
             self._roots[model_id] = [*root_keys(layout), *names]
             placed = await self._overlay.provide([overlay_key(model_id), *names]) if now else 0
             self._overlay.provide_later(self._roots[model_id], roots=True)
-        self._announced[model_id] = held
         if layout is not None and (new := held & ~before):
-            self._overlay.provide_later([overlay_key(layout[index].digest) for index in iter_bits(new)])
+            self._overlay.provide_later(await self._network.offload(_chunk_keys, layout, new))
+        self._announced[model_id] = held
         lost = [] if here is not None else self._roots.pop(model_id, [])
         if model_id in self._begun and here is None:
             lost.append(overlay_key(model_id))
         self._begun.discard(model_id)
-        if layout is not None:
-            lost += [overlay_key(layout[index].digest) for index in iter_bits(before & ~held)]
+        if layout is not None and (gone := before & ~held):
+            lost += await self._network.offload(_chunk_keys, layout, gone)
         if lost:
             await self._overlay.withdraw(lost)
         if here is None:

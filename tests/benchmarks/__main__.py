@@ -12,10 +12,12 @@ import platform
 import signal
 import sys
 import tempfile
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 from tests.benchmarks.contenders.contender import SHAPES
+from tests.benchmarks.index import Index
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.transfer import Transfer, contenders
 
@@ -29,7 +31,11 @@ def _transfer(args: argparse.Namespace) -> Transfer:
     return Transfer(args.size, args.repeat, args.only, not args.cold, _say, shapes)
 
 
-BENCHMARKS = {"transfer": _transfer}
+def _index(args: argparse.Namespace) -> Index:
+    return Index(args.repeat, _say)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Transfer | Index]] = {"transfer": _transfer, "index": _index}
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 

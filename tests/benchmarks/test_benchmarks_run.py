@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.benchmarks.index import Index
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -38,3 +40,14 @@ def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tm
         samples = {name: len(one["samples"]) for name, one in race["contenders"].items()}
         assert samples == {"raw": 2, "raw-sealed": 2}
     assert not list(work.iterdir())
+
+
+@pytest.mark.slow
+def test_a_daemon_with_a_filled_index_serves_and_is_measured(tmp_path: Path) -> None:
+    index = Index(1, lambda text: None, chunks=4_000)
+    index.run(tmp_path)
+    (sample,) = index.samples
+    assert sample.announced_s is not None
+    assert sample.keys >= 4_000
+    assert 0 < sample.ready_s < sample.served_s
+    assert [line.id for line in index.lines()] == ["P5", "P5"]

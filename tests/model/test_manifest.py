@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import CHUNK_BYTES_MAX
 from p2pmodel.model import ChunkList, Digest, FileEntry, HaveMap, Layout, Manifest, PortablePath, Sha256
+from p2pmodel.model.have_map import iter_bits
 from p2pmodel.model.manifest import MANIFEST_FORMAT
 
 digests = st.binary(min_size=32, max_size=32).map(Digest)
@@ -143,6 +144,9 @@ def test_a_layout_numbers_every_chunk_of_every_file_once(layout):
         assert all(places[index].file_index == file_index and places[index].index == index for index in span)
         assert list(layout.have_map([file_index])) == list(span)
     assert layout.have_map() == HaveMap.full(len(layout))
+    bits = layout.have_map().bits & (1 << 40) // 3
+    assert layout.hashes(bits) == [layout[index].digest.raw for index in iter_bits(bits)]
+    assert layout.hashes(layout.have_map().bits, 20) == [place.digest.raw[:20] for place in layout]
 
 
 @pytest.mark.slow
