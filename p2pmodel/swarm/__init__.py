@@ -1,5 +1,6 @@
 """GET it: connections to peers, who holds which chunk, and pulling them from all at once."""
 
+from p2pmodel.swarm.accounting import Account, SmoothRate, Source
 from p2pmodel.swarm.download import Download, Served, Tally
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
@@ -7,4 +8,17 @@ from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake, Shelf
 from p2pmodel.swarm.swarm import Swarm
 
-__all__ = ["Download", "Intake", "Link", "Pace", "Schedule", "Served", "Shelf", "Swarm", "Tally"]
+__all__ = [
+    "Account",
+    "Download",
+    "Intake",
+    "Link",
+    "Pace",
+    "Schedule",
+    "Served",
+    "Shelf",
+    "SmoothRate",
+    "Source",
+    "Swarm",
+    "Tally",
+]

@@ -15,6 +15,7 @@ from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGon
 from p2pmodel.limits import LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
 from p2pmodel.net import Address, Clock
+from p2pmodel.swarm.accounting import Account, Waste
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.requests import ChunkRequest
@@ -50,18 +51,22 @@ class Tally:
 class _Sink:
     """Verifies and writes one chunk in a thread, and keeps which chunks the write has made whole."""
 
-    __slots__ = ("held_bits", "index", "intake", "wanted")
+    __slots__ = ("clock", "held_bits", "index", "intake", "wanted", "worked_s")
 
-    def __init__(self, intake: Intake, index: int, wanted: Callable[[int], bool]) -> None:
+    def __init__(self, intake: Intake, index: int, wanted: Callable[[int], bool], clock: Clock) -> None:
         self.intake = intake
         self.index = index
         self.wanted = wanted
+        self.clock = clock
         self.held_bits = 0
+        self.worked_s = 0.0
 
     def consume(self, data: memoryview) -> None:
         # In the end game a second copy may come just after the first: its bytes need no work.
         if self.wanted(self.index):
+            began = self.clock.monotonic()
             self.held_bits = self.intake.write(self.index, data)
+            self.worked_s = self.clock.monotonic() - began
 
 
 class Download:
@@ -78,9 +83,12 @@ class Download:
         rng: Random,
         pace: Pace,
         on_have: Callable[[int], None],
+        account: Account[PublicKey] | None = None,
     ) -> None:
         self.layout = layout
         self.tally = Tally()
+        self.account = account or Account(clock.monotonic())
+        """Where the time goes, and what each peer gives."""
         self.links: dict[PublicKey, Link] = {}
         self.banned: set[PublicKey] = set()
         """Peers that sent a corrupt chunk of this model: not asked again."""
@@ -95,6 +103,7 @@ class Download:
         """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
         once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
         self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, lambda i: layout[i].length, rng)
+        self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
         self._wasted_before: dict[PublicKey, int] = {}
@@ -155,7 +164,10 @@ class Download:
             return
         self.links[link.peer] = link
         self._wasted_before[link.peer] = link.wasted_bytes
-        self.tally.served.setdefault(link.peer, Served(str(link.listens_at or link.channel.address)))
+        address = str(link.listens_at or link.channel.address)
+        self.tally.served.setdefault(link.peer, Served(address))
+        encrypted, scope = link.channel.encrypted, link.channel.address.scope
+        self.account.joined(link.peer, address, encrypted=encrypted, scope=scope, now=self._clock.monotonic())
         self._schedule.peer_joined(link.peer)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
@@ -185,7 +197,8 @@ class Download:
             return
         del self.links[link.peer]
         self._schedule.peer_left(link.peer)
-        self.tally.bytes_wasted += link.wasted_bytes - self._wasted_before.pop(link.peer)
+        self._count_cancelled(link)
+        self.account.left(link.peer, str(reason), self._clock.monotonic())
         self._changed.set()
         self._fill_all()
 
@@ -214,13 +227,21 @@ class Download:
     def leave(self) -> None:
         """Stop asking and following. A second call does nothing."""
         for link in list(self.links.values()):
-            self.tally.bytes_wasted += link.wasted_bytes - self._wasted_before.pop(link.peer)
+            self._count_cancelled(link)
             for (peer, _), request_id in list(self._request_ids.items()):
                 if peer == link.peer:
                     link.cancel(request_id)
             link.unfollow(self.layout.model_id)
         self.links.clear()
         self._request_ids.clear()
+        self.account.close(self._clock.monotonic())
+
+    def _count_cancelled(self, link: Link) -> None:
+        self._waste(link.peer, "cancelled", link.wasted_bytes - self._wasted_before.pop(link.peer))
+
+    def _waste(self, peer: PublicKey, kind: Waste, length: int) -> None:
+        self.tally.bytes_wasted += length
+        self.account.waste(peer, kind, length)
 
     def _expire(self) -> None:
         now = self._clock.monotonic()
@@ -248,17 +269,20 @@ class Download:
             wait_s = self._pace.take(self.layout[index].length, now)
             if wait_s > 0:
                 self._not_before = now + wait_s
+                self.account.paced(self._not_before, now)
                 asyncio.get_running_loop().call_later(wait_s, self._fill_all)
                 return
 
     def _request(self, link: Link, index: int) -> None:
         place = self.layout[index]
-        sink = _Sink(self._intake, index, self._schedule.is_missing)
+        sink = _Sink(self._intake, index, self._schedule.is_missing, self._clock)
+        self.account.asked(link.peer, index, self._clock.monotonic())
         request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))
         self._request_ids[link.peer, index] = link.request_chunk(self.layout.model_id, place.digest, request)
 
     def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
         self._request_ids.pop((link.peer, index), None)
+        self.account.settled(link.peer, index, sink.worked_s, self._clock.monotonic())
         length = self.layout[index].length
         served = self.tally.served[link.peer]
         if error is None:
@@ -266,11 +290,14 @@ class Download:
         elif isinstance(error, CorruptChunkError):
             served.rejected += 1
             self.tally.chunks_rejected += 1
-            self.tally.bytes_wasted += length
+            self._waste(link.peer, "corrupt", length)
+            self.account.left(link.peer, "it sent a corrupt chunk", self._clock.monotonic())
             self.banned.add(link.peer)
             self._schedule.failed(link.peer, index)
         elif isinstance(error, PeerFault):
             self._schedule.refused(link.peer, index)
+            if self.links.get(link.peer) is link:
+                self.account.refused(link.peer)
             self._ask_again_later(link)
         else:
             self._failure = error
@@ -296,12 +323,14 @@ class Download:
             other = self.links.get(peer)
             if request_id is not None and other is not None:
                 other.cancel(request_id)
+            self.account.settled(peer, index, 0.0, now)
         if first:
             served.bytes += length
             self.tally.bytes_fetched += length
             self._arrivals.append((now, length, link.peer))
+            self.account.gave(link.peer, length)
         else:
-            self.tally.bytes_wasted += length
+            self._waste(link.peer, "duplicate", length)
         twins = self._twins.pop(index, ())
         if first:
             self.tally.bytes_repeated += len(twins) * length

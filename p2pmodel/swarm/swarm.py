@@ -24,6 +24,7 @@ from p2pmodel.limits import (
 )
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import Address, Channel, Crowd, Network, cancelled
+from p2pmodel.swarm.accounting import Account
 from p2pmodel.swarm.download import Download
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
@@ -263,7 +264,14 @@ class Swarm:
         raise corrupt or PeerGoneError("no connected peer has this object")
 
     def open_download(
-        self, layout: Layout, wanted: HaveMap, have: HaveMap, intake: Intake, *, links: Iterable[Link] = ()
+        self,
+        layout: Layout,
+        wanted: HaveMap,
+        have: HaveMap,
+        intake: Intake,
+        *,
+        links: Iterable[Link] = (),
+        account: Account[PublicKey] | None = None,
     ) -> Download:
         """Begin to pull a model; `close_download` must follow. One at a time for each model.
 
@@ -281,6 +289,7 @@ class Swarm:
             rng=self._rng,
             pace=self._download_pace,
             on_have=lambda bits: self.note_have(model_id, bits),
+            account=account,
         )
         self.downloads[model_id] = download
         for link in [*links, *(link for link in self.links.values() if model_id in link.interests)]:
