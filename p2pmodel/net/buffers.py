@@ -5,40 +5,42 @@ A fresh megabyte costs its page faults again each time (measured: more than hash
 
 from __future__ import annotations
 
-from collections import deque
+import threading
 from collections.abc import Callable
-from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S
+from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S, RECORD_BYTES
+from p2pmodel.net.threads import Mailbox, Threads
 
 
 class BufferPool:
     """At most `bytes_max` bytes of buffers, lent and kept, each of one of the `sizes` (ascending) or as long as asked.
 
-    `bytes_max` is at least the longest buffer that will be asked for, or that one would never come.
+    Thread-safe. `bytes_max` is at least the longest buffer that will be asked for, or that one would never come.
     """
 
     def __init__(self, sizes: tuple[int, ...], bytes_max: int) -> None:
         self.lent_bytes = 0
+        self._lock = threading.Lock()
         self._sizes = sizes
         self._bytes_max = bytes_max
         self._kept_bytes = 0
         self._free: dict[int, list[bytearray]] = {size: [] for size in sizes}
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._waiting: list[Callable[[], None]] = []
 
     def lease(self, length: int) -> bytearray | None:
         """A buffer of at least `length` bytes, or None where too much is lent."""
         size = next((size for size in self._sizes if length <= size), length)
         assert size <= self._bytes_max
-        if self.lent_bytes + size > self._bytes_max:
-            return None
-        self.lent_bytes += size
-        free = self._free.get(size)
-        if free:
-            self._kept_bytes -= size
-            return free.pop()
-        self._make_room(size)
+        with self._lock:
+            if self.lent_bytes + size > self._bytes_max:
+                return None
+            self.lent_bytes += size
+            free = self._free.get(size)
+            if free:
+                self._kept_bytes -= size
+                return free.pop()
+            self._make_room(size)
         return bytearray(size)
 
     def _make_room(self, size: int) -> None:
@@ -47,33 +49,52 @@ class BufferPool:
                 self._kept_bytes -= len(kept.pop())
 
     def release(self, buffer: bytearray) -> None:
-        """Give a buffer back; whoever waited longest is called and may lease."""
+        """Give a buffer back; all who wait are called, who waited longest first, and may lease."""
         size = len(buffer)
-        self.lent_bytes -= size
-        assert self.lent_bytes >= 0
-        free = self._free.get(size)
-        if free is not None:
-            free.append(buffer)
-            self._kept_bytes += size
-        # Those who are called may lease, have lost interest, or find too little and wait again, behind the others.
-        for _ in range(len(self._waiting)):
-            if self.lent_bytes >= self._bytes_max or not self._waiting:
-                return
-            self._waiting.popleft()()
+        with self._lock:
+            self.lent_bytes -= size
+            assert self.lent_bytes >= 0
+            free = self._free.get(size)
+            if free is not None:
+                free.append(buffer)
+                self._kept_bytes += size
+            waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
 
     def when_free(self, call: Callable[[], None]) -> None:
-        """Call once, as soon as a buffer comes back. The caller leases again and may have to wait again."""
-        self._waiting.append(call)
+        """Call once, as soon as a buffer comes back, in the thread that brings it; at once where one may be free.
+
+        The caller leases again and may have to wait again.
+        """
+        with self._lock:
+            if self.lent_bytes:
+                self._waiting.append(call)
+                return
+        call()
 
 
 @dataclass(slots=True)
 class Shared:
     """What all channels of one network share."""
 
-    executor: Executor
+    mail: Mailbox
+    receiving: Threads
+    """Each reads from one socket while bytes come in."""
+    consuming: Threads
+    """They verify and write what has come in, one for each CPU."""
+    sending: Threads
     receive_buffers: BufferPool
     send_buffers: BufferPool
     scratch: bytearray
+    _of_thread: threading.local = field(default_factory=threading.local)
+
+    def plain_record(self) -> memoryview:
+        """A record's worth of memory of the calling thread's own."""
+        view: memoryview | None = getattr(self._of_thread, "plain", None)
+        if view is None:
+            view = self._of_thread.plain = memoryview(bytearray(RECORD_BYTES))
+        return view
 
 
 def patience_s(length: int) -> float:

@@ -1,4 +1,4 @@
-"""What waits to leave through one socket, in the order in which it was sealed: the order of the nonces."""
+"""Records on their way out: sealed in the order in which they leave, which is the order of the nonces."""
 
 from __future__ import annotations
 
@@ -6,120 +6,91 @@ import os
 import socket
 from collections import deque
 
-from p2pmodel.errors import P2PModelError
-from p2pmodel.limits import CHUNK_BYTES, RECORD_BYTES
+from p2pmodel.errors import P2PModelError, PeerGoneError
+from p2pmodel.limits import RECORD_BYTES
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, encode_header
 from p2pmodel.net.seam import BulkSource
 
 _MORE = getattr(socket, "MSG_MORE", 0)
 """More follows at once: a header leaves in one segment with what it announces."""
+_VIEWS_PER_CALL = 16
 
-SEALED_PIECE_BYTES = CHUNK_BYTES + CHUNK_BYTES // RECORD_BYTES * (HEADER_BYTES + TAG_BYTES)
-"""A send buffer: a chunk's worth of sealed records."""
+SEALED_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES + TAG_BYTES
+"""A send buffer: one sealed record."""
+WIRE_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES
+"""A full record in the clear."""
+
+
+def make_record(keys: DirectionKeys | None, kind: Kind, body: bytes | bytearray) -> bytes | bytearray:
+    """One record as it leaves the socket; in the clear without keys."""
+    header = encode_header(kind, len(body))
+    if keys is None:
+        return header + body
+    record = bytearray(HEADER_BYTES + len(body) + TAG_BYTES)
+    record[:HEADER_BYTES] = header
+    keys.seal_into(header, memoryview(body), memoryview(record)[HEADER_BYTES:])
+    return record
 
 
 class Outbox:
-    """Records waiting to leave, in the order in which they were sealed."""
+    """What waits to leave through one socket. Belongs to one thread at a time."""
 
-    __slots__ = ("_deferred", "_held", "_queue", "keys", "message_bytes")
+    __slots__ = ("_queue", "keys", "message_bytes_left")
 
     def __init__(self, keys: DirectionKeys | None) -> None:
         self.keys = keys
-        self.message_bytes = 0
-        """Queued, deferred ones too; bulk is not counted, it waits for the peer by itself."""
+        self.message_bytes_left = 0
+        """Of messages, since this was last set to 0: bulk is not counted, it waits for the peer by itself."""
         self._queue: deque[tuple[memoryview, int]] = deque()
-        self._deferred: deque[bytes] = deque()
-        self._held = False
 
     @property
     def pending(self) -> bool:
         return bool(self._queue)
 
-    @property
-    def front(self) -> memoryview:
-        return self._queue[0][0]
-
-    def sent(self, count: int) -> None:
-        view, counted = self._queue[0]
-        if count == len(view):
-            self._queue.popleft()
-            self.message_bytes -= counted
-        else:
-            self._queue[0] = (view[count:], counted)
-
-    @property
-    def on_hold(self) -> bool:
-        return self._held
-
-    def add_message(self, message: bytes) -> None:
-        self.message_bytes += len(message)
-        if self._held:
-            self._deferred.append(message)
-        else:
-            self.add(Kind.MESSAGE, message, counted=len(message))
-
     def add(self, kind: Kind, body: bytes | bytearray, *, counted: int = 0) -> None:
-        header = encode_header(kind, len(body))
+        self._queue.append((memoryview(make_record(self.keys, kind, body)), counted))
+
+    def add_data(self, plain: memoryview, into: memoryview) -> None:
+        """A record of bulk, built in `into`, which has `SEALED_RECORD_BYTES` and is used until it has left."""
+        header = encode_header(Kind.BULK_DATA, len(plain))
+        into[:HEADER_BYTES] = header
         if self.keys is None:
-            self._queue.append((memoryview(header + body), counted))
-            return
-        record = bytearray(HEADER_BYTES + len(body) + TAG_BYTES)
-        record[:HEADER_BYTES] = header
-        self.keys.seal_into(header, memoryview(body), memoryview(record)[HEADER_BYTES:])
-        self._queue.append((memoryview(record), counted))
+            into[HEADER_BYTES : HEADER_BYTES + len(plain)] = plain
+            size = len(plain)
+        else:
+            size = self.keys.seal_into(header, plain, into[HEADER_BYTES:])
+        self._queue.append((into[: HEADER_BYTES + size], 0))
 
-    def add_raw(self, data: bytes) -> None:
-        self._queue.append((memoryview(data), 0))
+    def push(self, sock: socket.socket) -> int:
+        """Send what the socket takes now; returns the bytes that left. Raises `PeerGoneError`."""
+        total = 0
+        while self._queue:
+            try:
+                if len(self._queue) == 1:
+                    sent = sock.send(self._queue[0][0])
+                else:
+                    views = [view for view, _ in self._queue] if len(self._queue) <= _VIEWS_PER_CALL else self._first()
+                    sent = sock.sendmsg(views)
+            except BlockingIOError:
+                return total
+            except OSError as error:
+                raise PeerGoneError(f"the connection broke: {error.strerror}") from error
+            total += sent
+            self._left(sent)
+        return total
 
-    def add_sealed(self, records: memoryview) -> None:
-        self._queue.append((records, 0))
+    def _first(self) -> list[memoryview]:
+        return [self._queue[at][0] for at in range(_VIEWS_PER_CALL)]
 
-    def held(self) -> Held:
-        """A context in which messages are put off: a piece of bulk is being sealed, or is leaving by `sendfile`."""
-        return Held(self)
-
-    def hold(self) -> None:
-        self._held = True
-
-    def release(self) -> None:
-        self._held = False
-        while self._deferred:
-            message = self._deferred.popleft()
-            self.add(Kind.MESSAGE, message, counted=len(message))
-
-
-class Held:
-    """See `Outbox.held`."""
-
-    __slots__ = ("_outbox",)
-
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-
-    def __enter__(self) -> None:
-        self._outbox.hold()
-
-    def __exit__(self, *_: object) -> None:
-        self._outbox.release()
-
-
-def seal_piece(keys: DirectionKeys, source: BulkSource, offset: int, size: int, out: memoryview) -> int:
-    """Read `size` bytes from `offset` and seal them as records into `out`; returns the bytes written. In a thread."""
-    plain = memoryview(bytearray(min(size, RECORD_BYTES)))
-    at = 0
-    for start in range(0, size, RECORD_BYTES):
-        length = min(RECORD_BYTES, size - start)
-        view = plain[:length]
-        source.read_into(view, offset + start)
-        header = encode_header(Kind.BULK_DATA, length)
-        out[at : at + HEADER_BYTES] = header
-        at += HEADER_BYTES
-        at += keys.seal_into(header, view, out[at:])
-    return at
-
-
-WIRE_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES
-"""A full record in the clear."""
+    def _left(self, count: int) -> None:
+        while count:
+            view, counted = self._queue[0]
+            if count < len(view):
+                self._queue[0] = (view[count:], counted)
+                return
+            count -= len(view)
+            self._queue.popleft()
+            self.message_bytes_left += counted
 
 
 def plain_wire_bytes(length: int) -> int:
@@ -131,7 +102,7 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
     """Send an answer in the clear straight from a file, from byte `at` of its wire form on; returns where it got to.
 
     In a thread, because the file may have to come from a disk. Ends at `until` or where the socket takes no more.
-    Raises `P2PModelError` where the file is shorter than it was, `OSError` where the connection broke.
+    Raises `P2PModelError` where the file is shorter than it was, `PeerGoneError` where the connection broke.
     """
     try:
         while at < until:
@@ -147,4 +118,13 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
             at += sent
     except BlockingIOError:
         pass
+    except OSError as error:
+        raise PeerGoneError(f"the connection broke: {error.strerror}") from error
     return at
+
+
+def read_record(source: BulkSource, offset: int, plain: memoryview) -> memoryview:
+    """The next record's worth of `source`, read into `plain`."""
+    view = plain[: min(RECORD_BYTES, source.length - offset)]
+    source.read_into(view, offset)
+    return view

@@ -27,15 +27,19 @@ from p2pmodel.net.admission import Crowd
 from p2pmodel.net.buffers import BufferPool, Shared
 from p2pmodel.net.handshake import Handshake, Session, tls_context
 from p2pmodel.net.identity import Identity
-from p2pmodel.net.outbox import SEALED_PIECE_BYTES
+from p2pmodel.net.outbox import SEALED_RECORD_BYTES
+from p2pmodel.net.receiver import SCRATCH_BYTES
 from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listener
-from p2pmodel.net.tcp import SCRATCH_BYTES, TcpChannel
+from p2pmodel.net.tcp import TcpChannel
+from p2pmodel.net.threads import Mailbox, Threads
 from p2pmodel.net.udp import UdpDatagrams, bind, bound_address
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _BACKLOG = 256
+_BULK_THREADS = 16
+"""Sockets that threads receive from at one time, and as many that they send to; each is left after 20 ms of silence."""
 _ACCEPTS_PER_WAKE = 32
 """Far below `HALF_OPEN_MAX`, so that whoever is accepted gets to answer before a flood can make it the oldest."""
 _ACCEPT_PAUSE_S = 0.5
@@ -60,17 +64,27 @@ class RealNetwork:
         self._clock = SystemClock()
         threads = max(4, (os.cpu_count() or 1) + 2)
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="p2pmodel")
-        self._shared = Shared(
-            executor=self._executor,
-            receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX),
-            send_buffers=BufferPool((SEALED_PIECE_BYTES,), BULK_BUFFER_BYTES_MAX),
-            scratch=bytearray(SCRATCH_BYTES),
-        )
+        self._shared: Shared | None = None
         self._tls = tls_context(identity)
 
     @property
     def clock(self) -> Clock:
         return self._clock
+
+    @property
+    def shared(self) -> Shared:
+        """Of all channels; made on the loop, with the first of them."""
+        if self._shared is None:
+            self._shared = Shared(
+                mail=Mailbox(asyncio.get_running_loop()),
+                receiving=Threads(_BULK_THREADS, "receive"),
+                consuming=Threads(os.cpu_count() or 1, "verify"),
+                sending=Threads(_BULK_THREADS, "send"),
+                receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX),
+                send_buffers=BufferPool((SEALED_RECORD_BYTES,), BULK_BUFFER_BYTES_MAX),
+                scratch=bytearray(SCRATCH_BYTES),
+            )
+        return self._shared
 
     async def open_datagrams(self, host: str, port: int, handler: DatagramHandler) -> Datagrams:
         sock = bind(socket.SOCK_DGRAM, host, port)
@@ -126,7 +140,7 @@ class RealNetwork:
         except BaseException:
             sock.close()
             raise
-        return TcpChannel(sock, address, session, self._shared, outgoing=outgoing)
+        return TcpChannel(sock, address, session, self.shared, outgoing=outgoing)
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
@@ -139,7 +153,13 @@ class RealNetwork:
 
     async def close(self) -> None:
         # Waiting for a thread that reads from a slow disk must not hold up the loop.
-        await asyncio.get_running_loop().run_in_executor(None, self._executor.shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self._end_threads)
+
+    def _end_threads(self) -> None:
+        if self._shared is not None:
+            for threads in (self._shared.receiving, self._shared.sending, self._shared.consuming):
+                threads.close()
+        self._executor.shutdown()
 
 
 async def _shake(sock: socket.socket, handshake: Handshake) -> Session:

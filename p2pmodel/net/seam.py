@@ -112,9 +112,11 @@ class Channel(Protocol):
     outgoing: bool
     hello: Hello
     encrypted: bool
-    bytes_received: int
     answers_ahead: int
     """Answers that `send_bulk` takes at a time: the next can be made ready while one leaves."""
+
+    @property
+    def bytes_received(self) -> int: ...
 
     @property
     def bytes_sent(self) -> int: ...

@@ -1,239 +1,371 @@
 """The sending half of a channel: records leave through a non-blocking socket in the order in which they were sealed.
 
-The loop sends what the socket takes; reading a file, sealing and `sendfile` run in threads. A thread that uses the
-socket's descriptor or a buffer is waited for before either is given back, whatever is cancelled meanwhile.
+The loop sends messages while nothing else goes on. An answer leaves in a thread, which finds, reads, seals and sends
+it in one go, with messages between its records; where the socket takes nothing for `_LINGER_MS` the thread goes on to
+others, and comes back when the loop sees room. A thread that uses the socket, a source or a buffer lets go of it itself.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
+from p2pmodel.limits import CONTROL_BYTES_MAX, SEND_QUEUE_BYTES_MAX
 from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.outbox import (
-    SEALED_PIECE_BYTES,
+    SEALED_RECORD_BYTES,
     WIRE_RECORD_BYTES,
     Outbox,
     plain_wire_bytes,
-    seal_piece,
+    read_record,
     send_file_records,
 )
 from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSource
+from p2pmodel.net.threads import SharedSocket
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_LINGER_MS = 20
+_FLUSH_BYTES = 64 * 1024
+"""Messages of one turn of the loop leave together, unless there are more than this."""
+
+
+@dataclass(slots=True, eq=False)
+class _Answer:
+    request_id: int
+    source: BulkSource
+    outcome: asyncio.Future[bool]
+    placed: tuple[int, int] | None = None
+    begun: bool = False
+    at: int = 0
+    """How far it has got, of `end`: bytes of the source, or of the wire form where a file is sent as it is."""
+    end: int = 0
+    settled: bool = False
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def between_records(self) -> bool:
+        return self.placed is None or self.at % WIRE_RECORD_BYTES == 0
 
 
 class Sender:
-    """Owns the socket's writing side and its end. `close` is the channel's, and calls `end` in turn."""
+    """The writing side of a socket. `_outbox` and `_current` belong to the loop, or to a thread while `_threaded`."""
 
     def __init__(
-        self, sock: socket.socket, shared: Shared, keys: DirectionKeys | None, close: Callable[[P2PModelError], None]
+        self,
+        sock: SharedSocket,
+        shared: Shared,
+        keys: DirectionKeys | None,
+        close: Callable[[P2PModelError], None],
     ) -> None:
         self.bytes_sent = 0
-        self.outbox = Outbox(keys)
         self._sock = sock
         self._shared = shared
         self._close = close
         self._loop = asyncio.get_running_loop()
-        self._ended = False
-        self._borrowed = 0
-        """Threads that use the socket's descriptor right now; it is closed when the last returns."""
-        self._writing = False
-        self._drained: asyncio.Future[None] | None = None
+        self._outbox = Outbox(keys)
+        self._current: _Answer | None = None
+        self._record: bytearray | None = None
+        self._lock = threading.Lock()
+        """Guards what follows, up to the blank line."""
+        self._messages: deque[bytes] = deque()
+        self._answers: deque[_Answer] = deque()
+        self._threaded = self._parked = self._ended = False
+        """`_threaded`: sending is a thread's; `_parked`: none runs now, one will when there is room."""
+        self._left_bytes = 0
+        """Of messages that a thread has sent and the loop has not taken note of."""
 
-    def end(self) -> None:
-        """Stop sending and close the socket."""
-        self._ended = True
-        if self._writing:
-            self._loop.remove_writer(self._sock)
-            self._writing = False
-        if self._borrowed:
-            try:
-                self._sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-        else:
-            self._sock.close()
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_exception(PeerGoneError("the connection closed"))
+        self._buffered = True
+        """False while it is a buffer, not room in the socket, that a parked answer waits for."""
+        self._message_bytes = 0
+        self._flushing = self._writing = False
+        self._due: deque[_Answer] = deque()
+        """On the loop: answers that have not been settled yet, in order."""
+        self._deadline: asyncio.TimerHandle | None = None
 
-    def _check_open(self) -> None:
-        if self._ended:
-            raise PeerGoneError("the connection closed")
+    # --- on the loop --------------------------------------------------------------------------------------------------
 
-    def _too_slow(self) -> None:
-        # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
-        self._close(PeerGoneError("an answer left too slowly"))
+    @property
+    def message_bytes(self) -> int:
+        """Of messages that have not left yet."""
+        return self._message_bytes
 
     def send(self, message: bytes) -> None:
         if self._ended:
             return
         assert 0 < len(message) <= CONTROL_BYTES_MAX
-        self.outbox.add_message(message)
-        if self.outbox.message_bytes > SEND_QUEUE_BYTES_MAX:
+        with self._lock:
+            self._messages.append(message)
+            threaded = self._threaded
+            left, self._left_bytes = self._left_bytes, 0
+        self._message_bytes += len(message) - left
+        if not threaded and self._message_bytes > _FLUSH_BYTES:
+            self._flush()
+        elif not threaded and not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+        if self._message_bytes > SEND_QUEUE_BYTES_MAX:
             self._close(ProtocolError("the peer does not read what it is sent"))
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._ended or self._threaded:
             return
-        if not self.outbox.on_hold:
+        try:
+            self._seal_messages()
+            self.bytes_sent += self._outbox.push(self._sock.sock)
+        except P2PModelError as error:
+            self._close(error)
+            return
+        with self._lock:
+            left, self._left_bytes = self._left_bytes, 0
+        self._message_bytes -= left + self._outbox.message_bytes_left
+        self._outbox.message_bytes_left = 0
+        self._watch(self._outbox.pending)
+
+    def _try_again(self) -> None:
+        """A buffer came back."""
+        if self._parked and not self._ended and not self._buffered:
+            self._run()
+
+    def _watch(self, on: bool) -> None:
+        if on and not self._writing:
+            self._loop.add_writer(self._sock.sock, self._on_writable)
+        elif self._writing and not on:
+            self._loop.remove_writer(self._sock.sock)
+        self._writing = on
+
+    def _on_writable(self) -> None:
+        if self._threaded:
+            self._run()
+        else:
             self._flush()
 
     async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
-        try:
-            self._check_open()
-            if not await self._offload(source.open):
-                return False
-            self.outbox.add(Kind.BULK_BEGIN, BULK_BEGIN.pack(request_id, source.length))
-            try:
-                if self.outbox.keys is not None:
-                    await self._send_sealed(source, self.outbox.keys)
-                else:
-                    with self._send_deadline(source.length):
-                        await self._send_plain(source)
-            except BaseException as error:
-                self._close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
-                raise
-            return True
-        finally:
+        if self._ended:
             source.release()
-
-    @contextmanager
-    def _send_deadline(self, length: int) -> Iterator[None]:
-        deadline = self._loop.call_later(patience_s(length), self._too_slow)
+            raise PeerGoneError("the connection closed")
+        answer = _Answer(request_id, source, self._loop.create_future())
+        with self._lock:
+            self._answers.append(answer)
+            idle, self._threaded = not self._threaded, True
+        self._due.append(answer)
+        if len(self._due) == 1:
+            self._set_deadline()
+        if idle:
+            self._run()
         try:
-            yield
-        finally:
-            deadline.cancel()
-
-    async def _send_sealed(self, source: BulkSource, keys: DirectionKeys) -> None:
-        buffer = await self._lease_send_buffer()
-        try:
-            with self._send_deadline(source.length):
-                for offset in range(0, source.length, CHUNK_BYTES):
-                    await self._drain()
-                    # Records leave in the order of their nonces, so messages wait while these are being sealed.
-                    with self.outbox.held():
-                        size = min(CHUNK_BYTES, source.length - offset)
-                        sealed = await self._offload(seal_piece, keys, source, offset, size, memoryview(buffer))
-                        self.outbox.add_sealed(memoryview(buffer)[:sealed])
-                await self._drain()
-        finally:
-            self._shared.send_buffers.release(buffer)
-
-    async def _send_plain(self, source: BulkSource) -> None:
-        placed = source.file_range()
-        if placed is not None:
-            await self._send_file(*placed, source.length)
-            return
-        for offset in range(0, source.length, RECORD_BYTES):
-            data = bytearray(min(RECORD_BYTES, source.length - offset))
-            await self._offload(source.read_into, memoryview(data), offset)
-            self.outbox.add(Kind.BULK_DATA, data)
-            await self._drain()
-
-    async def _send_file(self, fd: int, start: int, length: int) -> None:
-        at, end = 0, plain_wire_bytes(length)
-        await self._drain()
-        while at < end:
-            with self.outbox.held():
-                at = await self._send_records(fd, start, length, at, end)
-                # Where the peer is slow, messages may go between records; they cannot go into one.
-                while at < end and at % WIRE_RECORD_BYTES:
-                    await self._writable()
-                    until = min(at - at % WIRE_RECORD_BYTES + WIRE_RECORD_BYTES, end)
-                    at = await self._send_records(fd, start, length, at, until)
-            if at < end:
-                await self._writable()
-            await self._drain()
-
-    async def _send_records(self, fd: int, start: int, length: int, at: int, until: int) -> int:
-        reached = await self._with_socket(send_file_records, self._sock, fd, start, length, at, until)
-        self.bytes_sent += reached - at
-        return reached
-
-    async def _with_socket(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run what uses the socket in a thread; the descriptor stays open until it returns."""
-        self._check_open()
-        self._borrowed += 1
-        try:
-            return await self._offload(work, *args, **kwargs)
-        except OSError as error:
-            self._close(PeerGoneError(f"the connection broke: {error.strerror}"))
-            raise PeerGoneError("the connection broke") from error
-        finally:
-            self._borrowed -= 1
-            if self._ended and not self._borrowed:
-                self._sock.close()
-
-    async def _offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        assert not kwargs
-        running = self._loop.run_in_executor(self._shared.executor, work, *args)
-        try:
-            return await asyncio.shield(running)
+            return await answer.outcome
         except asyncio.CancelledError:
-            # The thread goes on with our buffer, descriptor and nonces: nothing may be given back before it is done,
-            # however often we are told to hurry.
-            while not running.done():
-                try:
-                    await asyncio.wait([running])
-                except asyncio.CancelledError:
-                    continue
-            self._close(PeerGoneError("sending was cancelled in the middle of an answer"))
+            await self._take_back(answer)
             raise
 
-    async def _lease_send_buffer(self) -> bytearray:
-        pool = self._shared.send_buffers
-        while (buffer := pool.lease(SEALED_PIECE_BYTES)) is None:
-            free = asyncio.Event()
-            pool.when_free(free.set)
-            await free.wait()
-        return buffer
-
-    async def _drain(self) -> None:
-        """Until everything queued has left, and the buffers it stood in may be used again."""
-        self._flush()
-        self._check_open()
-        # A message may have been queued between the moment all had left and ours.
-        while self.outbox.pending:
-            await self._wait_for_writer()
-
-    async def _writable(self) -> None:
-        self._check_open()
-        if not self._writing:
-            self._loop.add_writer(self._sock, self._flush)
-            self._writing = True
-        await self._wait_for_writer()
-
-    async def _wait_for_writer(self) -> None:
-        self._drained = self._loop.create_future()
-        try:
-            await self._drained
-        finally:
-            self._drained = None
-
-    def _flush(self) -> None:
-        if self._ended:
-            return
-        while self.outbox.pending:
+    async def _take_back(self, answer: _Answer) -> None:
+        """Not to be sent after all. Half an answer cannot be taken back, and ends the channel."""
+        with self._lock:
+            waits = answer in self._answers
+            if waits:
+                self._answers.remove(answer)
+        if waits:
+            answer.source.release()
+            self._settle(answer, None)
+        elif not answer.settled:
+            self._close(PeerGoneError("sending was cancelled in the middle of an answer"))
+        while not answer.settled:
+            # A thread goes on with the source: nothing is given back before it is done, however often we are hurried.
+            gone: asyncio.Future[None] = self._loop.create_future()
+            answer.waiting.append(gone)
             try:
-                sent = self._sock.send(self.outbox.front)
-            except BlockingIOError:
-                if not self._writing:
-                    self._loop.add_writer(self._sock, self._flush)
-                    self._writing = True
+                await gone
+            except asyncio.CancelledError:
+                continue
+
+    def _run(self) -> None:
+        """Let a thread send; `_threaded` is set."""
+        self._parked = False
+        self._watch(False)
+        self._sock.borrow()
+        try:
+            self._shared.sending.run(self._burst)
+        except RuntimeError:
+            self._sock.give_back()
+            self._parked = True
+            self._close(PeerGoneError("this peer is stopping"))
+
+    def _returned(self) -> None:
+        """A thread has let go. Where it is not done it waits for room in the socket, or for a buffer."""
+        self._sock.give_back()
+        with self._lock:
+            parked = self._parked
+        if parked and self._ended:
+            self._fail_all(PeerGoneError("the connection closed"))
+        elif parked and self._buffered:
+            self._watch(True)
+
+    def end(self) -> None:
+        """Stop sending. What was to be sent is let go of here, or by the thread that is about it."""
+        with self._lock:
+            self._ended = True
+            ours = self._parked or not self._threaded
+        self._watch(False)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if ours:
+            self._fail_all(PeerGoneError("the connection closed"))
+
+    def _set_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if self._due and not self._ended:
+            self._deadline = self._loop.call_later(patience_s(self._due[0].source.length), self._too_slow)
+
+    def _too_slow(self) -> None:
+        # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
+        self._close(PeerGoneError("an answer left too slowly"))
+
+    def _settle(self, answer: _Answer, result: bool | BaseException | None) -> None:
+        answer.settled = True
+        head = self._due[0] is answer
+        self._due.remove(answer)
+        if head:
+            self._set_deadline()
+        if not answer.outcome.done():
+            if isinstance(result, BaseException):
+                answer.outcome.set_exception(result)
+            elif result is not None:
+                answer.outcome.set_result(result)
+        for gone in answer.waiting:
+            if not gone.done():
+                gone.set_result(None)
+        if isinstance(result, BaseException):
+            self._close(PeerGoneError(f"an answer was cut off: {result}"))
+
+    # --- in a thread --------------------------------------------------------------------------------------------------
+
+    def _burst(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001  (told to whoever waits for the answer)
+            with self._lock:
+                self._parked = True
+            self._fail_all(error)
+            if isinstance(error, P2PModelError):
+                self._shared.mail.post(self._close, error)
+        self._shared.mail.post(self._returned)
+
+    def _work(self) -> None:
+        """Send until nothing is left, or nothing more can be sent for now."""
+        poll = select.poll()
+        poll.register(self._sock.sock, select.POLLOUT)
+        self._buffered = True
+        while self._push(poll):
+            answer = self._current
+            if answer is not None and answer.begun and answer.at == answer.end:
+                self._finish(answer, sent=True)
+            if not self._next():
                 return
-            except OSError as error:
-                self._close(PeerGoneError(f"the connection broke: {error.strerror}"))
-                return
-            self.bytes_sent += sent
-            self.outbox.sent(sent)
-        if self._writing:
-            self._loop.remove_writer(self._sock)
-            self._writing = False
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
+            if self._current is None or self._current.between_records:
+                self._seal_messages()
+            if self._current is not None and not self._go_on(self._current, poll):
+                break
+        with self._lock:
+            self._parked = True
+
+    def _next(self) -> bool:
+        """Whether there is something to send; otherwise sending is the loop's again."""
+        with self._lock:
+            if self._ended:
+                raise PeerGoneError("the connection closed")
+            self._left_bytes += self._outbox.message_bytes_left
+            self._outbox.message_bytes_left = 0
+            if self._current is None and self._answers:
+                self._current = self._answers.popleft()
+            if self._current is None and not self._messages:
+                self._give_buffer_back()
+                self._threaded = False
+                return False
+            return True
+
+    def _push(self, poll: select.poll) -> bool:
+        """Whether all that was sealed has left."""
+        while self._outbox.pending:
+            self.bytes_sent += self._outbox.push(self._sock.sock)
+            if self._outbox.pending and (self._ended or not poll.poll(_LINGER_MS)):
+                return False
+        return True
+
+    def _seal_messages(self) -> None:
+        while self._messages:
+            message = self._messages.popleft()
+            self._outbox.add(Kind.MESSAGE, message, counted=len(message))
+
+    def _go_on(self, answer: _Answer, poll: select.poll) -> bool:
+        """One record more of an answer. False where the socket takes no more, or there is no buffer."""
+        if not answer.begun:
+            if not answer.source.open():
+                self._finish(answer, sent=False)
+                return True
+            self._begin(answer)
+            if answer.placed is not None:
+                return True  # the announcement leaves first
+        if answer.placed is not None:
+            return self._send_file(answer, *answer.placed, poll)
+        if self._record is None and not self._lease_record():
+            return False
+        assert self._record is not None
+        plain = read_record(answer.source, answer.at, self._shared.plain_record())
+        self._outbox.add_data(plain, memoryview(self._record))
+        answer.at += len(plain)
+        return True
+
+    def _begin(self, answer: _Answer) -> None:
+        answer.begun, answer.end = True, answer.source.length
+        if self._outbox.keys is None and (placed := answer.source.file_range()) is not None:
+            answer.placed, answer.end = placed, plain_wire_bytes(answer.source.length)
+        self._outbox.add(Kind.BULK_BEGIN, BULK_BEGIN.pack(answer.request_id, answer.source.length))
+
+    def _send_file(self, answer: _Answer, fd: int, start: int, poll: select.poll) -> bool:
+        if self._outbox.pending:
+            return True  # messages first
+        until = min(answer.at - answer.at % WIRE_RECORD_BYTES + WIRE_RECORD_BYTES, answer.end)
+        reached = send_file_records(self._sock.sock, fd, start, answer.source.length, answer.at, until)
+        self.bytes_sent += reached - answer.at
+        answer.at = reached
+        return reached == until or bool(poll.poll(_LINGER_MS))
+
+    def _lease_record(self) -> bool:
+        self._record = self._shared.send_buffers.lease(SEALED_RECORD_BYTES)
+        self._buffered = self._record is not None
+        if not self._buffered:
+            self._shared.send_buffers.when_free(lambda: self._shared.mail.post(self._try_again))
+        return self._buffered
+
+    def _finish(self, answer: _Answer, *, sent: bool) -> None:
+        self._current = None
+        answer.source.release()
+        self._shared.mail.post(self._settle, answer, sent)
+
+    # --- in whichever owns the sending --------------------------------------------------------------------------------
+
+    def _fail_all(self, error: Exception) -> None:
+        """Let go of everything: whoever waits for the answer that was leaving hears `error`."""
+        with self._lock:
+            answers, self._answers = self._answers, deque()
+        current, self._current = self._current, None
+        self._give_buffer_back()
+        if current is not None:
+            current.source.release()
+            self._shared.mail.post(self._settle, current, error)
+        for answer in answers:
+            answer.source.release()
+            self._shared.mail.post(self._settle, answer, PeerGoneError("the connection closed"))
+
+    def _give_buffer_back(self) -> None:
+        if self._record is not None:
+            self._shared.send_buffers.release(self._record)
+            self._record = None

@@ -64,7 +64,7 @@ class ObjectInMemory:
 
 
 class SoughtChunk:
-    """A `BulkSource` for a chunk that was asked for: it is looked for when its turn has come, in the thread that sends it.
+    """A `BulkSource` for a chunk that was asked for: looked for when its turn has come, in the thread that sends it.
 
     Not there, of another length, or trouble of our own disk, which is none of the peer's business: the peer asks
     elsewhere.

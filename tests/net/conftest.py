@@ -56,7 +56,7 @@ class Town:
     @property
     def lent_bytes(self) -> int:
         return sum(
-            network._shared.receive_buffers.lent_bytes + network._shared.send_buffers.lent_bytes
+            network.shared.receive_buffers.lent_bytes + network.shared.send_buffers.lent_bytes
             for network in self._networks
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,21 +22,47 @@ def test_no_more_is_lent_than_there_is() -> None:
     assert [pool.lease(10) is not None for _ in range(5)] == [True] * 4 + [False]
 
 
-def test_who_waits_is_called_once_in_the_order_of_coming() -> None:
-    pool, called = BufferPool((10,), 10), []
+def test_who_waited_longest_gets_what_comes_back_and_the_others_keep_their_order() -> None:
+    pool, got = BufferPool((10,), 10), []
     held = pool.lease(10)
 
-    def take(name: str):
-        def call() -> None:
-            called.append(name)
-            assert pool.lease(10) is not None
+    def take(name: str) -> None:
+        buffer = pool.lease(10)
+        if buffer is None:
+            pool.when_free(lambda: take(name))
+        else:
+            got.append((name, buffer))
 
-        return call
-
-    pool.when_free(take("first"))
-    pool.when_free(take("second"))
+    for name in ("first", "second", "third"):
+        pool.when_free(lambda name=name: take(name))
     pool.release(held)
-    assert called == ["first"]
+    assert [name for name, _ in got] == ["first"]
+    pool.release(got[0][1])
+    pool.release(got[1][1])
+    assert [name for name, _ in got] == ["first", "second", "third"]
+
+
+def test_where_everything_is_free_nobody_waits_for_a_release_that_will_not_come() -> None:
+    pool, called = BufferPool((10,), 10), []
+    pool.when_free(lambda: called.append("at once"))
+    assert called == ["at once"]
+
+
+def test_threads_share_a_pool() -> None:
+    pool, most = BufferPool((10,), 30), []
+
+    def borrow() -> None:
+        for _ in range(2_000):
+            if (buffer := pool.lease(10)) is not None:
+                most.append(pool.lent_bytes)
+                pool.release(buffer)
+
+    threads = [threading.Thread(target=borrow) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) <= 30 and pool.lent_bytes == 0
 
 
 def test_who_has_lost_interest_does_not_use_up_the_call() -> None:

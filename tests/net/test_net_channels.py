@@ -18,6 +18,8 @@ from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
 from p2pmodel.net import buffers
+from p2pmodel.net.outbox import make_record
+from p2pmodel.net.records import Kind
 
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
 MIB = 1 << 20
@@ -163,7 +165,7 @@ async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
     near.start(handler)
     for _ in range(40):
         near.send(bytes(CONTROL_BYTES_MAX))
-        assert near._sender.outbox.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
+        assert near._sender.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
     assert isinstance(await handler.until_closed(), ProtocolError)
 
 
@@ -171,7 +173,7 @@ async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town) 
     goes_on = threading.Event()
     handler = Handler(sink=lambda request_id: Keeps(lambda: goes_on.wait(PATIENCE_S)))
     pair = await town.pair(far_handler=handler)
-    town._networks[0]._shared.receive_buffers._bytes_max = 2 * MIB
+    town._networks[0].shared.receive_buffers._bytes_max = 2 * MIB
     answers = [Source(data_of(number, MIB)) for number in range(5)]
 
     async def serve() -> None:
@@ -181,7 +183,7 @@ async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town) 
 
     sending = asyncio.get_running_loop().create_task(serve())
     await handler.until(lambda: len(handler.of("begins")) == 3)
-    assert not pair.far._reading
+    await comes_true(lambda: pair.far._receiver.waits_for_a_buffer)
     assert handler.of("finished") == []
     goes_on.set()
     await sending
@@ -193,7 +195,7 @@ async def test_a_channel_that_closes_while_it_waits_for_a_buffer_leaves_the_turn
     goes_on = threading.Event()
     loop = asyncio.get_running_loop()
     far_network = town.network(identity(9))
-    far_network._shared.receive_buffers._bytes_max = MIB
+    far_network.shared.receive_buffers._bytes_max = MIB
     accepted: asyncio.Queue = asyncio.Queue()
     address = await town.listen(far_network, accepted.put_nowait)
     ends = []
@@ -207,8 +209,8 @@ async def test_a_channel_that_closes_while_it_waits_for_a_buffer_leaves_the_turn
     sending = [loop.create_task(near.send_bulk(1, Source(bytes([5]) * MIB))) for near, _, _ in ends]
     for _, _, handler in ends:
         await handler.until(lambda handler=handler: handler.of("begins"))
-    waiting = [end for end in ends if not end[1]._reading and end[1]._inbound.stalled]
-    assert len(waiting) == 2
+    await comes_true(lambda: sum(end[1]._receiver.waits_for_a_buffer for end in ends) == 2)
+    waiting = [end for end in ends if end[1]._receiver.waits_for_a_buffer]
     waiting[0][1].close(PeerGoneError("enough"))
     goes_on.set()
     await waiting[1][2].until(lambda: waiting[1][2].of("finished"))
@@ -226,11 +228,11 @@ async def test_a_reset_at_any_point_ends_both_sides_and_gives_the_buffers_back(t
     source = Source(bytes(4 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= 3 * MIB else None)
     sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
     await comes_true(lambda: pair.far.bytes_received >= after_bytes)
-    _reset(pair.far._sock)
+    _reset(pair.far._socket.sock)
     pair.far.close(PeerGoneError("reset"))
+    await pair.near_handler.until_closed()
     goes_on.set()
     await gone(sending)
-    await pair.near_handler.until_closed()
     await pair.far_handler.until_closed()
     assert source.released == 1
     assert town.lent_bytes == 0
@@ -418,9 +420,8 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
 )
 async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town, damage, encryption) -> None:
     pair = await town.pair(encryption=encryption)
-    pair.near._sender.outbox.add_message(b"payload")
-    record = bytes(pair.near._sender.outbox.front)
-    pair.near._sock.send(damage(record))
+    record = bytes(make_record(pair.near._sender._outbox.keys, Kind.MESSAGE, b"payload"))
+    pair.near._socket.sock.send(damage(record))
     assert isinstance(await pair.far_handler.until_closed(), ProtocolError)
     assert pair.far_handler.messages in ([], [b"payload"])
     assert len(pair.far_handler.messages) == (damage(record) == record + record)
@@ -428,8 +429,8 @@ async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town
 
 async def test_our_own_records_sent_back_to_us_end_the_channel(town) -> None:
     pair = await town.pair()
-    pair.near._sender.outbox.add_message(b"payload")
-    pair.far._sock.send(bytes(pair.near._sender.outbox.front))
+    record = make_record(pair.near._sender._outbox.keys, Kind.MESSAGE, b"payload")
+    pair.far._socket.sock.send(record)
     assert isinstance(await pair.near_handler.until_closed(), ProtocolError)
     assert pair.near_handler.messages == []
 

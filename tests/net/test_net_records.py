@@ -12,7 +12,7 @@ from wire_pairs import Received, feed_fails
 
 from p2pmodel.errors import ProtocolError
 from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, RECORD_BYTES
-from p2pmodel.net.outbox import Outbox
+from p2pmodel.net.outbox import make_record
 from p2pmodel.net.records import (
     BULK_BEGIN,
     HEADER_BYTES,
@@ -29,13 +29,8 @@ SECRET = bytes(range(32))
 
 def records(*bodies: tuple[Kind, bytes], secret: bytes | None = SECRET, records_per_key: int = 1 << 18) -> list[bytes]:
     """Each body as the record that leaves the socket; in the clear where `secret` is None."""
-    outbox = Outbox(None if secret is None else DirectionKeys(secret, records_per_key=records_per_key))
-    sealed = []
-    for kind, body in bodies:
-        outbox.add(kind, body)
-        sealed.append(bytes(outbox.front))
-        outbox.sent(len(outbox.front))
-    return sealed
+    keys = None if secret is None else DirectionKeys(secret, records_per_key=records_per_key)
+    return [bytes(make_record(keys, kind, body)) for kind, body in bodies]
 
 
 def messages(*texts: bytes, **options) -> list[bytes]:

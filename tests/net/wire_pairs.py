@@ -61,6 +61,7 @@ class Handler:
         self._sink = sink or (lambda request_id: Keeps())
         self._on_message = on_message
         self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
 
     def message_received(self, message: bytes) -> None:
         self._note("message", message)
@@ -82,7 +83,7 @@ class Handler:
 
     def _note(self, *event) -> None:
         self.events.append(event)
-        self._news.set()
+        self._loop.call_soon_threadsafe(self._news.set)  # "begins" comes from whichever thread receives
 
     def of(self, kind: str) -> list:
         return [event[1] for event in self.events if event[0] == kind]

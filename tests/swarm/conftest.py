@@ -76,7 +76,7 @@ class Town:
         await asyncio.sleep(0)
         assert not tasks
         for network in [*self._networks, *(peer.network for peer in self._peers)]:
-            assert network._shared.receive_buffers.lent_bytes == network._shared.send_buffers.lent_bytes == 0
+            assert network.shared.receive_buffers.lent_bytes == network.shared.send_buffers.lent_bytes == 0
         for peer in self._peers:
             for download in peer.downloads:
                 assert not download.links and not download._request_ids
