@@ -101,6 +101,8 @@ AGENT_CHARS_MAX = 64
 # --- download ----------------------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_MAX = 32 * MIB
 """Requested and not yet verified, over all peers: what a `kill -9` can cost."""
+IN_FLIGHT_BYTES_FAR_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
+"""Past this nothing more is asked of a peer while a nearer one delivers: the rest is room for that one's window."""
 REQUEST_WINDOW_CHUNKS_MIN = 2
 REQUEST_WINDOW_CHUNKS_START = 4
 REQUEST_WINDOW_CHUNKS_MAX = 64
@@ -114,6 +116,10 @@ RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
 DUPLICATE_REQUESTS_MAX = 2
 """Peers asked for the same chunk in the end game."""
+REQUESTS_BEGUN = 2
+"""Of what a peer owes, so many may be leaving it: one on the line and one made ready. The rest can be withdrawn."""
+REFUSALS_IN_A_ROW_MAX = 4
+"""A chunk or two may have gone since a peer told of them; then it is paused."""
 PEER_CHUNKS_REJECTED_MAX = 1
 """A chunk is verified whole and comes from one peer, so one corrupt chunk proves the liar."""
 CLAIM_INTERVAL_S = 2.0

@@ -73,6 +73,10 @@ class ChunkList:
     def __iter__(self) -> Iterator[Chunk]:
         return (self[index] for index in range(len(self)))
 
+    def length(self, index: int) -> int:
+        """Of chunk `index`, which exists, in bytes."""
+        return self._ends[index] - (self._ends[index - 1] if index else 0)
+
     def at(self, offset: int) -> int:
         """The index of the chunk that holds the byte at `offset`. Raises `IndexError` past the end."""
         if not 0 <= offset < self.size:

@@ -11,6 +11,10 @@ from dataclasses import dataclass
 
 from p2pmodel.errors import DecodeError
 
+_BLOCK_BYTES = 64
+_EMPTY_BLOCK = bytes(_BLOCK_BYTES)
+"""Passed over in one step: a few chunks of a large model are what is listed most often."""
+
 
 @dataclass(frozen=True, slots=True)
 class HaveMap:
@@ -70,8 +74,13 @@ class HaveMap:
 
 def iter_bits(bits: int) -> Iterator[int]:
     """The positions of the set bits, ascending, in time linear in the length of the integer."""
-    for byte_index, byte in enumerate(bits.to_bytes((bits.bit_length() + 7) // 8, "little")):
-        while byte:
-            low = byte & -byte
-            yield byte_index * 8 + low.bit_length() - 1
-            byte ^= low
+    data = bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+    for start in range(0, len(data), _BLOCK_BYTES):
+        block = data[start : start + _BLOCK_BYTES]
+        if block == _EMPTY_BLOCK:
+            continue
+        for byte_index, byte in enumerate(block, start):
+            while byte:
+                low = byte & -byte
+                yield byte_index * 8 + low.bit_length() - 1
+                byte ^= low

@@ -62,12 +62,25 @@ class Layout:
     def __iter__(self) -> Iterator[ChunkPlace]:
         return (self[index] for index in range(len(self)))
 
+    def length(self, index: int) -> int:
+        """Of chunk `index`, which exists, in bytes: what `self[index].length` is, for a fraction of the time."""
+        file_index = bisect_right(self._ends, index)
+        return self.chunk_lists[file_index].length(index - self.first(file_index))
+
     def first(self, file_index: int) -> int:
         """The number of the first chunk of a file; for an empty file, where it would be."""
         return self._ends[file_index - 1] if file_index else 0
 
     def chunks_of(self, file_index: int) -> range:
         return range(self.first(file_index), self._ends[file_index])
+
+    def chunks_holding(self, file_index: int, start: int, stop: int) -> range:
+        """The chunks of a file that hold its bytes from `start` up to `stop`; what lies past its end is left out."""
+        stop = min(stop, self.files[file_index].size)
+        if not 0 <= start < stop:
+            return range(0)
+        chunks, first = self.chunk_lists[file_index], self.first(file_index)
+        return range(first + chunks.at(start), first + chunks.at(stop - 1) + 1)
 
     def repeated(self) -> list[tuple[int, ...]]:
         """For each hash that stands at several places, the numbers of its chunks, ascending: tied weights, zeros."""

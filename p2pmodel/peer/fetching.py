@@ -309,9 +309,9 @@ class Fetching:
             done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
             rate, peers = download.rate(now)
             note = ""
-            # A chunk may take minutes on a slow path. A peer that only pings does not count as moving.
-            if download.tally.bytes_fetched > fetched or abs(download.bytes_in - came) > _TRICKLE_BYTES:
-                moved_at, fetched, came = now, download.tally.bytes_fetched, download.bytes_in
+            # A chunk may take minutes on a slow path. A peer that only talks or refuses does not count as moving.
+            if download.tally.bytes_fetched > fetched or download.answer_bytes - came > _TRICKLE_BYTES:
+                moved_at, fetched, came = now, download.tally.bytes_fetched, download.answer_bytes
             if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
                 if looking is None or looking.done():

@@ -2,6 +2,8 @@
 
 A peer that fails, stalls or lies costs a retry elsewhere, never the download: its requests go back to the schedule, and
 the loop goes on until every wanted chunk is verified. Only trouble of our own (no space, no permission) ends it.
+
+An answer lets its own peer be asked for more; all peers are looked at when chunks have become free, and once a tick.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from p2pmodel.swarm.requests import ChunkRequest
 from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake
 
-_TICK_S = 0.25
+_TICK_MAX_S = 0.25
+_TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
 _RATE_WINDOW_S = 3.0
 
@@ -102,13 +105,19 @@ class Download:
         self._twins = _twins(layout, wanted.bits & ~have.bits)
         """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
         once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
-        self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, lambda i: layout[i].length, rng)
+        self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, layout.length, rng)
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
         self._wasted_before: dict[PublicKey, int] = {}
         """What each connection had wasted when it joined: earlier downloads have accounted for that."""
         self._refused: set[Link] = set()
+        self._silent: dict[PublicKey, None] = {}
+        """Cut off because nothing came, before they had ever sent a chunk: nothing is hoped from them."""
+        self._answer_bytes = 0
+        self._came_in: dict[PublicKey, int] = {}
+        """What had come in over each connection when we last looked."""
+        self._filling_soon = False
         self._failure: P2PModelError | None = None
         self._changed = asyncio.Event()
         self._not_before = 0.0
@@ -134,19 +143,35 @@ class Download:
 
     @property
     def sources(self) -> int:
-        """Connected peers that hold something that is missing."""
-        return sum(not self._schedule.idle(peer) for peer in self.links if self._schedule.has_source(peer))
+        """Connected peers that hold something that is missing, and may be believed to give it."""
+        return sum(not self._schedule.idle(peer) and peer not in self._silent for peer in self.links)
 
     @property
     def links_enough(self) -> bool:
         """Whether more connections would hardly help. Peers that promise and do not deliver are not counted."""
-        delivering = sum(not self._schedule.snubbed(peer) for peer in self.links)
+        delivering = sum(not self._schedule.fails(peer) for peer in self.links)
         return delivering >= (LINKS_PER_FETCH_MAX if self._schedule.unheld else LINKS_PER_FETCH_ENOUGH)
 
     @property
     def bytes_in(self) -> int:
         """Everything that the connected sources have sent: grows while anything at all moves, however slowly."""
         return sum(link.channel.bytes_received for link in self.links.values())
+
+    @property
+    def answer_bytes(self) -> int:
+        """What answers have brought, chunks that are not whole yet too: grows while there is hope for another chunk.
+
+        As exact as the loop is quick. Nothing that a peer merely says is counted.
+        """
+        return self._answer_bytes
+
+    def prefer(self, bits: int) -> None:
+        """Ask for these chunks first, until they are here or others are preferred: somebody waits for them now."""
+        for first, twins in self._twins.items():
+            if any(bits >> twin & 1 for twin in twins):
+                bits |= 1 << first
+        self._schedule.prefer(bits)
+        self._fill_soon()
 
     def rate(self, now: float) -> tuple[float, int]:
         """Bytes per second over the last seconds, and how many peers they came from."""
@@ -168,7 +193,8 @@ class Download:
         self.tally.served.setdefault(link.peer, Served(address))
         encrypted, scope = link.channel.encrypted, link.channel.address.scope
         self.account.joined(link.peer, address, encrypted=encrypted, scope=scope, now=self._clock.monotonic())
-        self._schedule.peer_joined(link.peer)
+        self._came_in[link.peer] = link.channel.bytes_received
+        self._schedule.peer_joined(link.peer, scope)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
 
@@ -198,9 +224,9 @@ class Download:
         del self.links[link.peer]
         self._schedule.peer_left(link.peer)
         self._count_cancelled(link)
+        self._came_in.pop(link.peer, None)
         self.account.left(link.peer, str(reason), self._clock.monotonic())
-        self._changed.set()
-        self._fill_all()
+        self._fill_soon()
 
     def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         self.on_peers(peers)
@@ -215,14 +241,18 @@ class Download:
                     raise self._failure
                 self._changed.clear()
                 try:
-                    async with asyncio.timeout(_TICK_S):
+                    async with asyncio.timeout(self._tick_s):
                         await self._changed.wait()
                 except TimeoutError:
-                    pass
-                self._expire()
-                self._fill_all()
+                    self._expire()
+                    self._fill_all()
         finally:
             self.leave()
+
+    @property
+    def _tick_s(self) -> float:
+        """As often as an answer takes: so late may it be seen that a peer has nothing left to wait for."""
+        return min(max(self._schedule.usual_s, _TICK_MIN_S), _TICK_MAX_S)
 
     def leave(self) -> None:
         """Stop asking and following. A second call does nothing."""
@@ -233,6 +263,7 @@ class Download:
                     link.cancel(request_id)
             link.unfollow(self.layout.model_id)
         self.links.clear()
+        self._came_in.clear()
         self._request_ids.clear()
         self.account.close(self._clock.monotonic())
 
@@ -246,15 +277,29 @@ class Download:
     def _expire(self) -> None:
         now = self._clock.monotonic()
         self._schedule.expire(now)
+        self._cancel_withdrawn()
         for link in list(self.links.values()):
+            came_in = link.channel.bytes_received
+            if link.answer_begun:
+                self._answer_bytes += came_in - self._came_in[link.peer]
+            self._came_in[link.peer] = came_in
             # A link that was idle has been silent for long, but may have been asked only just now.
             if min(link.silent_s(now), self._schedule.late_s(link.peer, now)) > REQUEST_DEADLINE_MAX_S:
+                if not self._schedule.proven(link.peer):
+                    self._silent[link.peer] = None
                 link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
 
+    def _fill_soon(self) -> None:
+        """Look at all peers, once for everything that happens now."""
+        if not self._filling_soon:
+            self._filling_soon = True
+            asyncio.get_running_loop().call_soon(self._fill_all)
+
     def _fill_all(self) -> None:
-        # The rotation gives each peer the same chance of the free places in flight.
-        for link in list(self.links.values()):
-            self._fill(link)
+        self._filling_soon = False
+        for peer in self._schedule.ranking():
+            if (link := self.links.get(peer)) is not None:
+                self._fill(link)
 
     def _fill(self, link: Link) -> None:
         now = self._clock.monotonic()
@@ -263,15 +308,27 @@ class Download:
         if self.links.get(link.peer) is not link or link.peer in self.banned:
             return
         for index in self._schedule.next_requests(link.peer, now):
+            self._cancel_withdrawn()
             self._request(link, index)
             if not link.may_ask:
                 return
-            wait_s = self._pace.take(self.layout[index].length, now)
+            wait_s = self._pace.take(self.layout.length(index), now)
             if wait_s > 0:
                 self._not_before = now + wait_s
                 self.account.paced(self._not_before, now)
                 asyncio.get_running_loop().call_later(wait_s, self._fill_all)
                 return
+
+    def _cancel_withdrawn(self) -> None:
+        for peer, index in self._schedule.withdrawn():
+            self._cancel(peer, index)
+
+    def _cancel(self, peer: PublicKey, index: int) -> None:
+        request_id = self._request_ids.pop((peer, index), None)
+        link = self.links.get(peer)
+        if request_id is not None and link is not None:
+            link.cancel(request_id)
+        self.account.settled(peer, index, 0.0, self._clock.monotonic())
 
     def _request(self, link: Link, index: int) -> None:
         place = self.layout[index]
@@ -283,7 +340,7 @@ class Download:
     def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
         self._request_ids.pop((link.peer, index), None)
         self.account.settled(link.peer, index, sink.worked_s, self._clock.monotonic())
-        length = self.layout[index].length
+        length = self.layout.length(index)
         served = self.tally.served[link.peer]
         if error is None:
             self._verified(link, index, sink, length, served)
@@ -294,14 +351,17 @@ class Download:
             self.account.left(link.peer, "it sent a corrupt chunk", self._clock.monotonic())
             self.banned.add(link.peer)
             self._schedule.failed(link.peer, index)
+            self._fill_soon()
         elif isinstance(error, PeerFault):
-            self._schedule.refused(link.peer, index)
+            self._schedule.refused(link.peer, index, self._clock.monotonic())
             if self.links.get(link.peer) is link:
                 self.account.refused(link.peer)
             self._ask_again_later(link)
+            self._fill_soon()
         else:
             self._failure = error
-        self._changed.set()
+        if self._failure is not None or self._schedule.complete:
+            self._changed.set()
         self._fill(link)
 
     def _ask_again_later(self, link: Link) -> None:
@@ -318,12 +378,10 @@ class Download:
     def _verified(self, link: Link, index: int, sink: _Sink, length: int, served: Served) -> None:
         now = self._clock.monotonic()
         first = self._schedule.is_missing(index)
+        self._silent.pop(link.peer, None)
         for peer in self._schedule.arrived(link.peer, index, now):
-            request_id = self._request_ids.pop((peer, index), None)
-            other = self.links.get(peer)
-            if request_id is not None and other is not None:
-                other.cancel(request_id)
-            self.account.settled(peer, index, 0.0, now)
+            self._cancel(peer, index)
+            self._fill_soon()
         if first:
             served.bytes += length
             self.tally.bytes_fetched += length

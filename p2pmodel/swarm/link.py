@@ -108,6 +108,11 @@ class Link:
         return self._requests.wasted_bytes
 
     @property
+    def answer_begun(self) -> bool:
+        """Whether the bytes that come in belong to an answer, as far as is known."""
+        return self._requests.answer_begun
+
+    @property
     def may_ask(self) -> bool:
         """Whether another chunk may be asked for now."""
         return len(self._requests) < _CHUNK_REQUESTS_MAX

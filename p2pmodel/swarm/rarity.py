@@ -1,12 +1,53 @@
-"""How many peers hold each chunk, kept so that "the rarest chunk that this peer has and we want" is cheap to find.
+"""How many peers hold each chunk, kept so that "the rarest chunks that this peer has and we want" are cheap to find.
 
 Chunks are grouped by the number of holders; each group is one integer with a bit for each chunk, so a pick is an AND
-for each group. With 133,514 chunks that is a few microseconds, and a have-map of a new peer is merged group by group.
+for each group. With 133,514 chunks an AND takes a microsecond, and looking for a set bit ten: so several chunks are
+picked at a time, and sets that change chunk by chunk (`FlippedBits`) are brought up to date only when they are read.
 """
 
 from __future__ import annotations
 
 from random import Random
+
+from p2pmodel.model.have_map import iter_bits
+
+_FLIPS_ONE_BY_ONE = 8
+"""Up to here a shift for each flip is cheaper than one pass over a buffer."""
+_SPREAD = 4
+"""So many chunks are picked at random from a stretch of so many times as many."""
+_LOOKS = 4
+"""Stretches that are looked at for one pick: each may cost a search behind a gap."""
+
+
+class FlippedBits:
+    """A set of the chunks below `count`, of which members come and go singly and the whole is read now and then."""
+
+    __slots__ = ("_bits", "_count", "_flipped")
+
+    def __init__(self, count: int, bits: int) -> None:
+        self._count = count
+        self._bits = bits
+        self._flipped: list[int] = []
+
+    def flip(self, index: int) -> None:
+        """A member leaves, or what is none becomes one."""
+        self._flipped.append(index)
+
+    @property
+    def bits(self) -> int:
+        flipped = self._flipped
+        if not flipped:
+            return self._bits
+        if len(flipped) <= _FLIPS_ONE_BY_ONE:
+            for index in flipped:
+                self._bits ^= 1 << index
+        else:
+            changed = bytearray((self._count + 7) // 8)
+            for index in flipped:
+                changed[index >> 3] ^= 1 << (index & 7)
+            self._bits ^= int.from_bytes(changed, "little")
+        flipped.clear()
+        return self._bits
 
 
 class Rarity:
@@ -34,9 +75,10 @@ class Rarity:
         """One holder less for each of these chunks; every one of them has at least one."""
         for level in range(1, len(self._levels)):
             moving = self._levels[level] & bits
-            self._levels[level] ^= moving
-            self._levels[level - 1] |= moving
-            bits &= ~moving
+            if moving:
+                self._levels[level] ^= moving
+                self._levels[level - 1] |= moving
+                bits ^= moving
         while len(self._levels) > 1 and not self._levels[-1]:
             self._levels.pop()
 
@@ -50,12 +92,58 @@ class Rarity:
         """Those of `bits` that nobody holds."""
         return self._levels[0] & bits
 
-    def rarest(self, among: int, rng: Random) -> int | None:
-        """One of the chunks of `among` with the fewest holders, at random; None where `among` is empty."""
+    def rarest(self, among: int, count: int, rng: Random) -> list[int]:
+        """Some of the chunks of `among`, at most `count`: none of them has more holders than one that is left out.
+
+        The rarest come first, equals in random order. Empty only where `among` is.
+        """
+        found: list[int] = []
         for members in self._levels:
             if candidates := members & among:
-                return random_bit(candidates, rng)
-        return None
+                some, all_of_them = some_bits(candidates, count - len(found), rng)
+                found += some
+                if len(found) == count or not all_of_them:
+                    break
+        return found
+
+
+def some_bits(bits: int, count: int, rng: Random) -> tuple[list[int], bool]:
+    """At most `count` set bits of `bits`, which is not 0, in random order, and whether those are all that it has.
+
+    They lie near each other, from a random point on, cyclically: that needs no look at the whole, and other peers
+    begin elsewhere. Where they are far between, it may be fewer; never none.
+    """
+    start = rng.randrange(bits.bit_length())
+    found, all_above = _bits_from(bits >> start, start, count, rng)
+    below = bits & ((1 << start) - 1)
+    if not all_above or not below:
+        return found, all_above
+    if len(found) >= count:
+        return found, False
+    more, all_below = _bits_from(below, 0, count - len(found), rng)
+    return found + more, all_below
+
+
+def _bits_from(bits: int, offset: int, count: int, rng: Random) -> tuple[list[int], bool]:
+    found: list[int] = []
+    width = max(_SPREAD * count, 64)
+    mask = (1 << width) - 1
+    for _ in range(_LOOKS):
+        if not bits:
+            break
+        if not bits & mask:
+            gap = (bits & -bits).bit_length() - 1
+            bits >>= gap
+            offset += gap
+        members = [offset + bit for bit in iter_bits(bits & mask)]
+        bits >>= width
+        offset += width
+        rng.shuffle(members)
+        room = count - len(found)
+        found += members[:room]
+        if len(members) > room:
+            return found, False
+    return found, not bits
 
 
 def random_bit(bits: int, rng: Random) -> int:

@@ -81,6 +81,11 @@ class OpenRequests:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def answer_begun(self) -> bool:
+        """Whether an answer is coming in, or being verified."""
+        return bool(self._begun)
+
     def add(self, request: ChunkRequest | ObjectRequest | StatementsRequest) -> int:
         request_id = self._next_id
         self._next_id = (self._next_id + 1) % (1 << 32)
@@ -94,6 +99,8 @@ class OpenRequests:
             return False
         length = request.length if isinstance(request, ChunkRequest) else OBJECT_BYTES_MAX
         self._cancelled[request_id] = length
+        if request_id in self._begun:
+            self.wasted_bytes += length
         while len(self._cancelled) > _CANCELLED_MAX:
             del self._cancelled[next(iter(self._cancelled))]
         return True

@@ -1,158 +1,134 @@
 """Which chunk to ask of which peer, and when to ask somebody else: a plain object driven with `now` and a `Random`.
 
-Rarest first, the first few at random. Each peer has a window of requests that follows its measured rate, and each
-request a deadline from the same history; a request past its deadline does not count against the chunk any more, so
-another peer may be asked. When every missing chunk is already asked for (the end game), a fast peer is given chunks
-that wait at a much slower one. Whatever arrives first and verifies counts; nothing here ever gives up on a chunk.
+Preferred chunks first, among them the rarest, the very first few at random. Each peer has a window of requests that
+follows its measured rate, and each request a deadline from the same history; one past its deadline does not count
+against the chunk any more, so another peer may be asked. A peer for which nothing is left takes over what waits behind
+other chunks at a slower one, and in the end game also asks for a second copy of what such a one may have begun.
+Whatever arrives first and verifies counts; nothing here ever gives up on a chunk.
+
+A chunk costs a few microseconds, however many there are: the whole sets are only touched for a batch of picks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
 from p2pmodel.limits import (
     DUPLICATE_REQUESTS_MAX,
+    IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
     RANDOM_FIRST_CHUNKS,
-    REQUEST_DEADLINE_MAX_S,
+    REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MIN_S,
-    REQUEST_WINDOW_CHUNKS_MAX,
-    REQUEST_WINDOW_CHUNKS_MIN,
-    REQUEST_WINDOW_CHUNKS_START,
-    WINDOW_ROUND_TRIPS,
+    REQUESTS_BEGUN,
 )
-from p2pmodel.swarm.rarity import Rarity, random_bit
+from p2pmodel.model.have_map import iter_bits
+from p2pmodel.swarm.rarity import FlippedBits, Rarity, random_bit
+from p2pmodel.swarm.source import Request, Source
 
 K = TypeVar("K", bound=Hashable)
 """How a peer is named."""
 
-_RATE_MEMORY_S = 1.0
-"""Short enough to notice a stall, long enough to smooth over chunks."""
-
-
-class BusyRate:
-    """Bytes per second while something was asked for, forgotten with time constant `_RATE_MEMORY_S`.
-
-    A sum that decays, divided by decayed time: a burst does not look like speed, nor idleness like slowness.
-    """
-
-    __slots__ = ("_busy_s", "_bytes", "_mark")
-
-    def __init__(self) -> None:
-        self._bytes = self._busy_s = 0.0
-        self._mark = 0.0
-
-    def resume(self, now: float) -> None:
-        """Something is asked for again, after nothing was."""
-        self._mark = now
-
-    def add(self, length: int, now: float) -> None:
-        elapsed = max(now - self._mark, 0.0)
-        self._mark = now
-        keep = math.exp(-elapsed / _RATE_MEMORY_S)
-        self._bytes = self._bytes * keep + length
-        self._busy_s = self._busy_s * keep + elapsed
-
-    @property
-    def rate_bytes_per_s(self) -> float:
-        return self._bytes / max(self._busy_s, 1e-3)
-
-
-@dataclass(slots=True)
-class _Request:
-    index: int
-    length: int
-    asked_at: float
-    deadline: float
-    overdue: bool = False
-
-
-@dataclass(slots=True)
-class _Source:
-    """What is known of one peer that can be asked."""
-
-    bits: int = 0
-    requests: dict[int, _Request] = field(default_factory=dict)
-    queued_bytes: int = 0
-    arrivals: BusyRate = field(default_factory=BusyRate)
-    rate_bytes_per_s: float = 0.0
-    last_arrival: float | None = None
-    response_s: float = float("inf")
-    """The shortest time from a request to its verified chunk: the path and the chunk, without the queue."""
-    window: int = REQUEST_WINDOW_CHUNKS_START
-    snubbed: bool = False
-    """It let a deadline pass and has sent nothing since."""
-
-    def expected_s(self, length: int) -> float:
-        """How long until something asked now would be here; unknown peers are taken to be ordinary."""
-        if self.rate_bytes_per_s <= 0:
-            return REQUEST_DEADLINE_MIN_S
-        return (self.queued_bytes + length) / self.rate_bytes_per_s
+_HERE, _FREE, _ASKED = 0, 1, 2
+"""A chunk is not missing; missing, and nobody who is in time is asked for it; asked of somebody who is in time."""
+_BATCH_S = 0.1
+"""Chunks are picked ahead for so long: meanwhile others may get what is rare now."""
+_BATCH_CHUNKS_MAX = 64
+_USUAL_WEIGHT = 1 / 16
+_MOVE_MARGIN_S = 0.01
+_DUPLICATE_MARGIN_S = 0.1
+"""Without a margin, equal peers would fetch each other's last chunks twice."""
 
 
 class Schedule(Generic[K]):
     """The plan of one download. `wanted` and `have` are sets of chunk indices as integers; `length_of` is in bytes."""
 
     def __init__(self, count: int, wanted: int, have: int, length_of: Callable[[int], int], rng: Random) -> None:
+        missing = wanted & ~have
         self._length_of = length_of
         self._rng = rng
         self._rarity = Rarity(count)
-        self._missing = wanted & ~have
-        self._asked = 0
-        """Missing chunks with a request out that is not overdue."""
+        self._state = bytearray(count)
+        for index in iter_bits(missing):
+            self._state[index] = _FREE
+        self._missing = FlippedBits(count, missing)
+        self._missing_count = missing.bit_count()
+        self._free = FlippedBits(count, missing)
+        self._preferred = 0
         self._askers: dict[int, dict[K, None]] = {}
         """Of whom each chunk is asked, in that order: sets of keys have another order in every process."""
-        self._sources: dict[K, _Source] = {}
+        self._sources: dict[K, Source] = {}
+        self._withdrawn: list[tuple[K, int]] = []
         self._in_flight_bytes = 0
         self._arrived = 0
+        self._proven = 0
+        """Peers here that have delivered something."""
+        self._nearest = 0
+        """How near the nearest of those is."""
+        self._usual_s = REQUEST_DEADLINE_MIN_S
 
     # --- what is known -------------------------------------------------------------------------------------------
 
     @property
     def complete(self) -> bool:
-        return not self._missing
+        return not self._missing_count
 
     @property
     def missing(self) -> int:
-        return self._missing
+        return self._missing.bits
 
     @property
     def unheld(self) -> int:
         """Missing chunks that no known peer holds."""
-        return self._rarity.unheld(self._missing)
+        return self._rarity.unheld(self._missing.bits)
 
     @property
     def in_flight_bytes(self) -> int:
         return self._in_flight_bytes
 
     def is_missing(self, index: int) -> bool:
-        return bool(self._missing >> index & 1)
+        """May be called from any thread."""
+        return self._state[index] != _HERE
 
     def has_source(self, peer: K) -> bool:
         return peer in self._sources
 
     def idle(self, peer: K) -> bool:
-        """Whether nothing is asked of this peer and it holds nothing that is missing."""
+        """Whether nothing is to be hoped from this peer: it holds nothing that is missing, or refuses it all."""
         source = self._sources[peer]
-        return not source.requests and not source.bits & self._missing
+        return not source.requests and (source.empty_words or not source.bits & self._missing.bits)
 
-    def snubbed(self, peer: K) -> bool:
-        """Whether this peer let a deadline pass and has sent nothing since."""
-        return self._sources[peer].snubbed
+    def proven(self, peer: K) -> bool:
+        """Whether this peer has delivered a chunk that verified."""
+        return self._sources[peer].proven
+
+    def fails(self, peer: K) -> bool:
+        """Whether this peer is late with everything, or refuses it."""
+        source = self._sources[peer]
+        return source.snubbed or source.empty_words
+
+    @property
+    def usual_s(self) -> float:
+        """How long an answer takes, of late, over all peers."""
+        return self._usual_s
+
+    def ranking(self) -> list[K]:
+        """All peers, the nearest first, the fastest of those first: who is to be asked before the others."""
+        keys = self._sources.items()
+        return [peer for peer, _ in sorted(keys, key=lambda item: (-item[1].nearness, -item[1].rate_bytes_per_s))]
 
     # --- peers come, tell and go ---------------------------------------------------------------------------------
 
-    def peer_joined(self, peer: K) -> None:
-        self._sources.setdefault(peer, _Source())
+    def peer_joined(self, peer: K, nearness: int = 0) -> None:
+        """`nearness` as `Address.scope`: 2 on this machine, 1 in a private network, 0 on the internet."""
+        self._sources.setdefault(peer, Source(nearness))
 
     def peer_has(self, peer: K, bits: int) -> None:
         """The peer holds these chunks too."""
         source = self._sources[peer]
-        new = bits & ~source.bits
+        new = bits ^ (bits & source.bits)
         source.bits |= new
         self._rarity.add(new)
 
@@ -161,6 +137,7 @@ class Schedule(Generic[K]):
         source = self._sources[peer]
         gone = bits & source.bits
         source.bits ^= gone
+        source.batch.clear()
         self._rarity.remove(gone)
 
     def peer_left(self, peer: K) -> None:
@@ -171,72 +148,132 @@ class Schedule(Generic[K]):
         self._rarity.remove(source.bits)
         for index in list(source.requests):
             self._drop(peer, source, index)
+        if source.proven:
+            self._count_proven()
+
+    def _count_proven(self) -> None:
+        proven = [source.nearness for source in self._sources.values() if source.proven]
+        self._proven, self._nearest = len(proven), max(proven, default=0)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
+    def prefer(self, bits: int) -> None:
+        """Ask for these chunks before all others, from now on and until they are here or others are preferred."""
+        self._preferred = bits
+        for source in self._sources.values():
+            source.batch.clear()
+
     def next_requests(self, peer: K, now: float) -> Iterator[int]:
-        """Chunks to ask of this peer now; each counts as asked when it is yielded."""
+        """Chunks to ask of this peer now; each counts as asked when it is yielded. See `withdrawn`."""
         source = self._sources[peer]
-        while self._may_ask(source):
+        while self._may_ask(source, now):
             index = self._pick(peer, source, now)
             if index is None:
                 return
             self._ask(peer, source, index, now)
             yield index
 
-    def _may_ask(self, source: _Source) -> bool:
-        window = 1 if source.snubbed else source.window
+    def withdrawn(self) -> list[tuple[K, int]]:
+        """Requests that count as made no more since this was last called: what was asked of whom can be cancelled."""
+        withdrawn, self._withdrawn = self._withdrawn, []
+        return withdrawn
+
+    def _may_ask(self, source: Source, now: float) -> bool:
+        # Where others deliver, a stranger has to show one chunk before it is trusted with more.
+        careful = source.snubbed or source.refusals >= REFUSALS_IN_A_ROW_MAX or (self._proven and not source.proven)
+        if len(source.requests) >= (1 if careful else source.window):
+            return False
+        if now < source.paused_until and self._proven > source.proven:
+            return False
+        limit = IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
         # One request at a time is always allowed, so that a few slow peers with full windows cannot starve the rest.
-        return len(source.requests) < window and (self._in_flight_bytes < IN_FLIGHT_BYTES_MAX or not source.requests)
+        return self._in_flight_bytes < limit or not source.requests
 
-    def _pick(self, peer: K, source: _Source, now: float) -> int | None:
-        free = self._missing & source.bits & ~self._asked
-        if source.requests and free:
-            for index in source.requests:
+    def _pick(self, peer: K, source: Source, now: float) -> int | None:
+        if now >= source.batch_until:
+            source.batch.clear()
+        while source.batch:
+            index = source.batch.pop()
+            if self._state[index] == _FREE and index not in source.requests:
+                return index
+        free = self._free.bits & source.bits
+        for index in source.requests:
+            if self._state[index] == _FREE:  # it is late with this one itself
                 free &= ~(1 << index)
-        if free:
-            if self._arrived < RANDOM_FIRST_CHUNKS:
-                return random_bit(free, self._rng)
-            return self._rarity.rarest(free, self._rng)
-        return self._pick_duplicate(peer, source, now)
+        if self._preferred:
+            self._preferred &= self._missing.bits
+        first = free & self._preferred
+        if self._preferred and not first:
+            late = self._take_over(peer, source, now, self._preferred)
+            if late is not None:
+                return late
+        if not free:
+            return self._take_over(peer, source, now)
+        if self._arrived < RANDOM_FIRST_CHUNKS:
+            return random_bit(first or free, self._rng)
+        ahead = min(1 + int(source.chunks_per_s * _BATCH_S), _BATCH_CHUNKS_MAX)
+        source.batch = self._rarity.rarest(first or free, ahead, self._rng)
+        source.batch.reverse()
+        source.batch_until = now + _BATCH_S
+        return source.batch.pop()
 
-    def _pick_duplicate(self, peer: K, source: _Source, now: float) -> int | None:
-        """A chunk that waits at a peer from which it will come much later than from this one.
+    def _take_over(self, peer: K, source: Source, now: float, urgent: int = 0) -> int | None:
+        """A chunk that waits at a peer from which it will come much later than from this one; an urgent one, if so.
 
-        Only in the end game: as long as somebody can be asked for a chunk that nobody is asked for, a second copy of
-        another would take its place on the line.
+        Where it cannot have begun to leave there, it is withdrawn; that costs nothing. A second copy of one that may
+        have is asked for where it is urgent, or in the end game: as long as somebody can be asked for a chunk that
+        nobody is asked for, it would take that one's place on the line.
         """
-        unasked = self._missing & ~self._asked
-        if source.rate_bytes_per_s <= 0 or unasked & ~self._rarity.unheld(unasked):
+        among = source.bits & (urgent or self._missing.bits)
+        if not among or not source.proven:
             return None
-        best, best_gain_s = None, 0.0
+        free = self._free.bits
+        second = bool(urgent) or not free or free == self._rarity.unheld(free)
+        best: tuple[K, int, bool] | None = None
+        best_gain_s = 0.0
         for other, their in self._sources.items():
-            if other == peer or not their.requests:
+            if other == peer:
                 continue
-            for index, request in their.requests.items():
-                askers = self._askers[index]
-                if len(askers) >= DUPLICATE_REQUESTS_MAX or peer in askers or not source.bits >> index & 1:
+            ahead_bytes = 0
+            for place, (index, request) in enumerate(their.requests.items()):
+                ahead_bytes += request.length
+                moves = place >= REQUESTS_BEGUN
+                if request.overdue or not (moves or second):
                     continue
-                remaining_s = max(their.expected_s(0) - (now - request.asked_at), 0.0)
-                # Without a margin, equal peers would fetch each other's last chunks twice.
-                gain_s = remaining_s - 2.0 * source.expected_s(request.length) - 0.1
-                if gain_s > best_gain_s:
-                    best, best_gain_s = index, gain_s
-        return best
+                remaining_s = their.remaining_s(ahead_bytes, self._usual_s, now)
+                gain_s = remaining_s - 2.0 * source.expected_s(request.length, self._usual_s)
+                gain_s -= _MOVE_MARGIN_S if moves else _DUPLICATE_MARGIN_S
+                if gain_s > best_gain_s and among >> index & 1 and self._may_have(peer, index, moves):
+                    best, best_gain_s = (other, index, moves), gain_s
+        if best is None:
+            return None
+        other, index, moves = best
+        if moves:
+            self._withdraw(other, index)
+        return index
 
-    def _ask(self, peer: K, source: _Source, index: int, now: float) -> None:
+    def _may_have(self, peer: K, index: int, moves: bool) -> bool:
+        """Whether another request for this chunk, to this peer, would not be one too many."""
+        askers = self._askers[index]
+        if peer in askers:
+            return False
+        in_time = sum(not self._sources[other].requests[index].overdue for other in askers)
+        return in_time - moves < DUPLICATE_REQUESTS_MAX
+
+    def _ask(self, peer: K, source: Source, index: int, now: float) -> None:
         length = self._length_of(index)
         if not source.requests:
             source.arrivals.resume(now)
-        patience_s = 4.0 * source.expected_s(length)
-        deadline = now + min(max(patience_s, REQUEST_DEADLINE_MIN_S), REQUEST_DEADLINE_MAX_S)
-        source.requests[index] = _Request(index, length, now, deadline)
+        deadline = now + source.patience_s(length, self._usual_s)
+        source.requests[index] = Request(index, length, now, deadline)
         source.queued_bytes += length
         self._in_flight_bytes += length
         self._askers.setdefault(index, {})[peer] = None
-        self._asked |= 1 << index
+        if self._state[index] == _FREE:
+            self._state[index] = _ASKED
+            self._free.flip(index)
 
-    def _drop(self, peer: K, source: _Source, index: int) -> _Request | None:
+    def _drop(self, peer: K, source: Source, index: int) -> Request | None:
         request = source.requests.pop(index, None)
         if request is None:
             return None
@@ -247,20 +284,36 @@ class Schedule(Generic[K]):
         askers.pop(peer, None)
         if not askers:
             del self._askers[index]
-        if not any(not self._sources[other].requests[index].overdue for other in askers if other in self._sources):
-            self._asked &= ~(1 << index)
+        self._free_unless_asked(index)
         return request
+
+    def _withdraw(self, peer: K, index: int) -> None:
+        self._drop(peer, self._sources[peer], index)
+        self._withdrawn.append((peer, index))
+
+    def _free_unless_asked(self, index: int) -> None:
+        """Nobody who is in time may be asked for this chunk any more; then anybody may be."""
+        if self._state[index] != _ASKED:
+            return
+        for peer in self._askers.get(index, ()):
+            source = self._sources.get(peer)  # None for one that is leaving
+            if source is not None and not source.requests[index].overdue:
+                return
+        self._state[index] = _FREE
+        self._free.flip(index)
 
     # --- what comes back -----------------------------------------------------------------------------------------
 
     def arrived(self, peer: K, index: int, now: float) -> list[K]:
         """A chunk came and verified. Returns the other peers that it was asked of, whose requests can be cancelled."""
-        self.held(1 << index)
+        self._now_here(index)
         source = self._sources.get(peer)
-        if source is not None:
-            request = self._drop(peer, source, index)
-            if request is not None:
-                self._measure(source, request, now)
+        if source is not None and (request := self._drop(peer, source, index)) is not None:
+            self._usual_s += _USUAL_WEIGHT * (now - request.asked_at - self._usual_s)
+            new = not source.proven
+            source.delivered(request, now)
+            if new:
+                self._count_proven()
         self._arrived += 1
         others = list(self._askers.get(index, ()))
         for other in others:
@@ -269,26 +322,26 @@ class Schedule(Generic[K]):
 
     def held(self, bits: int) -> None:
         """These chunks are here now, from wherever."""
-        self._missing &= ~bits
+        for index in iter_bits(bits & self._missing.bits):
+            self._now_here(index)
 
-    def _measure(self, source: _Source, request: _Request, now: float) -> None:
-        source.arrivals.add(request.length, now)
-        source.rate_bytes_per_s = source.arrivals.rate_bytes_per_s
-        source.last_arrival = now
-        source.snubbed = False
-        source.response_s = min(source.response_s, max(now - request.asked_at, 1e-4))
-        path_bytes = source.rate_bytes_per_s * source.response_s * WINDOW_ROUND_TRIPS
-        chunks = path_bytes / max(request.length, 1) + REQUEST_WINDOW_CHUNKS_MIN
-        target = int(min(chunks, REQUEST_WINDOW_CHUNKS_MAX))
-        # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.
-        source.window = min(target, source.window * 2)
+    def _now_here(self, index: int) -> None:
+        state = self._state[index]
+        if state == _HERE:
+            return
+        self._state[index] = _HERE
+        self._missing.flip(index)
+        self._missing_count -= 1
+        if state == _FREE:
+            self._free.flip(index)
 
-    def refused(self, peer: K, index: int) -> None:
-        """The peer will not send this chunk; it is not asked for it again."""
+    def refused(self, peer: K, index: int, now: float) -> None:
+        """The peer will not send this chunk; it is not asked for it again until it says anew that it holds it."""
         source = self._sources.get(peer)
         if source is not None:
             self._drop(peer, source, index)
             self.peer_lost(peer, 1 << index)
+            source.has_refused(now)
 
     def failed(self, peer: K, index: int) -> None:
         """What came did not verify; the chunk is free again."""
@@ -299,20 +352,23 @@ class Schedule(Generic[K]):
     # --- time ----------------------------------------------------------------------------------------------------
 
     def expire(self, now: float) -> list[K]:
-        """Free what is past its deadline. Returns the peers that have become late; their requests stay out."""
+        """Free what is past its deadline. Returns the peers that have become late.
+
+        What they may have begun to send stays out, for it may still be the first to come; the rest is withdrawn.
+        """
         late: dict[K, None] = {}
         for peer, source in self._sources.items():
-            for index, request in source.requests.items():
+            for place, request in enumerate(list(source.requests.values())):
                 if request.overdue or now < request.deadline:
+                    continue
+                late[peer] = None
+                source.was_late(request, now)
+                if place >= REQUESTS_BEGUN:
+                    self._withdraw(peer, request.index)
                     continue
                 request.overdue = True
                 self._in_flight_bytes -= request.length
-                late[peer] = None
-                if all(self._sources[other].requests[index].overdue for other in self._askers[index]):
-                    self._asked &= ~(1 << index)
-            if peer in late and (source.last_arrival is None or now - source.last_arrival > REQUEST_DEADLINE_MIN_S):
-                source.snubbed = True
-                source.window = REQUEST_WINDOW_CHUNKS_MIN
+                self._free_unless_asked(request.index)
         return list(late)
 
     def late_s(self, peer: K, now: float) -> float:

@@ -14,7 +14,7 @@ from swarm_town import PATIENCE_S, Hostile, Model, comes_true
 from p2pmodel.errors import HandshakeError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.model import Digest
 from p2pmodel.net import Address
-from p2pmodel.swarm import schedule as schedule_module
+from p2pmodel.swarm import source as source_module
 from p2pmodel.swarm import wire
 
 
@@ -71,8 +71,8 @@ async def test_three_seeds_share_the_work(town) -> None:
 async def test_with_a_liar_a_staller_and_one_good_seed_the_model_comes_whole_and_the_liar_is_named(
     town, monkeypatch
 ) -> None:
-    monkeypatch.setattr(schedule_module, "REQUEST_DEADLINE_MIN_S", 0.1)
-    monkeypatch.setattr(schedule_module, "REQUEST_DEADLINE_MAX_S", 0.3)
+    monkeypatch.setattr(source_module, "REQUEST_DEADLINE_MIN_S", 0.1)
+    monkeypatch.setattr(source_module, "REQUEST_DEADLINE_MAX_S", 0.3)
 
     def lie(hostile, request, chunk) -> None:
         hostile.answer(request.request, bytes(len(chunk)))
@@ -98,8 +98,8 @@ async def test_with_a_liar_a_staller_and_one_good_seed_the_model_comes_whole_and
 
 @pytest.mark.slow
 async def test_what_has_come_from_elsewhere_is_cancelled_at_the_peer_that_stalls(town, monkeypatch) -> None:
-    monkeypatch.setattr(schedule_module, "REQUEST_DEADLINE_MIN_S", 0.05)
-    monkeypatch.setattr(schedule_module, "REQUEST_DEADLINE_MAX_S", 0.05)
+    monkeypatch.setattr(source_module, "REQUEST_DEADLINE_MIN_S", 0.05)
+    monkeypatch.setattr(source_module, "REQUEST_DEADLINE_MAX_S", 0.05)
     ends = []
     staller = await town.hostile_seed(answering(town.model, lambda hostile, request, chunk: ends.append(hostile)))
     seed, leech = await town.seed(1), await town.peer(2)
@@ -410,7 +410,7 @@ async def test_a_download_of_many_models_from_one_seed_asks_for_no_more_than_it_
     blocked = threading.Event()
     seed.shelf.serving = lambda index: blocked.wait(PATIENCE_S)
     download = leech.open_download()
-    download._schedule._may_ask = lambda source: True
+    download._schedule._may_ask = lambda source, now: True
     running = asyncio.get_running_loop().create_task(leech.fetch([seed], download))
     await comes_true(lambda: seed.swarm.links and len(seed.swarm.links[leech.key.public]._queue._waiting) > 100)
     blocked.set()

@@ -157,7 +157,7 @@ def test_a_refused_chunk_is_asked_of_somebody_else() -> None:
     schedule = plan(1)
     join(schedule, a=1, b=1)
     assert ask(schedule, "a") == [0]
-    schedule.refused("a", 0)
+    schedule.refused("a", 0, 1.0)
     assert ask(schedule, "a") == []
     assert ask(schedule, "b") == [0]
 
@@ -305,6 +305,8 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         for index in self.schedule.next_requests(peer, self.now):
             assert index not in before
             before.add(index)
+            for other, taken in self.schedule.withdrawn():
+                assert (other, taken) not in self.requests()
             assert self.schedule._sources[peer].bits >> index & 1
             assert self.schedule.is_missing(index)
 
@@ -319,7 +321,7 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
             assert not self.schedule.is_missing(index)
             assert index not in {that for _, that in self.requests()}
         else:
-            getattr(self.schedule, outcome)(peer, index)
+            getattr(self.schedule, outcome)(peer, index, *([self.now] if outcome == "refused" else []))
 
     @precondition(lambda self: self.late_answers)
     @rule(data=st.data())
@@ -362,7 +364,10 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
                 askers.setdefault(index, set()).add(peer)
                 if not request.overdue:
                     fresh |= 1 << index
-        assert self.schedule._asked == fresh
+        schedule = self.schedule
+        assert schedule._missing.bits == sum(1 << i for i in range(COUNT) if schedule.is_missing(i))
+        assert schedule._missing.bits ^ schedule._free.bits == fresh & schedule._missing.bits
+        assert schedule.complete == (not schedule._missing.bits)
         assert {index: set(peers) for index, peers in self.schedule._askers.items()} == askers
 
     @invariant()
@@ -393,7 +398,7 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         assert schedule.complete
         for peer in list(schedule._sources):
             schedule.peer_left(peer)
-        assert schedule.in_flight_bytes == 0 and not schedule._asked and not schedule._askers
+        assert schedule.in_flight_bytes == 0 and schedule._free.bits == 0 and not schedule._askers
         assert set(iter_bits(schedule._rarity.unheld(everything(COUNT)))) == set(range(COUNT))
 
 

@@ -1,0 +1,162 @@
+"""What is known of one peer that can be asked: what it holds, what it owes, how fast it answers.
+
+Estimates are for choosing between peers, so they are made to be wrong on the safe side: who is late is taken to stay
+late for as long again, and who has never delivered to be slower than usual.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from p2pmodel.limits import (
+    REFUSALS_IN_A_ROW_MAX,
+    REQUEST_DEADLINE_MAX_S,
+    REQUEST_DEADLINE_MIN_S,
+    REQUEST_WINDOW_CHUNKS_MAX,
+    REQUEST_WINDOW_CHUNKS_MIN,
+    REQUEST_WINDOW_CHUNKS_START,
+    WINDOW_ROUND_TRIPS,
+)
+
+_RATE_MEMORY_S = 1.0
+"""Short enough to notice a stall, long enough to smooth over chunks."""
+_PATIENCE = 4.0
+"""A deadline, in multiples of the time that is expected."""
+_UNPROVEN_SLOWER = 2.0
+"""Who has not delivered is expected to take so much longer than others do."""
+
+
+class BusyRate:
+    """Bytes per second while something was asked for, forgotten with time constant `_RATE_MEMORY_S`.
+
+    A sum that decays, divided by decayed time: a burst does not look like speed, nor idleness like slowness.
+    """
+
+    __slots__ = ("_busy_s", "_bytes", "_mark")
+
+    def __init__(self) -> None:
+        self._bytes = self._busy_s = 0.0
+        self._mark = 0.0
+
+    def resume(self, now: float) -> None:
+        """Something is asked for again, after nothing was."""
+        self._mark = now
+
+    def add(self, length: int, now: float) -> None:
+        elapsed = max(now - self._mark, 0.0)
+        self._mark = now
+        keep = math.exp(-elapsed / _RATE_MEMORY_S)
+        self._bytes = self._bytes * keep + length
+        self._busy_s = self._busy_s * keep + elapsed
+
+    @property
+    def rate_bytes_per_s(self) -> float:
+        return self._bytes / max(self._busy_s, 1e-3)
+
+
+@dataclass(slots=True)
+class Request:
+    """A chunk that a peer owes."""
+
+    index: int
+    length: int
+    asked_at: float
+    deadline: float
+    overdue: bool = False
+
+
+@dataclass(slots=True)
+class Source:
+    """One peer. `requests` are in the order in which they were made, which is that in which peers answer."""
+
+    nearness: int = 0
+    """As `Address.scope`: 2 this machine, 1 a private network, 0 the internet."""
+    bits: int = 0
+    requests: dict[int, Request] = field(default_factory=dict)
+    queued_bytes: int = 0
+    arrivals: BusyRate = field(default_factory=BusyRate)
+    rate_bytes_per_s: float = 0.0
+    chunks_per_s: float = 0.0
+    last_arrival: float | None = None
+    response_s: float = float("inf")
+    """The shortest time from a request to its verified chunk: the path and the chunk, without the queue."""
+    window: int = REQUEST_WINDOW_CHUNKS_START
+    snubbed: bool = False
+    """It let a deadline pass and has sent nothing since."""
+    lapses: int = 0
+    """Times that it was late since it delivered last: each doubles the next deadline, for it may just be slow."""
+    lapsed_at: float = float("-inf")
+    refusals: int = 0
+    """Chunks that it has refused since it delivered last."""
+    paused_until: float = 0.0
+    batch: list[int] = field(default_factory=list)
+    """Chunks picked for it in advance, the next one last."""
+    batch_until: float = 0.0
+
+    @property
+    def proven(self) -> bool:
+        """It has delivered a chunk that verified."""
+        return self.last_arrival is not None
+
+    @property
+    def empty_words(self) -> bool:
+        """It says that it holds chunks, and has done nothing but refuse them."""
+        return self.refusals > 0 and not self.proven
+
+    # --- estimates -----------------------------------------------------------------------------------------------
+
+    def expected_s(self, length: int, usual_s: float) -> float:
+        """How long until something asked now would be here; `usual_s` is how long answers take elsewhere."""
+        if self.rate_bytes_per_s <= 0:
+            return usual_s
+        return (self.queued_bytes + length) / self.rate_bytes_per_s
+
+    def patience_s(self, length: int, usual_s: float) -> float:
+        """How long a request may take that is made now."""
+        patience_s = max(_PATIENCE * self.expected_s(length, usual_s), REQUEST_DEADLINE_MIN_S)
+        return min(patience_s * 2.0 ** min(self.lapses, 8), REQUEST_DEADLINE_MAX_S)
+
+    def remaining_s(self, ahead_bytes: int, usual_s: float, now: float) -> float:
+        """How long until the first `ahead_bytes` of what it owes are here; it owes something.
+
+        What is later than it should be is expected to take half as long again as it has taken.
+        """
+        head = next(iter(self.requests.values()))
+        if self.rate_bytes_per_s <= 0:
+            waited_s = now - head.asked_at
+            return max(_UNPROVEN_SLOWER * usual_s * ahead_bytes / max(head.length, 1) - waited_s, waited_s / 2)
+        waited_s = max(now - max(self.last_arrival or 0.0, head.asked_at), 1e-6)
+        rate = min(self.rate_bytes_per_s, head.length / waited_s)
+        return max(ahead_bytes / max(rate, 1e-9) - waited_s, waited_s / 2)
+
+    # --- what happens --------------------------------------------------------------------------------------------
+
+    def delivered(self, request: Request, now: float) -> None:
+        self.arrivals.add(request.length, now)
+        self.rate_bytes_per_s = self.arrivals.rate_bytes_per_s
+        self.chunks_per_s = self.rate_bytes_per_s / max(request.length, 1)
+        self.last_arrival = now
+        self.snubbed = False
+        self.lapses = self.refusals = 0
+        self.response_s = min(self.response_s, max(now - request.asked_at, 1e-4))
+        path_bytes = self.rate_bytes_per_s * self.response_s * WINDOW_ROUND_TRIPS
+        chunks = path_bytes / max(request.length, 1) + REQUEST_WINDOW_CHUNKS_MIN
+        target = int(min(chunks, REQUEST_WINDOW_CHUNKS_MAX))
+        # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.
+        self.window = min(target, self.window * 2)
+
+    def was_late(self, request: Request, now: float) -> None:
+        if request.asked_at >= self.lapsed_at:
+            self.lapses += 1
+            self.lapsed_at = now
+        if self.last_arrival is None or now - self.last_arrival > REQUEST_DEADLINE_MIN_S:
+            self.snubbed = True
+            self.window = REQUEST_WINDOW_CHUNKS_MIN
+
+    def has_refused(self, now: float) -> None:
+        """Each refusal after the first few makes the pause longer that it gets where others deliver."""
+        self.refusals += 1
+        if self.refusals >= REFUSALS_IN_A_ROW_MAX:
+            pause_s = 2.0 ** min(self.refusals - REFUSALS_IN_A_ROW_MAX, 8)
+            self.paused_until = now + min(pause_s, REQUEST_DEADLINE_MAX_S)
