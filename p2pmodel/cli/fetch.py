@@ -57,6 +57,9 @@ def fetch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files at DIR that p2pmodel did not put there.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say who gave what, what was wasted, and why it was not faster.")
+    ] = False,
     timeout: Timeout = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -93,6 +96,10 @@ def fetch(
     data(report.model_id if quiet else report.path)
     if not quiet:
         _tell(report)
+    if explain:
+        _explain(report)
+    elif not quiet:
+        _tell_sources(report)
 
 
 async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -> FetchReport:
@@ -121,7 +128,7 @@ def _interrupted(progress: Progress) -> str:
 
 
 def _tell(report: FetchReport) -> None:
-    from p2pmodel.cli.output import columns, count, talk
+    from p2pmodel.cli.output import count, talk
     from p2pmodel.peer.units import format_duration, format_rate, format_size
 
     size = f"{count(report.files, 'file')}, {format_size(report.bytes_total)}"
@@ -129,23 +136,16 @@ def _tell(report: FetchReport) -> None:
         missing = report.bytes_total - report.bytes_reused
         talk(f"Would fetch {format_size(missing)} of {size}; {format_size(report.bytes_reused)} are here already.")
         return
-    sources = [peer for peer in report.peers if peer.bytes]
+    sources = sum(peer.bytes > 0 for peer in report.peers)
     if not report.bytes_fetched:
         talk(f"{size}: all of it was here already and is verified; nothing was fetched.")
         return
     reused = f"; {format_size(report.bytes_reused)} were here already" if report.bytes_reused else ""
     rate = format_rate(report.bytes_fetched / report.seconds) if report.seconds else ""
     talk(
-        f"Fetched {format_size(report.bytes_fetched)} from {count(len(sources), 'peer')} "
+        f"Fetched {format_size(report.bytes_fetched)} from {count(sources, 'peer')} "
         f"in {format_duration(report.seconds)} ({rate}){reused}. Every chunk was checked."
     )
-    shown = sorted(sources, key=lambda peer: -peer.bytes)[:_PEERS_SHOWN]
-    for line in columns(
-        [(peer.peer_id[:12], peer.address, format_size(peer.bytes)) for peer in shown], right=[2], indent="  "
-    ):
-        talk(line)
-    if len(sources) > len(shown):
-        talk(f"  and {count(len(sources) - len(shown), 'peer')} more")
     for peer in report.peers:
         if peer.rejected:
             talk(
@@ -154,3 +154,23 @@ def _tell(report: FetchReport) -> None:
             )
     if report.signed_by:
         talk(f"Signed by {', '.join(report.signed_by)}.")
+
+
+def _tell_sources(report: FetchReport) -> None:
+    from p2pmodel.cli.output import columns, count, talk
+    from p2pmodel.peer.units import format_size
+
+    sources = sorted((peer for peer in report.peers if peer.bytes), key=lambda peer: -peer.bytes)
+    rows = [(peer.peer_id[:12], peer.address, format_size(peer.bytes)) for peer in sources[:_PEERS_SHOWN]]
+    for line in columns(rows, right=[2], indent="  "):
+        talk(line)
+    if len(sources) > _PEERS_SHOWN:
+        talk(f"  and {count(len(sources) - _PEERS_SHOWN, 'peer')} more")
+
+
+def _explain(report: FetchReport) -> None:
+    from p2pmodel.cli.explaining import explanation_lines
+    from p2pmodel.cli.output import talk
+
+    for line in explanation_lines(report):
+        talk(line)

@@ -55,12 +55,13 @@ from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
 from p2pmodel.store import Intake, Store
-from p2pmodel.swarm import Download, Link, Swarm, Tally
+from p2pmodel.swarm import Account, Download, Link, SmoothRate, Swarm, Tally
 
 log = logging.getLogger(__name__)
 
 _REPORT_S = 0.2
 _WAIT_S = 0.5
+_ETA_MEMORY_S = 15.0
 _TRICKLE_BYTES = 16 * KIB
 """Less than this in `FETCH_STALL_S` is no progress: half a kilobyte a second."""
 _CHUNK_LOOKUPS = 8
@@ -90,11 +91,13 @@ class Fetching:
     entry_peers: Sequence[str] = ()
     """Bootstrap peers that should have led into the network, for the message where none did."""
     tally: Tally = field(default_factory=Tally)
+    account: Account[PublicKey] = field(init=False)
     _began: float = 0.0
     _corrupt_from: set[PublicKey] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self._began = self._now()
+        self.account = Account(self._began)
 
     def _now(self) -> float:
         return self.rooms.network.clock.monotonic()
@@ -177,10 +180,14 @@ class Fetching:
                         continue
                 if not asking:
                     self._give_up_early(finder)
+                self._note_search(finder)
                 self.progress(Progress(phase=phase, peers=len(finder.links)))
                 await finder.changed(_WAIT_S, *asking)
         finally:
             await cancelled(asking)
+
+    def _note_search(self, finder: Finder) -> None:
+        self.account.enter("manifest" if finder.links else "discovery", self._now())
 
     def _give_up_early(self, finder: Finder) -> None:
         """Raise where there was time enough to find a holder, and none was found."""
@@ -228,6 +235,7 @@ class Fetching:
             missing = [key for key in wanted if key not in held]
             if not fresh and (not missing or self._settled(finder)):
                 break
+            self._note_search(finder)
             asked.update(fresh)
             # All at once: peers that do not answer must not make a fetch wait for each of them in turn.
             for one in chain.from_iterable(await asyncio.gather(*map(self._statements_of, fresh))):
@@ -266,7 +274,9 @@ class Fetching:
         """Pull what the intake misses. Raises `NoPeersError` after a long stall, and whatever our own disk raises."""
         swarm = self.rooms.swarm
         await self.rooms.announcer.begin(layout)
-        download = swarm.open_download(layout, intake.wanted, intake.have, intake, links=finder.links)
+        download = swarm.open_download(
+            layout, intake.wanted, intake.have, intake, links=finder.links, account=self.account
+        )
         self.tally = download.tally
         finder.on_link = download.add_link
         finder.enough = lambda: download.links_enough
@@ -301,6 +311,7 @@ class Fetching:
         total = _size(layout, intake.wanted)
         base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
         moved_at, fetched, came = self._now(), 0, 0
+        steady = SmoothRate(_ETA_MEMORY_S)
         hopeful_at = moved_at
         looking = None
         looked_up: set[int] = set()
@@ -308,6 +319,7 @@ class Fetching:
             now = self._now()
             done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
             rate, peers = download.rate(now)
+            steady_rate = steady.update(done, now)
             note = ""
             # A chunk may take minutes on a slow path. A peer that only talks or refuses does not count as moving.
             if download.tally.bytes_fetched > fetched or download.answer_bytes - came > _TRICKLE_BYTES:
@@ -327,7 +339,8 @@ class Fetching:
                     bytes_total=total,
                     rate_bytes_per_s=rate,
                     peers=peers,
-                    eta_s=(total - done) / rate if rate > 0 else None,
+                    eta_s=(total - done) / steady_rate if rate > 0 and steady_rate > 0 else None,
+                    bytes_reused=base,
                     note=note,
                 )
             )

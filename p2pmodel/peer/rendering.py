@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from p2pmodel.model import HaveMap, Layout, Manifest, SignedStatement
+from p2pmodel.model import HaveMap, Layout, Manifest, PublicKey, SignedStatement
 from p2pmodel.model.have_map import iter_bits
+from p2pmodel.peer.explaining import explain
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import (
     FetchReport,
@@ -21,7 +22,7 @@ from p2pmodel.peer.reports import (
 )
 from p2pmodel.peer.trust import Trust
 from p2pmodel.store import Store, StoredModel
-from p2pmodel.swarm import Tally
+from p2pmodel.swarm import Account, Tally
 
 
 def summary(model: StoredModel, signed: Sequence[SignedStatement]) -> ModelSummary:
@@ -139,6 +140,7 @@ def fetch_report(
     reused: int,
     seconds: float,
     signed: Sequence[SignedStatement],
+    account: Account[PublicKey] | None = None,
 ) -> FetchReport:
     """`tally` None is a dry run: `bytes_fetched` then is what a fetch would bring."""
     total = sum(layout.files[index].size for index in indices)
@@ -161,4 +163,5 @@ def fetch_report(
         verified=tally is not None,
         signed_by=[one.signer.text for one in signed],
         dry_run=tally is None,
+        explain=explain(account, tally, seconds) if account and tally else None,
     )

@@ -21,6 +21,9 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     peers: int = 0
     """Peers that sent something in the last seconds, or are connected in the phases before."""
     eta_s: float | None = None
+    """From the rate of the last half minute, so that it does not jump."""
+    bytes_reused: int = 0
+    """Of `bytes_done`, what was on this disk when the transfer began: an earlier run's part, or another model's."""
     file: str = ""
     note: str = ""
     """One sentence for the person, where there is something to say: "waiting for a peer that holds 3 chunks"."""
@@ -50,6 +53,47 @@ class PeerBytes(msgspec.Struct, frozen=True, kw_only=True):
     """Chunks from this peer that were not what was asked for."""
 
 
+Distance = Literal["host", "network", "internet"]
+"""This machine, a private network, or neither."""
+
+
+class SourcePart(msgspec.Struct, frozen=True, kw_only=True):
+    """What one peer had to do with a fetch."""
+
+    peer_id: str
+    address: str
+    bytes: int
+    """Verified, and the first copy."""
+    chunks: int
+    share: float
+    """Of all bytes fetched, 0 to 1."""
+    seconds: float
+    """In which it had something to answer; `rate_bytes_per_s` is over these."""
+    rate_bytes_per_s: int
+    encrypted: bool
+    distance: Distance
+    rejected: int = 0
+    """Chunks that were not what was asked for."""
+    refused: int = 0
+    """Chunks that it did not want to send, or did not have."""
+    bytes_wasted: int = 0
+    ended: str = ""
+    """Why it gave no more; empty where it was there to the end."""
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the time of a fetch went. `seconds` has every cause (docs/cli.md), and they add up to the whole."""
+
+    summary: str
+    """One sentence for a person."""
+    limit: str
+    """The cause that had most of the time."""
+    seconds: dict[str, float]
+    wasted: dict[str, int]
+    """Bytes by reason: duplicate, cancelled, corrupt."""
+    sources: list[SourcePart]
+
+
 class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     path: str
@@ -69,6 +113,8 @@ class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
     verified: bool = True
     signed_by: list[str] = []
     dry_run: bool = False
+    explain: Explanation | None = None
+    """None for a dry run."""
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):

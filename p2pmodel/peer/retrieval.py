@@ -17,6 +17,7 @@ from p2pmodel.peer.reports import FetchReport, Progress
 from p2pmodel.peer.requests import FetchRequest
 from p2pmodel.peer.selection import select_files
 from p2pmodel.store import Intake
+from p2pmodel.swarm import Account, Cause
 
 
 @dataclass(slots=True)
@@ -32,6 +33,8 @@ class Retrieval:
         """Raises as `Peer.fetch` does. One at a time for each model: the next finds on this disk what this brought."""
         async with self.peer.only_fetch(self.fetching.model_id):
             began = self.peer.network.clock.monotonic()
+            account: Account[PublicKey] = Account(began)
+            self.fetching.account = account
             async with self.fetching.finder() as finder:
                 layout = await self.fetching.layout(finder)
                 signed = await self.fetching.statements(finder, signers)
@@ -44,10 +47,11 @@ class Retrieval:
                     # What was announced when the fetch began may not have come true.
                     self.peer.spawn(self.peer.announcer.update(layout.model_id))
                     raise
+            account.note(self.peer.network.clock.monotonic())
             seconds = self.peer.network.clock.monotonic() - began
             await self.peer.announcer.update(layout.model_id)
             await self.peer.swarm.tell_state(layout.model_id)
-            return fetch_report(layout, indices, self._shown, self.fetching.tally, reused, seconds, signed)
+            return fetch_report(layout, indices, self._shown, self.fetching.tally, reused, seconds, signed, account)
 
     def _files(self, layout: Layout) -> list[int]:
         names = [*self.request.files, *([self.path] if self.path else [])]
@@ -63,6 +67,9 @@ class Retrieval:
     def _shown(self) -> Path:
         """What is printed: the file where the reference named one, else the directory."""
         return self._destination / self.path if self.path else self._destination
+
+    def _enter(self, phase: Cause) -> None:
+        self.fetching.account.enter(phase, self.peer.network.clock.monotonic())
 
     async def _bring(self, layout: Layout, indices: Sequence[int], finder: Finder) -> int:
         """Adopt, transfer, place. Returns the bytes that were on this disk already."""
@@ -83,12 +90,14 @@ class Retrieval:
             )
             return opened[0]
 
+        self._enter("checking")
         try:
             intake = await self.peer.until_stopped(stop, open_intake)
             await self.peer.until_stopped(stop, intake.adopt, tell, stop)
             reused: int = intake.bytes_reused
             if intake.missing.held:
                 await self.fetching.transfer(layout, intake, finder)
+            self._enter("placing")
             await offload(intake.finish)
             return reused
         finally:

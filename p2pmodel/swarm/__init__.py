@@ -1,6 +1,6 @@
 """GET it: connections to peers, who holds which chunk, and pulling them from all at once."""
 
-from p2pmodel.swarm.accounting import Account, SmoothRate, Source
+from p2pmodel.swarm.accounting import Account, Cause, SmoothRate, Source
 from p2pmodel.swarm.download import Download, Served, Tally
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
@@ -10,6 +10,7 @@ from p2pmodel.swarm.swarm import Swarm
 
 __all__ = [
     "Account",
+    "Cause",
     "Download",
     "Intake",
     "Link",

@@ -133,7 +133,7 @@ class Account(Generic[K]):
 
     def _limit(self) -> Cause:
         if not self._busy:
-            return "no_source"
+            return "no_source" if self.sources else "discovery"
         return "end_game" if self._idle and len(self._askers) >= self._missing else "sources"
 
     # --- peers ---------------------------------------------------------------------------------------------------
