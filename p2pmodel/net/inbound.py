@@ -16,6 +16,9 @@ from p2pmodel.limits import RECORD_BYTES
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, decode_bulk_begin, decode_header
 from p2pmodel.net.seam import BulkSink
 
+_FIRST_BYTES = 16 * 1024
+_GROWTH = 4
+
 
 @dataclass(slots=True)
 class Bulk:
@@ -43,8 +46,8 @@ class Inbound:
     """The receiving half of a channel. Raises `ProtocolError` for whatever breaks the rules of `records.py`."""
 
     __slots__ = (
-        "_body", "_filled", "_header", "_keys", "_kind", "_owner", "_record", "_reuse", "_stash", "_tag_bytes", "bulk",
-        "stalled",
+        "_body", "_filled", "_header", "_keys", "_kind", "_owner", "_record", "_reuse", "_size", "_stash", "_tag_bytes",
+        "bulk", "stalled",
     )  # fmt: skip
 
     def __init__(self, keys: DirectionKeys | None, owner: InboundOwner) -> None:
@@ -58,6 +61,8 @@ class Inbound:
         self._kind: Kind | None = None
         self._body = memoryview(b"")
         self._filled = 0
+        self._size = 0
+        """Of the whole body; `_body` may be shorter for now."""
         self._stash = b""
         self._record: bytearray | None = None
         self._reuse = False
@@ -99,6 +104,9 @@ class Inbound:
             view = view[taken:]
             if self._filled < len(self._body):
                 return
+            if self._filled < self._size:
+                self._grow()
+                continue
             self._record_complete()
         self._stash += bytes(view)
 
@@ -110,7 +118,7 @@ class Inbound:
         self.feed(stash)
 
     def _begin_body(self, kind: Kind, length: int) -> None:
-        self._filled = 0
+        self._filled, self._size = 0, length + self._tag_bytes
         if kind is Kind.BULK_DATA:
             bulk = self.bulk
             if bulk is None or length > bulk.length - bulk.filled:
@@ -123,9 +131,17 @@ class Inbound:
                     self._record = bytearray(RECORD_BYTES + TAG_BYTES)
                 self._body = memoryview(self._record)[: length + TAG_BYTES]
                 return
-        elif kind is Kind.BULK_BEGIN and self.bulk is not None:
+            self._body = memoryview(bytearray(self._size))
+            return
+        if kind is Kind.BULK_BEGIN and self.bulk is not None:
             raise ProtocolError("a second answer before the first has ended")
-        self._body = memoryview(bytearray(length + self._tag_bytes))
+        self._body = memoryview(bytearray(min(self._size, _FIRST_BYTES)))
+
+    def _grow(self) -> None:
+        """More has come of a message than there was room for. A length that is only claimed buys no memory."""
+        longer = memoryview(bytearray(min(self._size, _GROWTH * len(self._body))))
+        longer[: self._filled] = self._body
+        self._body = longer
 
     def _record_complete(self) -> None:
         kind, header, body = self._kind, bytes(self._header), self._body

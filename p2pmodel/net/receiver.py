@@ -26,6 +26,10 @@ _READS_PER_WAKE = 16
 _LINGER_MS = 20
 _AHEAD_BYTES = 256
 """What a thread reads past the end of a record: the next header, or a message, not a part of the next body."""
+_BACKLOG_BYTES = 256 * 1024
+"""Messages that have been read and not yet told to the owner; beyond it the rest stays in the socket."""
+_MESSAGE_COST_BYTES = 256
+"""What a message takes besides its bytes while it waits."""
 _CPUS = os.cpu_count() or 1
 
 
@@ -62,12 +66,18 @@ class Receiver:
         self._deadline_s = 0.0
         """When the answer that is coming in has to be whole, in monotonic seconds."""
         self._timer: asyncio.TimerHandle | None = None
+        self._posted_bytes = self._told_bytes = 0
+        """Of messages: the first is written by whoever reads, the second by the loop."""
         self._complete = self._settled = 0
         """Answers that came in whole, and of those the ones that the owner has been told of."""
 
     @property
     def idle(self) -> bool:
         return not self._threaded and self._complete == self._settled
+
+    @property
+    def _backlogged(self) -> bool:
+        return self._posted_bytes - self._told_bytes >= _BACKLOG_BYTES
 
     @property
     def waits_for_a_buffer(self) -> bool:
@@ -132,7 +142,7 @@ class Receiver:
 
         def read() -> None:
             for _ in range(_READS_PER_WAKE):
-                if self._ended or self._unlent is not None or not self._read(scratch):
+                if self._ended or self._unlent is not None or self._backlogged or not self._read(scratch):
                     return
                 if self._inbound.bulk is not None and self._shared.receiving.load < self._shared.receiving.count:
                     return
@@ -163,6 +173,10 @@ class Receiver:
         self._guard(lambda: self._lend(request_id, length, sink))
         self._arrange()
 
+    def _tell(self, message: bytes) -> None:
+        self._told_bytes += len(message) + _MESSAGE_COST_BYTES
+        self._owner.message_in(message)
+
     def _consumed(self, request_id: int, error: P2PModelError | None) -> None:
         self._settled += 1
         self._owner.answer_in(request_id, error)
@@ -187,7 +201,7 @@ class Receiver:
         scratch = memoryview(bytearray(_AHEAD_BYTES))
         poll = select.poll()
         poll.register(self._sock.sock, select.POLLIN)
-        while not self._ended and self._unlent is None:
+        while not (self._ended or self._unlent is not None or self._backlogged):
             if self._read(scratch):
                 continue
             if not poll.poll(_LINGER_MS):
@@ -219,7 +233,8 @@ class Receiver:
     # --- inbound.InboundOwner -----------------------------------------------------------------------------------------
 
     def message_in(self, message: bytes) -> None:
-        self._shared.mail.post(self._owner.message_in, message)
+        self._posted_bytes += len(message) + _MESSAGE_COST_BYTES
+        self._shared.mail.post(self._tell, message)
 
     def bulk_begins(self, request_id: int, length: int) -> None:
         self._lend(request_id, length, self._owner.sink_of(request_id, length))

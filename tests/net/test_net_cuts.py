@@ -10,6 +10,7 @@ import pytest
 from footprint import Footprint, returns_to
 from middle import DOWN, UP, Cut, End, passes
 from sessions import Sessions
+from wire_pairs import comes_true
 
 from p2pmodel.errors import PeerFault
 
@@ -33,7 +34,7 @@ async def cut_everywhere(town, how: End, *, points: int, answer_bytes: int, encr
                 session = await sessions.talk()
                 assert not session.whole
                 assert session.refused is None or isinstance(session.refused, PeerFault)
-                assert town.lent_bytes == 0
+                await comes_true(lambda: town.lent_bytes == 0)
         sessions.middle.cut = None
         assert (await sessions.talk()).whole
         await returns_to(before)
