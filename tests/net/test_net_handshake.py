@@ -105,7 +105,7 @@ def test_what_is_not_tls_is_refused(noise: bytes) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(kind=st.sampled_from([20, 21, 22, 23]), body=st.binary(max_size=200))
 def test_noise_in_tls_records_raises_only_handshake_errors(kind: int, body: bytes) -> None:
     _, server = both()
