@@ -190,6 +190,12 @@ DATAGRAM_SOURCES_MAX = 4_096
 CHALLENGES_PENDING_MAX = 64
 PROOFS_REMEMBERED_MAX = 1_024
 """Nodes that have lately proved their key at an address and need not do so again in the next lookup."""
+DIAL_BACK_HELPERS = 5
+"""Neighbours who are asked together whether they can reach us: two may be silent and three still agree."""
+DIAL_BACKS_PER_SOURCE_PER_S, DIAL_BACKS_PER_SOURCE_AT_ONCE = 0.2, 8
+"""Datagrams sent to one address because it asked to be dialled back: an honest asker wants at most six in a minute."""
+DIAL_BACKS_PER_GROUP_PER_S, DIAL_BACKS_PER_GROUP_AT_ONCE = 1.0, 32
+DIAL_BACKS_PER_S, DIAL_BACKS_AT_ONCE = 20.0, 100
 TOKEN_ROTATION_S = 300.0
 """BEP 5: a write token's secret changes every five minutes and the one before it is still accepted."""
 RECORD_TTL_MAX_S = 49 * 3600

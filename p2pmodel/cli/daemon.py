@@ -63,7 +63,7 @@ def daemon(
         bool,
         typer.Option(
             "--client-only",
-            help="Use the overlay without being a part of it: for a peer that others cannot reach.",
+            help="Use the overlay without being a part of it. Without this, a peer finds out whether others reach it.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, as a line of JSON, when it serves.")] = False,
@@ -182,6 +182,7 @@ def _describe(status: PeerStatus) -> list[str]:
             ("data", status.data_dir),
             ("process", f"{status.pid}, version {status.version}, for {format_duration(status.uptime_s)}"),
             ("knows", f"{count(status.neighbours, 'neighbour')}, {count(status.connections, 'connection')}"),
+            ("overlay", _part(status)),
             ("holds", f"{count(status.models, 'model')}, {count(status.chunks_held, 'chunk')}"),
             (
                 "announced",
@@ -203,6 +204,16 @@ def _describe(status: PeerStatus) -> list[str]:
 
 def _pending(status: PeerStatus) -> str:
     return f", {status.keys_pending:,} of them not yet taken by others" if status.keys_pending else ""
+
+
+def _part(status: PeerStatus) -> str:
+    known = {
+        None: "as it was told to be",
+        "unknown": "not known yet whether others reach it",
+        "reachable": "others reach it",
+        "unreachable": "others cannot reach it",
+    }
+    return f"{'only a client of it' if status.client_only else 'a part of it'}, {known[status.reachability]}"
 
 
 def _where(listen: str) -> str:

@@ -3,6 +3,7 @@
 from p2pmodel.overlay.node_id import node_id, overlay_key
 from p2pmodel.overlay.overlay import LookupTrace, Overlay, OverlayStats, Provider
 from p2pmodel.overlay.profile import CLUSTER, INTERNET, Profile
+from p2pmodel.overlay.reachability import Reach
 
 __all__ = [
     "CLUSTER",
@@ -12,6 +13,7 @@ __all__ = [
     "OverlayStats",
     "Profile",
     "Provider",
+    "Reach",
     "node_id",
     "overlay_key",
 ]

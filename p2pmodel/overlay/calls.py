@@ -133,6 +133,10 @@ class Calls:
         self._outstanding[call.message_id] = call
         return call
 
+    def knows(self, address: Address) -> bool:
+        """Whether it has answered us lately."""
+        return address in self._of_peer
+
     def timeout_s(self, address: Address) -> float:
         return self._of_peer.get(address, self.round_trips).timeout_s
 

@@ -17,14 +17,17 @@ from p2pmodel.limits import (
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay.announcer import Announcer
+from p2pmodel.overlay.dial_back import Aside
 from p2pmodel.overlay.lookup import Lookup
 from p2pmodel.overlay.neighbours import Neighbour, decode_neighbours, encode_neighbours
 from p2pmodel.overlay.node_id import address_of, may_contact, node_id
 from p2pmodel.overlay.package import Contact, NodeServer
 from p2pmodel.overlay.profile import INTERNET, Profile
 from p2pmodel.overlay.protocol import OverlayProtocol, Traffic
+from p2pmodel.overlay.reachability import Reach
 from p2pmodel.overlay.records import check_evidence
 from p2pmodel.overlay.routing import RoutingTable
+from p2pmodel.overlay.self_check import SelfCheck
 from p2pmodel.overlay.upkeep import Upkeep
 from p2pmodel.overlay.wire import WireEvidence
 
@@ -81,10 +84,18 @@ class OverlayStats:
     """Age of the eldest announcement that stands."""
     announce_behind_s: float
     """How late the part of the key space is whose turn to be announced again was due the longest ago."""
+    client_only: bool
+    """It uses the overlay without being a part of it, now."""
+    reachability: Reach | None
+    """What this node has found out; None where it was told what to be."""
 
 
 class Overlay:
-    """One node. `rng` decides message ids, nonces and the token secret: outside simulations pass `SystemRandom`."""
+    """One node. `rng` decides message ids, nonces and the token secret: outside simulations pass `SystemRandom`.
+
+    `client_only`: use the overlay without being a part of it; None finds out whether others can reach this node, and
+    makes it a client while they cannot.
+    """
 
     def __init__(
         self,
@@ -94,7 +105,7 @@ class Overlay:
         network_id: bytes,
         rng: random.Random,
         profile: Profile = INTERNET,
-        client_only: bool = False,
+        client_only: bool | None = False,
     ) -> None:
         self._key = key
         self._network = network
@@ -103,6 +114,8 @@ class Overlay:
         self._profile = profile
         self._client_only = client_only
         self._tasks: list[asyncio.Task[None]] = []
+        self._self_check: SelfCheck | None = None
+        self._aside = Aside(network, lambda: self._listening_host)
         self._server = NodeServer(node_id(key.public), self._make_protocol)
         self._running: tuple[OverlayProtocol, Announcer, Upkeep] | None = None
         self._remembered: list[Neighbour] = []
@@ -118,10 +131,13 @@ class Overlay:
         assert isinstance(protocol, OverlayProtocol)
         self._running = protocol, Announcer(protocol, self._profile), Upkeep(protocol, self._profile)
         self._upkeep.remember(self._remembered)
+        self._self_check = SelfCheck(protocol, self._profile) if self._client_only is None else None
         self._tasks = [
             asyncio.create_task(self._supervise(self._announcer.run), name="overlay announcer"),
             asyncio.create_task(self._supervise(self._upkeep.run), name="overlay upkeep"),
         ]
+        if self._self_check is not None:
+            self._tasks.append(asyncio.create_task(self._supervise(self._self_check.run), name="overlay self-check"))
         return address
 
     async def bootstrap(self, addresses: Sequence[Address], *, keep: bool = True) -> int:
@@ -157,6 +173,7 @@ class Overlay:
             await announcer.withdraw(None)
         self._running = None
         protocol.calls.close()
+        await self._aside.close()
         self._server.stop()
 
     # --- providing and finding ------------------------------------------------------------------------------------
@@ -242,6 +259,8 @@ class Overlay:
             bytes_out=traffic.bytes_out,
             announce_lag_s=announcer.lag_s(protocol.clock.monotonic()),
             announce_behind_s=announcer.behind_s(protocol.clock.monotonic()),
+            client_only=protocol.client_only,
+            reachability=None if self._self_check is None else self._self_check.reachability.state,
         )
 
     # --- parts ----------------------------------------------------------------------------------------------------
@@ -251,6 +270,11 @@ class Overlay:
         if self._running is None:
             raise NetworkError("the overlay is not running")
         return self._running[0]
+
+    @property
+    def _listening_host(self) -> str:
+        assert self._protocol.transport is not None
+        return self._protocol.transport.address.host
 
     @property
     def _upkeep(self) -> Upkeep:
@@ -290,8 +314,10 @@ class Overlay:
             clock=self._network.clock,
             rng=self._rng,
             table=table,
-            client_only=self._client_only,
+            client_only=bool(self._client_only),
             own_evidence=lambda key: self._announcer.own_evidence(key),
+            send_aside=self._aside.send,
+            open_aside=self._aside.open,
         )
 
     async def _supervise(self, work: Callable[[], Awaitable[None]]) -> None:

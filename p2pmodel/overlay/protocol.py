@@ -1,4 +1,4 @@
-"""The receive path and the four answers: hello, find_node, get_providers, announce.
+"""The receive path and the five answers: hello, find_node, get_providers, announce, dial_back.
 
 Everything that comes in is hostile until checked, in the order of cost: length, source rate, types, network, then
 tokens and signatures. A datagram that fails is dropped without a word, a task or an exception. A reply, together with
@@ -26,12 +26,15 @@ from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address, Clock
 from p2pmodel.overlay.calls import Calls
 from p2pmodel.overlay.density import NetworkSize
+from p2pmodel.overlay.dial_back import Awaited, DialBacks, SendAside
 from p2pmodel.overlay.node_id import (
     LOCAL,
     NO_ID,
     NONCE_BYTES,
     NOWHERE,
     PROOF_BYTES,
+    PUBLIC,
+    address_of,
     challenge_for,
     challenged_address,
     check_proof,
@@ -53,6 +56,8 @@ from p2pmodel.overlay.wire import (
     STORED,
     AnnounceReply,
     AnnounceRequest,
+    DialBackRequest,
+    DialledRequest,
     FindNodeRequest,
     GetProvidersRequest,
     HelloReply,
@@ -60,7 +65,6 @@ from p2pmodel.overlay.wire import (
     NodesReply,
     ProvidersReply,
     Reply,
-    Request,
     WireEvidence,
     decode_request,
     encode_reply,
@@ -105,6 +109,8 @@ class OverlayProtocol(FrameProtocol):
         table: RoutingTable,
         client_only: bool,
         own_evidence: Callable[[bytes], WireEvidence | None],
+        send_aside: SendAside = lambda datagram, to: False,
+        open_aside: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(node, storage, BUCKET_SIZE)
         self.router = table
@@ -114,14 +120,18 @@ class OverlayProtocol(FrameProtocol):
         self.clock = clock
         self.rng = rng
         self.client_only = client_only
+        """Nobody is answered, and our id is told to nobody. May change while the node runs."""
         self.own_id = node_id(key.public)
-        self.sender_id = NO_ID if client_only else self.own_id
         self.calls = Calls(self._outstanding, self.send, clock, rng)
         self.providers = ProviderStore()
         self.rates = SourceRates()
         self.traffic = Traffic()
         self.network_size = NetworkSize()
         self._tokens = Tokens(rng.randbytes(32))
+        self.dial_backs = DialBacks(network_id, rng, self._counted(send_aside), open_aside)
+        self.awaited = Awaited()
+        self.dialled_at: dict[int, str] = {}
+        """For each IP version our public address as the last who asked for a proof wrote it; anybody can lie."""
         self._own_evidence = own_evidence
         self._challenged: OrderedDict[tuple[bytes, Address], float] = OrderedDict()
         self._challenges_pending = 0
@@ -132,6 +142,21 @@ class OverlayProtocol(FrameProtocol):
             self.traffic.datagrams_out += 1
             self.traffic.bytes_out += len(datagram)
             self.transport.send(datagram, to)
+
+    def _counted(self, send_aside: SendAside) -> SendAside:
+        def send(datagram: bytes, to: Address) -> bool:
+            sent = send_aside(datagram, to)
+            if sent:
+                self.traffic.datagrams_out += 1
+                self.traffic.bytes_out += len(datagram)
+            return sent
+
+        return send
+
+    @property
+    def sender_id(self) -> bytes:
+        """What we call ourselves in requests."""
+        return NO_ID if self.client_only else self.own_id
 
     # --- receive path ---------------------------------------------------------------------------------------------
 
@@ -144,28 +169,39 @@ class OverlayProtocol(FrameProtocol):
         self.calls.received(message_id, body, source)
 
     def request_received(self, message_id: bytes, body: bytes, source: Address) -> None:
-        if self.client_only or reach(source.host) == NOWHERE:
+        if (self.client_only and not self.awaited) or reach(source.host) == NOWHERE:
             return
         now = self.clock.monotonic()
         if not self.rates.allow(source, now):
             return
         try:
             request = decode_request(body)
-            if request.network != self.network_id or request.sender == self.own_id:
+            if request.network != self.network_id:
                 return
-            room = AMPLIFICATION_MAX * (FRAME_BYTES + len(body))
-            if not isinstance(request, AnnounceRequest) and self._challenge(request.sender, source, now):
-                room -= _HELLO_BYTES
-            reply = self._answer(request, source, min(room, DATAGRAM_BYTES_MAX), now)
+            if isinstance(request, DialledRequest):
+                self.awaited.received(request.nonce, source)
+                return
+            if self.client_only or request.sender == self.own_id:
+                return
+            asked_bytes = FRAME_BYTES + len(body)
+            room = AMPLIFICATION_MAX * asked_bytes
+            if isinstance(request, DialBackRequest):
+                reply: Reply = self.dial_backs.answer(request, source, asked_bytes, now)
+            elif isinstance(request, AnnounceRequest):
+                reply = self._store(request, source, now)
+            else:
+                if self._challenge(request.sender, source, now):
+                    room -= _HELLO_BYTES
+                reply = self._answer(request, source, min(room, DATAGRAM_BYTES_MAX), now)
         except DecodeError:
             return
         datagram = frame(REPLY, message_id, encode_reply(reply))
         if len(datagram) <= room:
             self.send(datagram, source)
 
-    def _answer(self, request: Request, source: Address, room: int, now: float) -> Reply:
-        if isinstance(request, AnnounceRequest):
-            return self._store(request, source, now)
+    def _answer(
+        self, request: HelloRequest | FindNodeRequest | GetProvidersRequest, source: Address, room: int, now: float
+    ) -> Reply:
         proof = self._proof(request.challenge)
         token = self._tokens.issue(source, now)
         if isinstance(request, HelloRequest):
@@ -228,7 +264,7 @@ class OverlayProtocol(FrameProtocol):
             merkle_root(keys),
         )
         if not peer.verify(request.signature, message):
-            self.rates.charge(source, _BAD_SIGNATURE_COST, now)
+            self.rates.charge_source(source, _BAD_SIGNATURE_COST, now)
             return result(REFUSED)
         if self.providers.is_stale(peer, request.sequence):
             return result(STALE)
@@ -257,6 +293,9 @@ class OverlayProtocol(FrameProtocol):
         if not challenge:
             return b""
         assert self.transport is not None
+        dialled = address_of(challenged_address(challenge))
+        if reach(dialled.host) == PUBLIC:
+            self.dialled_at[dialled.ip.version] = dialled.host
         own = self.transport.address
         if reach(own.host) not in (NOWHERE, LOCAL) and challenged_address(challenge) != own.pack():
             raise DecodeError("a challenge for another address")

@@ -23,7 +23,7 @@ from p2pmodel.limits import (
     REPLY_NODES_MAX,
 )
 from p2pmodel.net import Address
-from p2pmodel.overlay.node_id import PROOF_BYTES, address_of
+from p2pmodel.overlay.node_id import NONCE_BYTES, PROOF_BYTES, address_of
 
 NODE4_BYTES, NODE6_BYTES = OVERLAY_KEY_BYTES + 6, OVERLAY_KEY_BYTES + 18
 SEQUENCE_MAX = (1 << 62) - 1
@@ -31,6 +31,8 @@ FIND_NODE_BYTES, FIND_NODE6_BYTES = 270, 350
 """Length of a padded request: a third of twenty nodes, a proof and the challenge that may come with them."""
 GET_PROVIDERS_BYTES = 460
 """A third of the longest datagram."""
+DIAL_BACK_BYTES = 110
+"""Length of a padded request: its answer (33) and the dial-back (67) together are shorter."""
 _PADDING = bytes(512)
 
 NetworkId = Annotated[bytes, Meta(min_length=16, max_length=16)]
@@ -40,6 +42,7 @@ Challenge = Annotated[bytes, Meta(max_length=34)]
 Proof = Annotated[bytes, Meta(max_length=PROOF_BYTES)]
 Token = Annotated[bytes, Meta(min_length=8, max_length=8)]
 Peer = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Nonce = Annotated[bytes, Meta(min_length=NONCE_BYTES, max_length=NONCE_BYTES)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 Ttl = Annotated[int, Meta(ge=0, le=RECORD_TTL_MAX_S)]
 Sequence = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
@@ -85,6 +88,24 @@ class AnnounceRequest(Message):
     sequence: Sequence
     keys: Annotated[bytes, Meta(max_length=KEYS_PER_ANNOUNCE_MAX * OVERLAY_KEY_BYTES)]
     signature: Signature
+
+
+class DialBackRequest(Message):
+    """Please send `nonce` to where this comes from, from another port than the one that it goes to."""
+
+    network: NetworkId
+    sender: Key
+    token: Token
+    """Bound to our address and port; any, at first, to get one."""
+    nonce: Nonce
+    padding: bytes = b""
+
+
+class DialledRequest(Message):
+    """The dial-back itself. It has no reply."""
+
+    network: NetworkId
+    nonce: Nonce
 
 
 class HelloReply(Message):
@@ -136,14 +157,26 @@ class AnnounceReply(Message):
     """The highest that the holder has of this provider; a `STALE` announcement needs a higher one."""
 
 
-Request = HelloRequest | FindNodeRequest | GetProvidersRequest | AnnounceRequest
-Reply = HelloReply | NodesReply | ProvidersReply | AnnounceReply
+DIALLED, WRONG_TOKEN, BUSY = range(3)
+"""What became of a request to be dialled back."""
+
+
+class DialBackReply(Message):
+    status: Annotated[int, Meta(ge=0, le=255)]
+    token: Token
+
+
+Request = HelloRequest | FindNodeRequest | GetProvidersRequest | AnnounceRequest | DialBackRequest | DialledRequest
+Reply = HelloReply | NodesReply | ProvidersReply | AnnounceReply | DialBackReply
 HELLO, FIND_NODE, GET_PROVIDERS, ANNOUNCE = "hello", "find_node", "get_providers", "announce"
+DIAL_BACK, DIALLED_YOU = "dial_back", "dialled"
 _NAMES: dict[type[Message], str] = {
     HelloRequest: HELLO,
     FindNodeRequest: FIND_NODE,
     GetProvidersRequest: GET_PROVIDERS,
     AnnounceRequest: ANNOUNCE,
+    DialBackRequest: DIAL_BACK,
+    DialledRequest: DIALLED_YOU,
 }
 _request_decoders: dict[str, msgspec.msgpack.Decoder[Any]] = {
     name: msgspec.msgpack.Decoder(kind) for kind, name in _NAMES.items()
@@ -153,6 +186,7 @@ _reply_decoders: dict[type[Message], msgspec.msgpack.Decoder[Any]] = {
     FindNodeRequest: msgspec.msgpack.Decoder(NodesReply),
     GetProvidersRequest: msgspec.msgpack.Decoder(ProvidersReply),
     AnnounceRequest: msgspec.msgpack.Decoder(AnnounceReply),
+    DialBackRequest: msgspec.msgpack.Decoder(DialBackReply),
 }
 _envelope_decoder = msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])
 _encoder = msgspec.msgpack.Encoder()
@@ -164,7 +198,7 @@ def encode_request(request: Request) -> bytes:
 
 
 def decode_request(body: bytes) -> Request:
-    """Raises `DecodeError` for anything but one of the four requests."""
+    """Raises `DecodeError` for anything but one of the six requests."""
     try:
         name, arguments = _envelope_decoder.decode(body)
         decoder = _request_decoders.get(name)
@@ -202,6 +236,11 @@ def get_providers(network: bytes, sender: bytes, challenge: bytes, key: bytes, s
     # As above, with a longer name and up to 3 bytes of `start`.
     padding = _PADDING[: GET_PROVIDERS_BYTES - 107 - len(challenge)]
     return GetProvidersRequest(network, sender, challenge, key, start, padding)
+
+
+def dial_back(network: bytes, sender: bytes, token: bytes, nonce: bytes) -> DialBackRequest:
+    # Frame 21, array and name 12, network 18, sender 22, token 10, nonce 18, padding's head 2.
+    return DialBackRequest(network, sender, token, nonce, _PADDING[: DIAL_BACK_BYTES - 103])
 
 
 def pack_nodes(packed: Iterable[bytes], room_bytes: int) -> tuple[bytes, bytes]:

@@ -86,7 +86,7 @@ class PeerConfig:
     lan: bool = True
     client_only: bool | None = None
     """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached. None
-    leaves it to the overlay."""
+    finds out whether others can reach this one, and makes it a client while they cannot."""
     saved_state: Literal["keep", "read", "ignore"] = "keep"
     """The neighbours and the announcing of the last run: a peer that stays goes on from them and keeps them for the
     next, one for a single command only reads them, one that enters no network leaves them alone."""

@@ -137,7 +137,7 @@ class Peer:
             network_id=this_network,
             rng=self._rng,
             profile=self.profile,
-            client_only=bool(config.client_only),
+            client_only=config.client_only,
         )
         self.announcer = Announcer(self.store, self.overlay, self.network)
         self.saved = SavedState(config.data_dir, config.saved_state, self.files, self.overlay, self.network)

@@ -212,7 +212,11 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     announce_behind_s: float = 0.0
     """How late announcing is; 0 where it keeps up."""
     client_only: bool = False
-    """It uses the overlay without being a part of it."""
+    """It uses the overlay without being a part of it, because it was told to or because others cannot reach it."""
+    reachability: Literal["unknown", "reachable", "unreachable"] | None = None
+    """What it has found out by asking others to dial it back; None where it was told what to be and does not ask."""
+    connected_from_outside: bool = False
+    """Somebody with a public address has opened a connection to it."""
     network_size: int = 1
     """Estimated number of peers in the overlay, this one included."""
     warnings: list[str] = []

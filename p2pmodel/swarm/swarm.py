@@ -66,6 +66,8 @@ class Swarm:
         self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}
         self._fresh: dict[ModelId, int] = {}
         self._closed_bytes = [0, 0]
+        self.connected_from_outside = False
+        """Somebody with a public address has opened a connection to us."""
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
 
     async def stop(self) -> None:
@@ -87,6 +89,7 @@ class Swarm:
 
     def accept(self, channel: Channel) -> None:
         """Take an incoming channel, or close it where there are too many."""
+        self.connected_from_outside |= channel.address.scope == 0
         knows = channel.peer in self.links
         if not knows and (self._incoming.neighbours(channel.address) or not self._make_room(channel.address)):
             channel.close(PeerGoneError("this peer has enough connections"))

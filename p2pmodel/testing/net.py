@@ -160,7 +160,7 @@ class Net:
     ) -> list[SimPeer]:
         """New machines that start within a second of each other; returns when all have joined.
 
-        What is not said is as in the options of the network.
+        What is not said is as in the options of the network. Who is not made a client only finds out by itself.
         """
         options, first = self.options, len(self.peers)
         kinds = self._kinds(count)
@@ -179,7 +179,7 @@ class Net:
                 number,
                 host,
                 bootstrap=[entry for entry in entries if entry != f"{host.ip4}:{PORT}"],
-                client_only=drawn if client_only is None else client_only,
+                client_only=client_only if client_only is not None else True if drawn else None,
                 disk_bytes=options.disk_bytes if disk_bytes is None else disk_bytes,
                 config={**options.config, **(config or {})},
             )

@@ -76,9 +76,18 @@ class MemberDied(RuntimeError):
 class OverlayTown:
     """All nodes of one simulated network. Use inside `loop.run`."""
 
-    def __init__(self, internet: Internet, *, profile: Profile = INTERNET, name: str = "simulation") -> None:
+    def __init__(
+        self,
+        internet: Internet,
+        *,
+        profile: Profile = INTERNET,
+        name: str = "simulation",
+        client_only: bool | None = False,
+    ) -> None:
         self.internet = internet
         self.profile = profile
+        self.client_only = client_only
+        """Of all members: None lets each find out whether others reach it."""
         self.network_id = network_id(name)
         self.rng = random.Random(internet.rng.getrandbits(64))
         self.entries: list[Member] = []
@@ -140,6 +149,7 @@ class OverlayTown:
             network_id=self.network_id,
             rng=random.Random(self.rng.getrandbits(64)),
             profile=self.profile,
+            client_only=self.client_only,
         )
         await self.inside(member, member.overlay.start("0.0.0.0", PORT))
         member.alive, member.joined = True, False

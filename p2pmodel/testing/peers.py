@@ -83,7 +83,7 @@ class SimPeer:
         host: Host,
         *,
         bootstrap: Sequence[str],
-        client_only: bool,
+        client_only: bool | None,
         disk_bytes: int | None,
         config: Mapping[str, Any],
     ) -> None:

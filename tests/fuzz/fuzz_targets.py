@@ -24,6 +24,7 @@ from p2pmodel.overlay.records import check_evidence, split_keys
 from p2pmodel.overlay.routing import RoutingTable
 from p2pmodel.overlay.wire import (
     ANNOUNCE,
+    DIAL_BACK,
     FIND_NODE,
     GET_PROVIDERS,
     HELLO,
@@ -33,6 +34,7 @@ from p2pmodel.overlay.wire import (
     WireEvidence,
     decode_reply,
     decode_request,
+    dial_back,
     encode_reply,
     encode_request,
     find_node,
@@ -50,7 +52,10 @@ REQUESTS: dict[str, Request] = {
     FIND_NODE: find_node(NETWORK_ID, node_id(NODE.public), CHALLENGE, KEY, ipv6=False),
     GET_PROVIDERS: get_providers(NETWORK_ID, node_id(NODE.public), CHALLENGE, KEY, 0),
     ANNOUNCE: AnnounceRequest(NETWORK_ID, node_id(NODE.public), bytes(8), NODE.public.raw, 4000, 60, 1, KEY, bytes(64)),
+    DIAL_BACK: dial_back(NETWORK_ID, node_id(NODE.public), bytes(8), bytes(16)),
 }
+AWAITED_SEED = 2
+"""Of the nonce with which the node waits to be dialled back."""
 _evidence = msgspec.msgpack.Decoder(WireEvidence)
 DATAGRAMS_MAX = 16
 
@@ -144,6 +149,10 @@ class Wire:
         assert type(data) is bytes
         self.sent.append((data, to))
 
+    def send_aside(self, data: bytes, to: Address) -> bool:
+        self.send(data, to)
+        return True
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -164,6 +173,7 @@ def make_node(wire: Wire) -> OverlayProtocol:
             table=table,
             client_only=False,
             own_evidence=lambda key: None,
+            send_aside=wire.send_aside,
         )
 
     protocol = NodeServer(own, make)._create_protocol()
@@ -173,7 +183,7 @@ def make_node(wire: Wire) -> OverlayProtocol:
 
 
 def pack_story(*datagrams: tuple[int, bytes]) -> bytes:
-    """What `node` reads: kind, length, bytes. Kinds 0 to 3 answer the node's requests, 4 is a request, others raw."""
+    """What `node` reads: kind, length, bytes. Kinds 0 to 4 answer the node's requests, 5 is a request, others raw."""
     return b"".join(bytes([kind]) + len(data).to_bytes(2, "big") + data for kind, data in datagrams)
 
 
@@ -181,7 +191,7 @@ _loop: list[asyncio.AbstractEventLoop] = []
 
 
 def node(data: bytes) -> None:
-    """A whole node that has asked four things and gets up to `DATAGRAMS_MAX` datagrams."""
+    """A whole node that has asked five things, waits to be dialled back, and gets up to `DATAGRAMS_MAX` datagrams."""
     if not _loop:
         _loop.append(asyncio.new_event_loop())
     _loop[0].run_until_complete(_node(data))
@@ -194,6 +204,7 @@ async def _node(data: bytes) -> None:
         protocol.calls.start(STRANGER_AT, sent, on_reply=lambda _: None, on_failed=lambda: None)
         for sent in REQUESTS.values()
     ]
+    protocol.awaited.expect(random.Random(AWAITED_SEED), lambda source: False)
     at = 0
     for _ in range(DATAGRAMS_MAX):
         if at + 3 > len(data):
@@ -218,6 +229,7 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "reply_find_node": reply_to(FIND_NODE),
     "reply_get_providers": reply_to(GET_PROVIDERS),
     "reply_announce": reply_to(ANNOUNCE),
+    "reply_dial_back": reply_to(DIAL_BACK),
     "nodes": nodes,
     "address": address,
     "keys": keys,

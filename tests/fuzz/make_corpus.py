@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import msgspec
 from fuzz_targets import (
+    AWAITED_SEED,
     CHALLENGE,
     KEY,
     NETWORK_ID,
@@ -28,11 +30,14 @@ from p2pmodel.overlay.records import sign_batch
 from p2pmodel.overlay.wire import (
     AnnounceReply,
     AnnounceRequest,
+    DialBackReply,
+    DialledRequest,
     HelloReply,
     HelloRequest,
     NodesReply,
     ProvidersReply,
     WireEvidence,
+    dial_back,
     encode_reply,
     encode_request,
     get_providers,
@@ -45,6 +50,9 @@ HARM = {
     "nothing": b"\xc0",
 }
 
+REQUEST_KIND = len(REQUESTS)
+"""In stories: a datagram that is a request."""
+
 NEIGHBOURS = (
     b'{"version":1,"neighbours":[{"peer":"%s","address":"60.1.1.1:4000","since":1,"seen_at":2}]}'
     % STRANGER.public.text.encode()
@@ -53,7 +61,10 @@ NEIGHBOURS = (
 
 def seeds() -> dict[str, dict[str, bytes]]:
     own, other = node_id(NODE.public), node_id(STRANGER.public)
-    token = make_node(Wire())._tokens.issue(STRANGER_AT, 1000.0)
+    example = make_node(Wire())
+    token = example._tokens.issue(STRANGER_AT, 1000.0)
+    dial_token = example.dial_backs._tokens.issue(STRANGER_AT, 1000.0)
+    awaited = random.Random(AWAITED_SEED).randbytes(16)
     proof = prove(STRANGER, NETWORK_ID, CHALLENGE)
     listed = other + STRANGER_AT.pack()
     signature = sign_batch(STRANGER, NETWORK_ID, own, port=4000, ttl_s=60, sequence=1, keys=[KEY])
@@ -66,21 +77,31 @@ def seeds() -> dict[str, dict[str, bytes]]:
         "find_node": encode_reply(NodesReply(proof, token, listed, b"")),
         "get_providers": encode_reply(ProvidersReply(proof, token, listed, b"", 1, [told])),
         "announce": encode_reply(AnnounceReply(0, 1, token, 1)),
+        "dial_back": encode_reply(DialBackReply(0, token)),
     }
     kept = Announcements(600.0, 0.0)
     kept.add([KEY])
     kept.announced([KEY], 0.0, 5.0)
     stories = {
-        "announced-and-asked": pack_story((4, encode_request(announce)), (4, encode_request(ask))),
-        "hello": pack_story((4, encode_request(hello)), (4, encode_request(hello))),
+        "announced-and-asked": pack_story(
+            (REQUEST_KIND, encode_request(announce)), (REQUEST_KIND, encode_request(ask))
+        ),
+        "hello": pack_story((REQUEST_KIND, encode_request(hello)), (REQUEST_KIND, encode_request(hello))),
+        "dialled-back": pack_story(
+            (REQUEST_KIND, encode_request(dial_back(NETWORK_ID, other, bytes(8), KEY[:16]))),
+            (REQUEST_KIND, encode_request(dial_back(NETWORK_ID, other, dial_token, KEY[:16]))),
+            (REQUEST_KIND, encode_request(DialledRequest(NETWORK_ID, awaited))),
+        ),
         "answers": pack_story(*enumerate(replies.values())),
         "two-ids": pack_story(
-            *((4, msgspec.msgpack.encode(["hello", [NETWORK_ID, i, b""]])) for i in (b"\1", b"\0\1"))
+            *((REQUEST_KIND, msgspec.msgpack.encode(["hello", [NETWORK_ID, i, b""]])) for i in (b"\1", b"\0\1"))
         ),
-        "harm": pack_story(*((kind, data) for kind in range(5) for data in list(HARM.values())[:3])),
+        "harm": pack_story(*((kind, data) for kind in range(REQUEST_KIND + 1) for data in list(HARM.values())[:3])),
     }
     return {
-        "request": {name: encode_request(sent) for name, sent in REQUESTS.items()} | HARM,
+        "request": {name: encode_request(sent) for name, sent in REQUESTS.items()}
+        | {"dialled": encode_request(DialledRequest(NETWORK_ID, awaited))}
+        | HARM,
         **{f"reply_{name}": {"good": data} | HARM for name, data in replies.items()},
         "nodes": {"one": b"\1" + listed, "six": b"\0" + other + bytes(16) + b"\1\1", "broken": b"\1" + listed[:-1]},
         "address": {"four": STRANGER_AT.pack(), "six": bytes(15) + b"\1\x10\0", "port-zero": bytes(6)},

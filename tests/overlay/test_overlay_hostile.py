@@ -252,6 +252,9 @@ def requests_of_a_stranger(holder: Address) -> st.SearchStrategy[bytes]:
             )
         ),
     )
+    request = request | st.tuples(
+        sender, st.sampled_from([TOKEN_OF_STRANGER, bytes(8)]), st.integers(0, 40), st.just(bytes(16))
+    ).map(lambda f: ("dial_back", [NETWORK_ID, f[0], f[1], f[3], bytes(f[2])]))
     cut = st.one_of(st.just(0), st.integers(0, 200))
     return st.tuples(request, st.binary(min_size=20, max_size=20), cut).map(
         lambda f: (whole := b"\0" + f[1] + msgspec.msgpack.encode(f[0]))[: max(1, len(whole) - f[2])]
@@ -259,6 +262,8 @@ def requests_of_a_stranger(holder: Address) -> st.SearchStrategy[bytes]:
 
 
 OWN_KEY = bytes([99]) * 20
+TOKEN_OF_STRANGER = b"token..."
+"""Stands for the token that a helper would take from the stranger."""
 CROWDED = Address("50.1.1.1", 4000)
 
 
@@ -301,8 +306,13 @@ def test_a_stranger_never_gets_more_than_three_times_the_bytes_it_sent(story: li
                 assert back <= 3 * sent
 
         town.internet.tap = tap
+        dial_backs = node.protocol.dial_backs
+        dial_backs._open_aside()
+        await asyncio.sleep(0)
         for data, pause_s in story:
             sent += len(data)
+            token = dial_backs._tokens.issue(stranger, node.protocol.clock.monotonic())
+            data = data.replace(TOKEN_OF_STRANGER, token)
             node.protocol.datagram_received(data, stranger)
             await asyncio.sleep(pause_s)
         await asyncio.sleep(20)

@@ -11,7 +11,7 @@ import socket
 import stat
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,12 @@ import pytest
 
 from p2pmodel.model import SecretKey
 from p2pmodel.net import Address, Identity, RealNetwork, network_id
-from p2pmodel.overlay import CLUSTER, Overlay
+from p2pmodel.overlay import CLUSTER, Overlay, Reach
+from p2pmodel.overlay.dial_back import NO_TOKEN
 from p2pmodel.overlay.neighbours import decode_neighbours
+from p2pmodel.overlay.node_id import NO_ID
+from p2pmodel.overlay.package import FRAME_BYTES, REQUEST, frame
+from p2pmodel.overlay.wire import DialledRequest, decode_reply, decode_request, dial_back, encode_request
 from p2pmodel.peer.config import default_network
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +32,9 @@ KEY = bytes(range(20))
 
 
 @asynccontextmanager
-async def node(name: str = "test", *, client_only: bool = False) -> AsyncIterator[tuple[Overlay, Address, SecretKey]]:
+async def node(
+    name: str = "test", *, client_only: bool | None = False
+) -> AsyncIterator[tuple[Overlay, Address, SecretKey]]:
     key, identity = SecretKey.generate(), network_id(name)
     network = RealNetwork(Identity(key=key, network_id=identity))
     overlay = Overlay(
@@ -104,6 +110,48 @@ async def test_a_datagram_of_garbage_leaves_a_real_socket_open() -> None:
                 attacker.sendto(data, (entry.host, entry.port))
         assert await second.bootstrap([entry]) == 1
         assert first.stats().datagrams_in >= 6
+
+
+async def test_nodes_on_loopback_ask_nobody_whether_they_are_reached_and_stay_what_they_are() -> None:
+    async with AsyncExitStack() as stack:
+        nodes = [(await stack.enter_async_context(node(client_only=None)))[:2] for _ in range(5)]
+        for overlay, _ in nodes[1:]:
+            assert await overlay.bootstrap([nodes[0][1]]) == 1
+        for overlay, _ in nodes:
+            assert overlay._self_check is not None
+            before = overlay.stats().datagrams_out
+            await overlay._self_check._check()
+            stats = overlay.stats()
+            assert (stats.client_only, stats.reachability) == (False, Reach.UNKNOWN)
+            assert stats.datagrams_out == before
+
+
+async def test_a_node_on_a_real_socket_dials_back_from_a_second_port() -> None:
+    asker = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    asker.setblocking(False)
+    loop = asyncio.get_running_loop()
+
+    async def heard() -> tuple[bytes, Address]:
+        async with asyncio.timeout(10):
+            data, source = await loop.sock_recvfrom(asker, 2000)
+        return data, Address(*source)
+
+    with asker:
+        async with node() as (_, at, _):
+            token, nonce = NO_TOKEN, bytes(range(16))
+            while True:
+                asked = encode_request(dial_back(network_id("test"), NO_ID, token, nonce))
+                asker.sendto(frame(REQUEST, bytes(20), asked), (at.host, at.port))
+                data, source = await heard()
+                if data[0] == REQUEST:
+                    break
+                token = decode_reply(dial_back(network_id("test"), NO_ID, token, nonce), data[FRAME_BYTES:]).token
+            assert decode_request(data[FRAME_BYTES:]) == DialledRequest(network_id("test"), nonce)
+            assert source.host == at.host
+            assert source.port != at.port
+        # The node is gone, and its second port is free.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as again:
+            again.bind((source.host, source.port))
 
 
 @pytest.mark.slow

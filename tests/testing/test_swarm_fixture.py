@@ -232,6 +232,25 @@ async def test_kinds_of_peers_come_in_the_fractions_that_were_asked_for(swarm):
     assert len(await net.fetch_all(model)) == 12
 
 
+async def test_a_peer_behind_a_translator_says_so_in_its_status_and_still_fetches_and_is_not_part_of_the_overlay(swarm):
+    net = await swarm(peers=8, seed=1)
+    (hidden,) = await net.add(nat=Nat.RESTRICTED)
+    (told,) = await net.add(client_only=True)
+    status = await hidden.status()
+    assert (status.client_only, status.reachability) == (False, "unknown")
+    await net.run_for(300)
+    status = await hidden.status()
+    assert (status.client_only, status.reachability) == (True, "unreachable")
+    assert not status.connected_from_outside
+    status = await told.status()
+    assert (status.client_only, status.reachability) == (True, None)
+    model = await net[0].publish(net.random_model(MIB))
+    assert len(await net.fetch_all(model)) == 9
+    status = await net[0].status()
+    assert (status.client_only, status.reachability) == (False, "reachable")
+    assert status.connected_from_outside
+
+
 async def test_a_line_has_the_speed_it_was_given(swarm):
     net = await swarm(peers=2, seed=1, upload_bytes_per_s=4 * MIB, latency_ms=(1, 1))
     model = await net[0].publish(net.random_model(16 * MIB))
