@@ -15,11 +15,36 @@ import tempfile
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import Any, Protocol
 
+from tests.benchmarks import links, transfer
 from tests.benchmarks.contenders.contender import SHAPES
 from tests.benchmarks.index import Index
+from tests.benchmarks.links import LINKS, LONGEST_S, Links
 from tests.benchmarks.measure import BenchmarkError
-from tests.benchmarks.transfer import Transfer, contenders
+from tests.benchmarks.network import Link
+from tests.benchmarks.report import Line
+from tests.benchmarks.transfer import Transfer
+
+LINKS_REPEAT_MAX = 3
+"""Of each contender on each link: there are many links, and they differ less from sample to sample."""
+
+
+class Benchmark(Protocol):
+    repeat: int
+
+    def missing(self) -> str:
+        """Why it cannot run here; empty where it can."""
+
+    def run(self, work: Path) -> None: ...
+
+    def tables(self) -> list[str]: ...
+
+    def disturbance(self) -> str: ...
+
+    def lines(self) -> list[Line]: ...
+
+    def as_json(self) -> dict[str, Any]: ...
 
 
 def _say(text: str) -> None:
@@ -35,7 +60,17 @@ def _index(args: argparse.Namespace) -> Index:
     return Index(args.repeat, _say)
 
 
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], Transfer | Index]] = {"transfer": _transfer, "index": _index}
+def _links(args: argparse.Namespace) -> Links:
+    repeat = min(args.repeat, LINKS_REPEAT_MAX)
+    over = args.link or [Link.parse(text) for text in LINKS]
+    return Links(args.size, repeat, args.only, not args.cold, _say, over, args.longest)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
+    "transfer": _transfer,
+    "links": _links,
+    "index": _index,
+}
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -50,13 +85,20 @@ def size_bytes(text: str) -> int:
     return size
 
 
+def _link(text: str) -> Link:
+    try:
+        return Link.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHMARKS)}; all by default")
     parser.add_argument("--size", type=size_bytes, default=size_bytes("2GiB"), help="of the model (default 2GiB)")
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="samples of each contender (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to this file")
-    names = [contender.name for contender in contenders()]
+    names = list(dict.fromkeys(one.name for one in [*transfer.contenders(), *links.contenders()]))
     parser.add_argument("--only", action="append", default=[], choices=names, help="leave out the others; repeatable")
     parser.add_argument(
         "--shape",
@@ -64,6 +106,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         default=[],
         choices=[str(shape) for shape in SHAPES],
         help="of `transfer`; repeatable",
+    )
+    parser.add_argument(
+        "--link", action="append", default=[], type=_link, metavar="RATE[,MS[,LOSS%]]", help="of `links`; repeatable"
+    )
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST_S, metavar="S", help=f"of `links` (default {LONGEST_S:g}): leave out more"
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="write below this directory (default: the system's)")
     parser.add_argument("--cold", action="store_true", help="do not keep pages warm for the writer (see the README)")
@@ -103,11 +151,15 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, object] = {"machine": machine()}
     for name in args.names or BENCHMARKS:
         benchmark = BENCHMARKS[name](args)
+        if reason := benchmark.missing():
+            print(f"\n{name}: MISSING: {reason}")
+            results[name] = {"missing": reason}
+            continue
         with tempfile.TemporaryDirectory(
             prefix="p2pmodel-benchmark-", dir=args.work, ignore_cleanup_errors=True
         ) as work:
             benchmark.run(Path(work).resolve())
-        print(f"\n{name}: {args.size:,} bytes, n = {args.repeat}, median [least..most]; GB = 1e9 bytes\n")
+        print(f"\n{name}: {args.size:,} bytes, n = {benchmark.repeat}, median [least..most]; GB = 1e9 bytes\n")
         print("\n".join(benchmark.tables()))
         print(benchmark.disturbance())
         print()

@@ -66,6 +66,9 @@ class Index:
     idle_bytes: int = 0
     index_bytes: int = 0
 
+    def missing(self) -> str:
+        return ""
+
     def run(self, work: Path) -> None:
         """Everything is written below `work`. Raises `BenchmarkError` where the daemon fails."""
         self.idle_bytes = idle_interpreter_bytes()

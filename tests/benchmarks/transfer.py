@@ -55,6 +55,9 @@ class Transfer:
     races: dict[Shape, Race] = field(default_factory=dict)
     idle_bytes: int = 0
 
+    def missing(self) -> str:
+        return ""
+
     def run(self, work: Path) -> None:
         """Everything is written below `work`. Raises `BenchmarkError` where a contender fails."""
         self.idle_bytes = idle_interpreter_bytes()
