@@ -111,7 +111,11 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         "--link", action="append", default=[], type=_link, metavar="RATE[,MS[,LOSS%]]", help="of `links`; repeatable"
     )
     parser.add_argument(
-        "--longest", type=float, default=LONGEST_S, metavar="S", help=f"of `links` (default {LONGEST_S:g}): leave out more"
+        "--longest",
+        type=float,
+        default=LONGEST_S,
+        metavar="S",
+        help=f"of `links` (default {LONGEST_S:g}): leave out longer",
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="write below this directory (default: the system's)")
     parser.add_argument("--cold", action="store_true", help="do not keep pages warm for the writer (see the README)")
@@ -159,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
             prefix="p2pmodel-benchmark-", dir=args.work, ignore_cleanup_errors=True
         ) as work:
             benchmark.run(Path(work).resolve())
-        print(f"\n{name}: {args.size:,} bytes, n = {benchmark.repeat}, median [least..most]; GB = 1e9 bytes\n")
+        print(f"\n{name}: n = {benchmark.repeat}, median [least..most]; GB = 1e9 bytes\n")
         print("\n".join(benchmark.tables()))
         print(benchmark.disturbance())
         print()

@@ -24,7 +24,7 @@ from tests.benchmarks.contenders.contender import Place
 from tests.benchmarks.measure import BenchmarkError, Child, child
 
 _BITS = {"mbit": 10**6, "gbit": 10**9}
-_SENDER_HOST, _RECEIVER_HOST = "10.93.7.1", "10.93.7.2"
+_SENDER, _RECEIVER = ("10.93.7.1", "02:00:00:00:07:01"), ("10.93.7.2", "02:00:00:00:07:02")
 _BURST_BYTES_MIN = 160 * 1024
 _BURST_S = 0.001
 _QUEUE_S_MIN = 0.020
@@ -98,24 +98,30 @@ class Network:
         self._pids = [self._namespace() for _ in range(3)]
         sender, middle, receiver = self._pids
         self._middle = self._enter(middle)
-        self.sending = Place(_SENDER_HOST, self._enter(sender))
-        self.receiving = Place(_RECEIVER_HOST, self._enter(receiver))
-        for side, pid, host in (("left", sender, _SENDER_HOST), ("right", receiver, _RECEIVER_HOST)):
-            place = self._enter(pid)
-            self._run(self._middle, "ip", "link", "add", side, "type", "veth", "peer", "name", "net0", "netns", str(pid))
-            self._run(place, "ip", "address", "add", f"{host}/24", "dev", "net0")
-            self._run(place, "ip", "link", "set", "net0", "up")
-            self._run(place, "ip", "link", "set", "lo", "up")
+        self.sending = Place(_SENDER[0], self._enter(sender))
+        self.receiving = Place(_RECEIVER[0], self._enter(receiver))
+        self._host("left", sender, _SENDER, _RECEIVER)
+        self._host("right", receiver, _RECEIVER, _SENDER)
         self._run(self._middle, "ip", "link", "add", "bridge0", "type", "bridge")
         for name in ("bridge0", "left", "right"):
             self._run(self._middle, "ip", "link", "set", name, "up")
 
+    def _host(self, side: str, pid: int, own: tuple[str, str], other: tuple[str, str]) -> None:
+        place, ether = self._enter(pid), ("address", own[1])
+        other_end = ("peer", "name", "net0", *ether, "netns", str(pid))
+        self._run(self._middle, "ip", "link", "add", side, "type", "veth", *other_end)
+        self._run(place, "ip", "address", "add", f"{own[0]}/24", "dev", "net0")
+        for name in ("net0", "lo"):
+            self._run(place, "ip", "link", "set", name, "up")
+        # Or whoever connects first would wait a round trip longer than all others.
+        self._run(place, "ip", "neighbour", "add", other[0], "lladdr", other[1], "dev", "net0", "nud", "permanent")
+
     def _namespace(self) -> int:
         """The process that holds a new one open. `cat` ends with the pipe, so the namespace ends with us."""
         holder = self._stack.enter_context(child(["unshare", "--net", "cat"], self._log))
-        deadline = time.monotonic() + _START_TIMEOUT_S
+        own, deadline = Path("/proc/self/ns/net").readlink(), time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline:
-            if os.readlink(f"/proc/{holder.pid}/ns/net") != os.readlink("/proc/self/ns/net"):
+            if Path(f"/proc/{holder.pid}/ns/net").readlink() != own:
                 return holder.pid
             time.sleep(0.01)
         raise BenchmarkError("no network namespace could be made")

@@ -1,9 +1,9 @@
 """One direction of a path with latency and loss: Ethernet frames from one interface to another, later, and not all.
 
-`python -m tests.benchmarks.relay FROM TO --delay-s S --loss P`, in a network namespace of its own; on a line on stdin it
-says what it has done so far. Frames come and go with `PACKET_VNET_HDR`, so a frame holds up to 64 KiB that the kernel has
-not cut into segments yet: Python can keep up with 1 Gbit/s that way. Loss strikes segments, not frames: what is left of
-a frame goes on in several.
+`python -m tests.benchmarks.relay FROM TO --delay-s S --loss P`, in a network namespace of its own; on a line on stdin
+it says what it has done so far. Frames come and go with `PACKET_VNET_HDR`, so a frame holds up to 64 KiB that the
+kernel has not cut into segments yet: Python can keep up with 1 Gbit/s that way. Loss strikes segments, not frames: what
+is left of a frame goes on in several.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def segments(frame: bytes) -> int:
     if kind & ~_GSO_ECN != _GSO_TCPV4 or not segment_bytes:
         return 1
     payload = len(frame) - _payload_at(frame)
-    return max(-(-payload // segment_bytes), 1)
+    return max(-(-payload // int(segment_bytes)), 1)
 
 
 def _payload_at(frame: bytes) -> int:
-    ip = _VNET.size + _ETHERNET_BYTES
+    ip: int = _VNET.size + _ETHERNET_BYTES
     tcp = ip + (frame[ip] & 15) * 4
     return tcp + (frame[tcp + 12] >> 4) * 4
 
@@ -95,7 +95,7 @@ def cut(frame: bytes, first: int, end: int) -> bytes:
 
 
 def _sum(data: bytes | bytearray) -> int:
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
+    total: int = sum(struct.unpack(f">{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
@@ -178,9 +178,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     losses = Losses(args.loss, Random(args.seed))
-    relay = Relay(
-        _open(args.source, receiving=True), _open(args.target, receiving=False), args.delay_s, losses
-    )
+    relay = Relay(_open(args.source, receiving=True), _open(args.target, receiving=False), args.delay_s, losses)
     print(json.dumps({"ready": True}), flush=True)
     relay.run()
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.benchmarks import network
 from tests.benchmarks.index import Index
 
 _ROOT = Path(__file__).parents[2]
@@ -51,3 +54,64 @@ def test_a_daemon_with_a_filled_index_serves_and_is_measured(tmp_path: Path) -> 
     assert sample.keys >= 4_000
     assert 0 < sample.ready_s < sample.served_s
     assert [line.id for line in index.lines()] == ["P5", "P5"]
+
+
+needs_namespaces = pytest.mark.skipif(bool(network.missing()), reason=network.missing() or "nothing is missing")
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_a_link_with_latency_carries_a_model_and_nothing_that_made_it_stays(tmp_path: Path) -> None:
+    found = tmp_path / "found.json"
+    with _links(tmp_path, "--link", "1gbit", "--link", "1gbit,4ms,1%", "--json", str(found)) as running:
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 0, said
+    direct, relayed = json.loads(found.read_text())["links"]["runs"]
+    assert len(direct["contenders"]["tcp"]["samples"]) == len(relayed["contenders"]["tcp"]["samples"]) == 1
+    forth, back = relayed["relayed"]
+    assert forth["seen"] > 700 and back["seen"] > 0
+    # Connecting takes one round trip and the first answer another.
+    assert relayed["contenders"]["tcp"]["samples"][0]["seconds"] > 0.008
+    assert not _marked(tmp_path)
+
+
+@pytest.mark.slow
+@needs_namespaces
+def test_a_benchmark_that_is_killed_leaves_no_process_and_so_no_namespace(tmp_path: Path) -> None:
+    with _links(tmp_path, "--link", "1mbit,4ms", "--longest", "60") as running:
+        assert running.stderr is not None
+        for line in running.stderr:
+            if line.startswith("1 MiB at"):
+                break
+        assert len(_marked(tmp_path)) >= 5  # three namespaces, a sender, the benchmark
+        running.kill()
+        running.wait()
+        deadline = time.monotonic() + 20
+        while _marked(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert not _marked(tmp_path)
+
+
+def _links(work: Path, *options: str) -> subprocess.Popen[str]:
+    fixed = ["links", "--size", "1MiB", "--repeat", "1", "--only", "tcp", "--work", str(work)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks", *fixed, *options],
+        cwd=_ROOT,
+        env={**os.environ, "BENCHMARK_MARK": str(work)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _marked(work: Path) -> list[str]:
+    """Processes that descend from one that `_links` has started for this directory."""
+    mark = f"BENCHMARK_MARK={work}".encode()
+    found = []
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and mark in (process / "environ").read_bytes().split(b"\0"):
+                found.append(process.name)
+        except OSError:
+            continue  # it has ended meanwhile
+    return found

@@ -79,8 +79,8 @@ class Transfer:
     def tables(self) -> list[str]:
         lines = []
         for shape, race in self.races.items():
-            each = f", {race.size_bytes:,} bytes to each" if shape.receivers > 1 else ""
-            lines += [f"{shape.senders} -> {shape.receivers}{each}", *self._table(race)]
+            each = " to each" if shape.receivers > 1 else ""
+            lines += [f"{shape.senders} -> {shape.receivers}, {race.size_bytes:,} bytes{each}", *self._table(race)]
             lines += [f"{name}: MISSING: {reason}" for name, reason in race.missing.items()]
             lines.append("")
         lines.append(
