@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from p2pmodel.limits import STATEMENTS_PER_MODEL_MAX
-from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import BulkSource
 from p2pmodel.store import Store
 
@@ -16,6 +16,9 @@ class StoreShelf:
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         return self._store.have_map(model_id)
+
+    def layout(self, model_id: ModelId) -> Layout | None:
+        return self._store.layout(model_id)
 
     def chunk(self, digest: Digest) -> BulkSource | None:
         return self._store.chunk(digest)

@@ -78,7 +78,7 @@ class Link:
         self._requests = OpenRequests()
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
-        self._queue = UploadQueue(uploads, channel, self._answer_statements)
+        self._queue = UploadQueue(uploads, channel, self._answer_statements, self._chunk_left)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 
@@ -111,6 +111,11 @@ class Link:
     def answer_begun(self) -> bool:
         """Whether the bytes that come in belong to an answer, as far as is known."""
         return self._requests.answer_begun
+
+    @property
+    def asks(self) -> bool:
+        """Whether requests of the peer are waiting here."""
+        return self._queue.waiting
 
     @property
     def may_ask(self) -> bool:
@@ -241,8 +246,24 @@ class Link:
             self._told.discard(model_id)
             self._send(wire.Unknown(model_id.raw))
         else:
-            self._told.add(model_id)
-            self._send(wire.HaveMapOf(model_id.raw, held.count, held.encode()))
+            seen = await self._uploads.seeding.view(self, model_id, held)
+            if model_id in self.interests:
+                self._told.add(model_id)
+                self._send(wire.HaveMapOf(model_id.raw, seen.count, seen.encode()))
+            else:
+                self._uploads.seeding.left(self, model_id, gone=False)
+
+    def show(self, model_id: ModelId, held: HaveMap, *, forget: bool) -> None:
+        """Tell a follower that we hold this, and where it is to `forget`, no more than this."""
+        if model_id not in self.interests:
+            return
+        if forget:
+            self._send(wire.Unknown(model_id.raw))
+        self._told.add(model_id)
+        self._send(wire.HaveMapOf(model_id.raw, held.count, held.encode()))
+
+    def _chunk_left(self, request: wire.RequestChunk) -> None:
+        self._uploads.seeding.sent(self, request)
 
     def tell_peers(self, model_id: ModelId, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         self._send(wire.Peers(model_id.raw, [(peer.raw, address.pack()) for peer, address in peers]))
@@ -290,6 +311,7 @@ class Link:
         self._closed = True
         for task in list(self._tasks):
             task.cancel()
+        self._uploads.seeding.closed(self)
         # Followers first: what then fails is not asked again here.
         followers, self.followers = self.followers, {}
         for follower in followers.values():
@@ -350,6 +372,7 @@ class Link:
     def _unsubscribed(self, model_id: ModelId) -> None:
         self.interests.discard(model_id)
         self._told.discard(model_id)
+        self._uploads.seeding.left(self, model_id, gone=False)
 
     async def _answer_statements(self, request: Answer) -> None:
         shelf, offload = self._uploads.shelf, self._uploads.network.offload

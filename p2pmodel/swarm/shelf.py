@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from p2pmodel.errors import P2PModelError
-from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import BulkSource
 
 
@@ -17,6 +17,9 @@ class Shelf(Protocol):
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         """The chunks of this model that can be served now; None where the model is not known here."""
+
+    def layout(self, model_id: ModelId) -> Layout | None:
+        """The model's chunks, where they are known here."""
 
     def chunk(self, digest: Digest) -> BulkSource | None: ...
 

@@ -28,6 +28,7 @@ from p2pmodel.swarm.accounting import Account
 from p2pmodel.swarm.download import Download
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.seeding import Seeding
 from p2pmodel.swarm.shelf import Intake, Shelf
 from p2pmodel.swarm.upload import Uploads
 
@@ -60,7 +61,7 @@ class Swarm:
         self._key = key
         self._network = network
         self._rng = rng
-        self._uploads = Uploads(shelf, network, Pace(upload_limit_bytes_per_s))
+        self._uploads = Uploads(shelf, network, Pace(upload_limit_bytes_per_s), Seeding(shelf, network, rng))
         self._download_pace = Pace(download_limit_bytes_per_s)
         self._dialing: dict[Address, asyncio.Task[Link]] = {}
         self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}

@@ -16,6 +16,7 @@ from p2pmodel.model import Digest
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.seeding import Seeding
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
 
 Answer = wire.RequestChunk | wire.RequestObject | wire.RequestStatements | wire.RequestName
@@ -31,17 +32,26 @@ class Uploads:
     shelf: Shelf
     network: Network
     pace: Pace
+    seeding: Seeding
     bytes_sent: int = 0
 
 
 class UploadQueue:
     """The requests of one peer. `run` is the task that answers them until the channel closes."""
 
-    def __init__(self, uploads: Uploads, channel: Channel, statements: Callable[[Answer], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        uploads: Uploads,
+        channel: Channel,
+        statements: Callable[[Answer], Awaitable[None]],
+        chunk_left: Callable[[wire.RequestChunk], None],
+    ) -> None:
         self._uploads = uploads
         self._channel = channel
         self._answer_statements = statements
+        self._chunk_left = chunk_left
         self._waiting: OrderedDict[int, Answer] = OrderedDict()
+        self._answering = False
         self._wake = asyncio.Event()
 
     def add(self, request: Answer) -> None:
@@ -53,6 +63,11 @@ class UploadQueue:
         self._waiting[request.request] = request
         self._wake.set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something is asked for and has not left."""
+        return bool(self._waiting) or self._answering
+
     def cancel(self, request_id: int) -> None:
         self._waiting.pop(request_id, None)
 
@@ -60,10 +75,13 @@ class UploadQueue:
         while True:
             while self._waiting:
                 _, request = self._waiting.popitem(last=False)
+                self._answering = True
                 try:
                     await self._answer(request)
                 except PeerFault:
                     return
+                finally:
+                    self._answering = False
             self._wake.clear()
             await self._wake.wait()
 
@@ -74,6 +92,8 @@ class UploadQueue:
         source = await self._source(request)
         if source is None or not await self._send(request.request, source):
             self._channel.send(wire.encode(wire.Reject(request.request, "not held here")))
+        elif isinstance(request, wire.RequestChunk):
+            self._chunk_left(request)
 
     async def _source(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
         shelf, digest = self._uploads.shelf, Digest(request.digest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import BulkSource
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf
 
@@ -21,6 +21,9 @@ class CorruptingShelf:
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         return self._shelf.have_map(model_id)
+
+    def layout(self, model_id: ModelId) -> Layout | None:
+        return self._shelf.layout(model_id)
 
     def chunk(self, digest: Digest) -> BulkSource | None:
         source = self._shelf.chunk(digest)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
-from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey, SecretKey
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SecretKey
 from p2pmodel.net import Address, BulkSource, Identity, RealNetwork, network_id
 from p2pmodel.peer.config import DEFAULT_NETWORK_NAME
 from p2pmodel.swarm import Link, Swarm
@@ -23,6 +23,9 @@ class _EmptyShelf:
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         return []
+
+    def layout(self, model_id: ModelId) -> Layout | None:
+        return None
 
     def named(self, publisher: PublicKey, name: str, revision: str) -> list[bytes]:
         return []

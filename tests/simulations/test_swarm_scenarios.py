@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodel.errors import UsageError
+from p2pmodel.swarm import seeding
 from p2pmodel.swarm.download import Download
 from p2pmodel.testing.condensed import CondensedIntake
 from p2pmodel.testing.events import EventLog
@@ -103,6 +104,17 @@ def test_a_seed_that_stays_long_enough_is_not_missed() -> None:
     result = seed_leaves.run(SeedLeavesOptions(peers=5, size="12MiB", spread=0.1, copies=4), Watcher())
     assert value(result, "trials in which all 5 completed") == 1
     assert result.ok
+
+
+def test_a_seed_spreads_distinct_chunks_so_that_little_more_than_one_copy_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = SeedLeavesOptions(peers=8, size="32MiB", spread=0.1, copies=1.1)
+    assert seed_leaves.run(options, Watcher()).ok
+    monkeypatch.setattr(seeding, "CROWD_MIN", 1000)
+    lost = seed_leaves.run(options, Watcher())
+    assert value(lost, "chunks that nobody had when it left, most") > 0
+    assert value(lost, "trials in which all 8 completed") == 0
 
 
 def test_trials_have_seeds_of_their_own_and_all_count() -> None:

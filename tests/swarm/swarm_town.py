@@ -91,6 +91,9 @@ class DictShelf:
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         return HaveMap(len(self.model), self.bits) if model_id == self.model.id else None
 
+    def layout(self, model_id: ModelId) -> Layout | None:
+        return self.model.layout if model_id == self.model.id else None
+
     def chunk(self, digest: Digest) -> Source | None:
         for index in iter_bits(self.bits):
             if self.model.layout[index].digest == digest:
