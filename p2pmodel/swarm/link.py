@@ -78,7 +78,7 @@ class Link:
         self._requests = OpenRequests()
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
-        self._queue = UploadQueue(uploads, channel, self._answer_statements, self._chunk_left)
+        self._queue = UploadQueue(uploads, channel, self._answer_statements, self)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 
@@ -261,9 +261,6 @@ class Link:
             self._send(wire.Unknown(model_id.raw))
         self._told.add(model_id)
         self._send(wire.HaveMapOf(model_id.raw, held.count, held.encode()))
-
-    def _chunk_left(self, request: wire.RequestChunk) -> None:
-        self._uploads.seeding.sent(self, request)
 
     def tell_peers(self, model_id: ModelId, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         self._send(wire.Peers(model_id.raw, [(peer.raw, address.pack()) for peer, address in peers]))

@@ -128,20 +128,26 @@ class Seeding:
             link.show(model_id, chunks.everywhere(crowd.seed.visible(link)), forget=True)
         asyncio.get_running_loop().call_later(_TICK_S, self._tick, model_id, crowd)
 
+    def serves(self, link: Follower, request: wire.RequestChunk) -> bool:
+        """Whether this peer is to have this chunk from here, now."""
+        seed, index = self._place(request)
+        return seed is None or seed.serves(link, index, self._now())
+
     def sent(self, link: Follower, request: wire.RequestChunk) -> None:
         """This chunk has left to this peer."""
-        if not self._crowds:
-            return
-        model_id = ModelId(Digest(request.model))
-        crowd = self._crowds.get(model_id)
-        if crowd is None or crowd.seed is None or crowd.chunks is None:
-            return
-        index = crowd.chunks.places.get(request.digest)
-        if index is not None:
+        seed, index = self._place(request)
+        if seed is not None:
             now = self._now()
-            crowd.seed.sent(link, index, now)
-            if crowd.seed.hungry:
-                self._tell(model_id, crowd, crowd.seed.news(now))
+            seed.sent(link, index, now)
+            if seed.hungry:
+                model_id = ModelId(Digest(request.model))
+                self._tell(model_id, self._crowds[model_id], seed.news(now))
+
+    def _place(self, request: wire.RequestChunk) -> tuple[SuperSeed[Follower] | None, int]:
+        """Who spreads the chunk that is asked for, if anybody does, and its number there."""
+        crowd = self._crowds.get(ModelId(Digest(request.model))) if self._crowds else None
+        index = crowd.chunks.places.get(request.digest) if crowd is not None and crowd.chunks is not None else None
+        return (None, 0) if crowd is None or index is None else (crowd.seed, index)
 
     def left(self, link: Follower, model_id: ModelId, *, gone: bool = False) -> None:
         """It follows this model no longer."""

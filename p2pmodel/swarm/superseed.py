@@ -85,6 +85,13 @@ class SuperSeed(Generic[K]):
         shown = self._peers[peer]
         return self._chunks if shown.everything else shown.bits
 
+    def serves(self, peer: K, index: int, now: float) -> bool:
+        """Whether this peer may have this chunk now: not what is meant for another, asked for before it was hidden."""
+        shown = self._peers.get(peer)
+        if shown is not None and self._unshown >> index & 1:
+            self._show(peer, index, now)
+        return shown is None or shown.everything or bool(shown.bits >> index & 1)
+
     # --- peers come and go ---------------------------------------------------------------------------------------
 
     def peer_joined(self, peer: K, *, everything: bool = False) -> None:

@@ -16,7 +16,7 @@ from p2pmodel.model import Digest
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.pace import Pace
-from p2pmodel.swarm.seeding import Seeding
+from p2pmodel.swarm.seeding import Follower, Seeding
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
 
 Answer = wire.RequestChunk | wire.RequestObject | wire.RequestStatements | wire.RequestName
@@ -44,12 +44,12 @@ class UploadQueue:
         uploads: Uploads,
         channel: Channel,
         statements: Callable[[Answer], Awaitable[None]],
-        chunk_left: Callable[[wire.RequestChunk], None],
+        follower: Follower,
     ) -> None:
         self._uploads = uploads
         self._channel = channel
         self._answer_statements = statements
-        self._chunk_left = chunk_left
+        self._follower = follower
         self._waiting: OrderedDict[int, Answer] = OrderedDict()
         self._answering = False
         self._wake = asyncio.Event()
@@ -89,11 +89,16 @@ class UploadQueue:
         if not isinstance(request, wire.RequestChunk | wire.RequestObject):
             await self._answer_statements(request)
             return
+        seeding = self._uploads.seeding
+        chunk = request if isinstance(request, wire.RequestChunk) else None
+        if chunk is not None and not seeding.serves(self._follower, chunk):
+            self._channel.send(wire.encode(wire.Reject(request.request, "others will have it first")))
+            return
         source = await self._source(request)
         if source is None or not await self._send(request.request, source):
             self._channel.send(wire.encode(wire.Reject(request.request, "not held here")))
-        elif isinstance(request, wire.RequestChunk):
-            self._chunk_left(request)
+        elif chunk is not None:
+            seeding.sent(self._follower, chunk)
 
     async def _source(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
         shelf, digest = self._uploads.shelf, Digest(request.digest)

@@ -109,7 +109,7 @@ def test_a_seed_that_stays_long_enough_is_not_missed() -> None:
 def test_a_seed_spreads_distinct_chunks_so_that_little_more_than_one_copy_is_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = SeedLeavesOptions(peers=8, size="32MiB", spread=0.1, copies=1.1)
+    options = SeedLeavesOptions(peers=8, size="32MiB", spread=0.1, copies=1.2)
     assert seed_leaves.run(options, Watcher()).ok
     monkeypatch.setattr(seeding, "CROWD_MIN", 1000)
     lost = seed_leaves.run(options, Watcher())

@@ -156,6 +156,17 @@ def test_what_was_sent_to_a_peer_that_is_complete_or_went_long_after_does_not() 
     assert [to for to, index in town.sent if index == first] == ["b"]
 
 
+def test_what_was_asked_for_before_it_was_hidden_is_given_where_it_is_meant_for_nobody_else() -> None:
+    town = Town("abc")
+    free = next(index for index in range(COUNT) if not any(bits >> index & 1 for bits in town.shown.values()))
+    meant_for_b = next(iter_bits(town.shown["b"]))
+    assert town.seed.serves("a", free, town.now)
+    assert not town.seed.serves("c", free, town.now), "it is on its way to another now"
+    assert not town.seed.serves("a", meant_for_b, town.now)
+    assert town.seed.serves("b", meant_for_b, town.now)
+    assert town.seed.serves("somebody who does not follow", meant_for_b, town.now)
+
+
 def test_a_crowd_is_left_to_itself_for_a_moment_after_the_first_copy() -> None:
     town = Town("abcdefghij")
     while town.seed.unsent:
