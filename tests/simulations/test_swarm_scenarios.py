@@ -67,14 +67,14 @@ def test_the_same_seed_gives_the_same_events_and_another_one_does_not(crowd: Res
     assert other.event_log_sha256 != crowd.event_log_sha256
 
 
-def test_a_crowd_whose_hosts_do_not_help_each_other_has_the_seed_send_a_copy_to_each(
+def test_a_crowd_whose_hosts_do_not_help_each_other_has_the_seed_send_several_copies(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     at_once = FlashCrowdOptions(peers=5, size="64MiB", spread=0)
     together = flash_crowd.run(at_once, Watcher())
     monkeypatch.setattr(Download, "link_has", _only_from_the_whole(Download.link_has))
     alone = flash_crowd.run(at_once, Watcher())
-    assert value(alone, "copies that the seed sent") > 4 > 3 > value(together, "copies that the seed sent")
+    assert value(alone, "copies that the seed sent") > 2 > 1.5 > value(together, "copies that the seed sent")
     assert value(alone, "time over size / bandwidth, p50") > value(together, "time over size / bandwidth, p50")
     assert not line(alone, "copies that the seed sent").ok
 
