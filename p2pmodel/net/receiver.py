@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 import time
 from typing import Protocol
 
@@ -30,6 +31,7 @@ _BACKLOG_BYTES = 256 * 1024
 """Messages that have been read and not yet told to the owner; beyond it the rest stays in the socket."""
 _MESSAGE_COST_BYTES = 256
 """What a message takes besides its bytes while it waits."""
+_WORTH_WAITING_BYTES = 64 * 1024
 _CPUS = os.cpu_count() or 1
 
 
@@ -48,6 +50,41 @@ class ReceiverOwner(Protocol):
 
     def receiver_idle(self) -> None:
         """No thread reads or verifies any more what came in here; called after `end` as well."""
+
+
+class _Waking:
+    """Waits for a socket, and not to be woken for a part of what is worth reading.
+
+    Without it a record of 256 KiB comes in some ten pieces, and each costs two turns of the interpreter's lock.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._low = 1
+
+    def wait(self, wanted: int) -> bool:
+        """Until `wanted` bytes, or nearly, are there, or the connection has ended; False after `_LINGER_MS`.
+
+        0: until there are any.
+        """
+        if wanted < _WORTH_WAITING_BYTES:
+            self.reset()
+        elif not wanted // 2 <= self._low <= wanted:
+            self._set(wanted - _AHEAD_BYTES)
+        return bool(self._poll.poll(_LINGER_MS))
+
+    def reset(self) -> None:
+        if self._low != 1:
+            self._set(1)
+
+    def _set(self, low: int) -> None:
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, low)
+            self._low = low
+        except OSError:
+            self._low = 1  # a closed socket, or a system without it: woken more often
 
 
 class Receiver:
@@ -199,15 +236,16 @@ class Receiver:
 
     def _read_on(self) -> None:
         scratch = memoryview(bytearray(_AHEAD_BYTES))
-        poll = select.poll()
-        poll.register(self._sock.sock, select.POLLIN)
-        while not (self._ended or self._unlent is not None or self._backlogged):
-            if self._read(scratch):
-                continue
-            if not poll.poll(_LINGER_MS):
-                return
-            if self._inbound.bulk is not None and time.monotonic() > self._deadline_s:
-                self._too_slow()
+        waking = _Waking(self._sock.sock)
+        try:
+            while not (self._ended or self._unlent is not None or self._backlogged):
+                if not waking.wait(len(self._inbound.target)):
+                    return
+                if self._inbound.bulk is not None and time.monotonic() > self._deadline_s:
+                    self._too_slow()
+                self._read(scratch)
+        finally:
+            waking.reset()
 
     def _read(self, scratch: memoryview) -> bool:
         """Take what is there; False where nothing is left. Raises `P2PModelError`."""

@@ -2,7 +2,7 @@
 
 The loop sends messages while nothing else goes on. An answer leaves in a thread, which finds, reads, seals and sends
 it in one go, with messages between its records; where the socket takes nothing for `_LINGER_MS` the thread goes on to
-others, and comes back when the loop sees room. A thread that uses the socket, a source or a buffer lets go of it itself.
+others, and comes back when the loop sees room. A thread that uses the socket, a source or a buffer lets go of it.
 """
 
 from __future__ import annotations
