@@ -189,6 +189,7 @@ def _describe(status: PeerStatus) -> list[str]:
                 f"{count(status.keys_announced, 'key')}{_pending(status)}; "
                 f"keeps {count(status.records_held, 'record')} for others",
             ),
+            ("limits", _limits(status)),
             ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
         ]
     )
@@ -200,6 +201,16 @@ def _describe(status: PeerStatus) -> list[str]:
         )
     lines += [f"warning: {printable(warning)}" for warning in status.warnings]
     return lines
+
+
+def _limits(status: PeerStatus) -> str:
+    from p2pmodel.peer.units import format_rate
+
+    up, down = status.limits.upload_bytes_per_s, status.limits.download_bytes_per_s
+    if up is None and down is None:
+        return "none"
+    told = [("upload", up), ("download", down)]
+    return ", ".join(f"{what} {format_rate(rate) if rate is not None else 'unlimited'}" for what, rate in told)
 
 
 def _pending(status: PeerStatus) -> str:
@@ -226,12 +237,28 @@ def _table(neighbours: list[Neighbour]) -> list[str]:
     from p2pmodel.cli.output import columns
     from p2pmodel.peer.units import format_duration, format_size
 
-    rows = [("PEER", "ADDRESS", "KIND", "SENT", "RECEIVED", "SINCE", "AGENT")]
+    rows: list[tuple[str, ...]] = [
+        ("PEER", "ADDRESS", "KIND", "SENT", "UP", "TO SEND", "RECEIVED", "DOWN", "TO COME", "SINCE", "AGENT")
+    ]
     for each in sorted(neighbours, key=lambda each: (each.kind, each.peer_id)):
         if each.kind == "connection":
             kind = f"{each.direction} connection".strip() + ("" if each.encrypted else ", in the clear")
-            moved = (format_size(each.bytes_sent), format_size(each.bytes_received), format_duration(each.connected_s))
+            moved = (
+                format_size(each.bytes_sent),
+                _rate(each.send_rate_bytes_per_s),
+                str(each.requests_in or ""),
+                format_size(each.bytes_received),
+                _rate(each.receive_rate_bytes_per_s),
+                str(each.requests_out or ""),
+                format_duration(each.connected_s),
+            )
         else:
-            kind, moved = "overlay", ("", "", "")
+            kind, moved = "overlay", ("",) * 7
         rows.append((each.peer_id[:12], each.address, kind, *moved, each.agent))
-    return columns(rows, right=[3, 4, 5])
+    return columns(rows, right=[3, 4, 5, 6, 7, 8, 9])
+
+
+def _rate(bytes_per_s: int) -> str:
+    from p2pmodel.peer.units import format_rate
+
+    return format_rate(bytes_per_s) if bytes_per_s else ""

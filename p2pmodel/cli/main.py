@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from p2pmodel.cli import daemon, demo, fetch, keys, models, publish, settings
+from p2pmodel.cli import daemon, demo, fetch, keys, limits, models, publish, settings
 from p2pmodel.cli.options import DataDir, Debug, Invocation
 from p2pmodel.errors import P2PModelError
 
@@ -60,6 +60,7 @@ app.command(short_help="The models that are here, and how whole each is.")(model
 app.command(short_help="Hash a model's files again.")(models.verify)
 app.command(short_help="How the running daemon is.")(daemon.status)
 app.command(short_help="Its connections and neighbours.")(daemon.peers)
+app.command(short_help="What it may use of the line; change it.")(limits.limits)
 app.command("id", short_help="This peer's id.")(keys.show_id)
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.trust_app, name="trust")

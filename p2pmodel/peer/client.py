@@ -18,6 +18,7 @@ from p2pmodel.errors import NetworkError, P2PModelError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
 from p2pmodel.peer.reports import (
     FetchReport,
+    Limits,
     ModelDetail,
     ModelSummary,
     Neighbour,
@@ -26,11 +27,12 @@ from p2pmodel.peer.reports import (
     PublishReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime
 
 T = TypeVar("T")
 _KNOCK_TIMEOUT_S = 3.0
+_JSON = {"Content-Type": "application/json"}
 _URL = "http://localhost"  # the Unix socket decides who answers; HTTP only wants some name
 
 
@@ -65,7 +67,10 @@ async def find_daemon(data_dir: Path) -> DaemonClient | None:
 
 
 class DaemonClient:
-    """Fills `PeerService`. Each method also raises `NetworkError` where the daemon goes away in the middle."""
+    """Fills `PeerService` and `LimitsService`.
+
+    Each method also raises `NetworkError` where the daemon goes away in the middle.
+    """
 
     def __init__(self, record: RuntimeRecord) -> None:
         self.record = record
@@ -91,6 +96,17 @@ class DaemonClient:
     async def models(self) -> list[ModelSummary]:
         return (await self._read("/api/v1/models", ModelList)).models
 
+    async def limits(self) -> Limits:
+        return await self._read("/api/v1/limits", Limits)
+
+    async def set_limits(self, change: LimitsChange) -> Limits:
+        body = msgspec.json.encode(change)
+        async with (
+            self._daemon_errors(),
+            self._session.put(f"{_URL}/api/v1/limits", data=body, headers=_JSON) as response,
+        ):
+            return _decode(await _checked(response), Limits)
+
     async def show(self, request: ShowRequest) -> ModelDetail:
         return await self._operate("/api/v1/show", request, ModelDetail, None)
 
@@ -111,10 +127,10 @@ class DaemonClient:
             return _decode(await _checked(response), kind)
 
     async def _operate(self, path: str, request: msgspec.Struct, kind: type[T], on_progress: OnProgress | None) -> T:
-        body, headers = msgspec.json.encode(request), {"Content-Type": "application/json"}
+        body = msgspec.json.encode(request)
         async with (
             self._daemon_errors(),
-            self._session.post(_URL + path, data=body, headers=headers) as response,
+            self._session.post(_URL + path, data=body, headers=_JSON) as response,
         ):
             if response.status != 200:
                 await _checked(response)

@@ -25,7 +25,15 @@ from p2pmodel.peer.control_stream import stream_operation
 from p2pmodel.peer.envelope import ErrorBody, describe_error
 from p2pmodel.peer.files import storage_errors
 from p2pmodel.peer.guard import Handler, RequestGuard
-from p2pmodel.peer.requests import FetchRequest, PeerService, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import (
+    FetchRequest,
+    LimitsChange,
+    LimitsService,
+    PeerService,
+    PublishRequest,
+    ShowRequest,
+    VerifyRequest,
+)
 from p2pmodel.peer.runtime import api_token, choose_socket_path, remove_socket
 
 R = TypeVar("R")
@@ -45,6 +53,7 @@ class ControlServer:
         http: str | None,
         http_explicit: bool = False,
         not_ready: Callable[[], Awaitable[str]] | None = None,
+        limits: LimitsService | None = None,
     ) -> None:
         """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
         self.http = http
@@ -53,6 +62,7 @@ class ControlServer:
         self._data_dir = data_dir
         self._http_explicit = http_explicit
         self._not_ready = not_ready
+        self._limits = limits
         self._runners: list[web.AppRunner] = []
         self._running: set[asyncio.Future[object]] = set()
 
@@ -98,6 +108,8 @@ class ControlServer:
             web.get("/api/v1/status", self._status),
             web.get("/api/v1/peers", self._peers),
             web.get("/api/v1/models", self._models),
+            web.get("/api/v1/limits", self._get_limits),
+            web.put("/api/v1/limits", self._put_limits),
             web.post("/api/v1/show", self._show),
             web.post("/api/v1/publish", self._publish),
             web.post("/api/v1/fetch", self._fetch),
@@ -125,6 +137,17 @@ class ControlServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         return _json({"models": await self._service.models()})
+
+    async def _get_limits(self, request: web.Request) -> web.Response:
+        return _json(await self._limits_service().limits())
+
+    async def _put_limits(self, request: web.Request) -> web.Response:
+        return _json(await self._limits_service().set_limits(await _body(request, LimitsChange)))
+
+    def _limits_service(self) -> LimitsService:
+        if self._limits is None:
+            raise NotFoundError("this peer's limits cannot be changed")
+        return self._limits
 
     async def _show(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, ShowRequest)

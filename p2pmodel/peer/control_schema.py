@@ -10,12 +10,13 @@ import msgspec
 from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
 from p2pmodel.peer.reports import (
     FetchReport,
+    Limits,
     ModelDetail,
     PeerStatus,
     PublishReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import FetchRequest, LimitsChange, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.version import __version__
 
 _READS: dict[str, tuple[str, type | None]] = {
@@ -24,6 +25,10 @@ _READS: dict[str, tuple[str, type | None]] = {
     "/api/v1/status": ("This peer.", PeerStatus),
     "/api/v1/peers": ("Its connections and the entries of its routing table.", PeerList),
     "/api/v1/models": ("The models that are here.", ModelList),
+    "/api/v1/limits": ("What this peer may use of its line.", Limits),
+}
+_CHANGES: dict[str, tuple[str, type, type]] = {
+    "/api/v1/limits": ("Limit it otherwise until it stops; what is left out stays.", LimitsChange, Limits),
 }
 _OPERATIONS: dict[str, tuple[str, type, type]] = {
     "/api/v1/show": ("A model's manifest, files and signers.", ShowRequest, ModelDetail),
@@ -36,12 +41,14 @@ _OPERATIONS: dict[str, tuple[str, type, type]] = {
 @cache
 def openapi_document() -> dict[str, Any]:
     types = [kind for _, kind in _READS.values() if kind is not None]
-    types += [kind for _, request, result in _OPERATIONS.values() for kind in (request, result)]
+    types += [kind for _, request, result in (_OPERATIONS | _CHANGES).values() for kind in (request, result)]
     _, schemas = msgspec.json.schema_components(
         [*types, StreamEvent, ErrorBody], ref_template="#/components/schemas/{name}"
     )
     paths = {path: {"get": _read(summary, kind)} for path, (summary, kind) in _READS.items()}
     paths |= {path: {"post": _operation(*entry)} for path, entry in _OPERATIONS.items()}
+    for path, entry in _CHANGES.items():
+        paths[path]["put"] = _change(*entry)
     return {
         "openapi": "3.1.0",
         "info": {"title": "p2pmodel", "version": __version__, "description": __doc__.splitlines()[0]},
@@ -63,6 +70,15 @@ def _read(summary: str, kind: type | None) -> dict[str, Any]:
     schema: dict[str, Any] = _reference(kind) if kind else {"type": "object"}
     done = {"description": summary, "content": {"application/json": {"schema": schema}}}
     return {"summary": summary, "responses": {"200": done, "default": _errors()}}
+
+
+def _change(summary: str, request: type, result: type) -> dict[str, Any]:
+    content = {"application/json": {"schema": _reference(request)}}
+    return {
+        **_read(summary, result),
+        "security": [{"token": []}],
+        "requestBody": {"required": True, "content": content},
+    }
 
 
 def _operation(summary: str, request: type, result: type) -> dict[str, Any]:

@@ -71,7 +71,12 @@ async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None]) 
             return ""
 
         control = ControlServer(
-            service, config.data_dir, http=config.http, http_explicit=config.http_explicit, not_ready=not_ready
+            service,
+            config.data_dir,
+            http=config.http,
+            http_explicit=config.http_explicit,
+            not_ready=not_ready,
+            limits=service,
         )
         await control.start()
         stack.push_async_callback(control.stop)

@@ -10,6 +10,7 @@ import msgspec
 from p2pmodel.model import HaveMap, Layout, Manifest, PublicKey, SignedStatement
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.peer.explaining import explain
+from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import (
     FetchReport,
@@ -22,7 +23,7 @@ from p2pmodel.peer.reports import (
 )
 from p2pmodel.peer.trust import Trust
 from p2pmodel.store import Store, StoredModel
-from p2pmodel.swarm import Account, Tally
+from p2pmodel.swarm import Account, Link, Tally
 
 
 def summary(model: StoredModel, signed: Sequence[SignedStatement]) -> ModelSummary:
@@ -110,7 +111,7 @@ def _held_bytes(layout: Layout, held: HaveMap, file_index: int) -> int:
     return sum(layout[span.start + at].length for at in iter_bits(bits))
 
 
-def neighbours(peer: Peer) -> list[Neighbour]:
+def neighbours(peer: Peer, meter: Meter[Link]) -> list[Neighbour]:
     now = peer.network.clock.monotonic()
     connections = [
         Neighbour(
@@ -123,6 +124,10 @@ def neighbours(peer: Peer) -> list[Neighbour]:
             bytes_sent=link.channel.bytes_sent,
             bytes_received=link.channel.bytes_received,
             connected_s=round(now - link.connected_at, 3),
+            send_rate_bytes_per_s=round(meter.rates(link)[0]),
+            receive_rate_bytes_per_s=round(meter.rates(link)[1]),
+            requests_out=link.requests_out,
+            requests_in=link.requests_in,
         )
         for link in peer.swarm.links.values()
     ]

@@ -175,6 +175,13 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     bytes_sent: int = 0
     bytes_received: int = 0
     connected_s: float = 0.0
+    send_rate_bytes_per_s: int = 0
+    """Over the last second or few, as the next one."""
+    receive_rate_bytes_per_s: int = 0
+    requests_out: int = 0
+    """What we have asked of it and not got yet."""
+    requests_in: int = 0
+    """What it has asked of us and not got yet."""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +189,13 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
     model_id: str
     progress: Progress
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a running peer may use of its line at present, in bytes per second; None is no limit."""
+
+    upload_bytes_per_s: int | None = None
+    download_bytes_per_s: int | None = None
 
 
 class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +231,7 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """What it has found out by asking others to dial it back; None where it was told what to be and does not ask."""
     connected_from_outside: bool = False
     """Somebody with a public address has opened a connection to it."""
+    limits: Limits = Limits()
     network_size: int = 1
     """Estimated number of peers in the overlay, this one included."""
     warnings: list[str] = []

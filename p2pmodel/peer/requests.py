@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 
 from p2pmodel.peer.reports import (
     FetchReport,
+    Limits,
     ModelDetail,
     ModelSummary,
     Neighbour,
@@ -60,6 +61,21 @@ class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
 class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     """A reference, or an absolute path of something published or fetched here."""
+
+
+class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """New limits in bytes per second, at least 1; null lifts one, what is left out stays as it is."""
+
+    upload_bytes_per_s: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
+    download_bytes_per_s: Annotated[int, msgspec.Meta(ge=1)] | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class LimitsService(Protocol):
+    """A peer whose limits can be changed while it runs. They hold until it stops; the settings are left alone."""
+
+    async def limits(self) -> Limits: ...
+
+    async def set_limits(self, change: LimitsChange) -> Limits: ...
 
 
 class PeerService(Protocol):

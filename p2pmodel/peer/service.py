@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from p2pmodel.errors import (
     DecodeError,
     FetchTimeoutError,
@@ -28,12 +30,14 @@ from p2pmodel.model import (
 )
 from p2pmodel.net import Address
 from p2pmodel.peer.fetching import Fetching
+from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
 from p2pmodel.peer.rendering import detail, neighbours, signers, summary
 from p2pmodel.peer.reports import (
     BadRange,
     FetchReport,
+    Limits,
     ModelDetail,
     ModelSummary,
     Neighbour,
@@ -43,27 +47,30 @@ from p2pmodel.peer.reports import (
     Transfer,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.retrieval import Retrieval
 from p2pmodel.peer.units import format_duration
 from p2pmodel.store import Published
+from p2pmodel.swarm import Link
 from p2pmodel.version import __version__
 
 _BEHIND = 0.1
 _BEHIND_MIN_S = 60.0
 """Announcing that is late by more than this, and by more than a tenth of its interval, is told of: records live for
 two intervals, so that nothing is lost yet."""
+_LOOK_S = 0.5
 _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
 
 
 class LocalService:
-    """Fills `PeerService`."""
+    """Fills `PeerService` and `LimitsService`."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._started_at = peer.network.clock.monotonic()
         self._transfers: dict[ModelId, Progress] = {}
+        self._meter: Meter[Link] = Meter()
         self.http: str | None = None
         """Where the control API listens, for `status`."""
 
@@ -107,6 +114,7 @@ class LocalService:
             client_only=overlay.client_only,
             reachability=None if overlay.reachability is None else overlay.reachability.value,
             connected_from_outside=peer.swarm.connected_from_outside,
+            limits=await self.limits(),
             network_size=round(overlay.network_size),
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,
@@ -116,7 +124,27 @@ class LocalService:
         )
 
     async def neighbours(self) -> list[Neighbour]:
-        return neighbours(self._peer)
+        links = self._peer.swarm.links.values()
+        if self._meter.stale(self._now()) and links:
+            # Nobody has looked lately: it takes two looks to see a rate.
+            self._meter.look(links, self._now())
+            await asyncio.sleep(_LOOK_S)
+        self._meter.look(links, self._now())
+        return neighbours(self._peer, self._meter)
+
+    async def limits(self) -> Limits:
+        return Limits(
+            upload_bytes_per_s=_whole(self._peer.swarm.upload_limit_bytes_per_s),
+            download_bytes_per_s=_whole(self._peer.swarm.download_limit_bytes_per_s),
+        )
+
+    async def set_limits(self, change: LimitsChange) -> Limits:
+        swarm = self._peer.swarm
+        if change.upload_bytes_per_s is not msgspec.UNSET:
+            swarm.limit_upload(change.upload_bytes_per_s)
+        if change.download_bytes_per_s is not msgspec.UNSET:
+            swarm.limit_download(change.download_bytes_per_s)
+        return await self.limits()
 
     async def models(self) -> list[ModelSummary]:
         peer = self._peer
@@ -288,6 +316,10 @@ class LocalService:
         if reference.model_id is not None:
             return reference.model_id, reference.path.text if reference.path else ""
         return await resolve_name(self._peer, reference, direct), ""
+
+
+def _whole(rate: float | None) -> int | None:
+    return None if rate is None else round(rate)
 
 
 def _own_name(text: str) -> tuple[str, str]:

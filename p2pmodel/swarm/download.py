@@ -295,6 +295,13 @@ class Download:
             self._filling_soon = True
             asyncio.get_running_loop().call_soon(self._fill_all)
 
+    def limit_raised(self) -> None:
+        """More may be asked for than when the last pause began."""
+        now = self._clock.monotonic()
+        self._not_before = now
+        self.account.paced(now, now)
+        self._fill_all()
+
     def _fill_all(self) -> None:
         self._filling_soon = False
         for peer in self._schedule.ranking():

@@ -118,6 +118,16 @@ class Link:
         return self._queue.waiting
 
     @property
+    def requests_out(self) -> int:
+        """What we have asked for and not got yet."""
+        return len(self._requests)
+
+    @property
+    def requests_in(self) -> int:
+        """What the peer has asked for and not got yet."""
+        return self._queue.pending
+
+    @property
     def may_ask(self) -> bool:
         """Whether another chunk may be asked for now."""
         return len(self._requests) < _CHUNK_REQUESTS_MAX

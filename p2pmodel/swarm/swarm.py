@@ -79,6 +79,24 @@ class Swarm:
         await asyncio.gather(*(link.ended() for link in links))
 
     @property
+    def upload_limit_bytes_per_s(self) -> float | None:
+        return self._uploads.pace.rate_bytes_per_s
+
+    @property
+    def download_limit_bytes_per_s(self) -> float | None:
+        return self._download_pace.rate_bytes_per_s
+
+    def limit_upload(self, rate_bytes_per_s: float | None) -> None:
+        """From now on; None is no limit."""
+        self._uploads.limit(rate_bytes_per_s)
+
+    def limit_download(self, rate_bytes_per_s: float | None) -> None:
+        """From now on, for all downloads together; None is no limit."""
+        if self._download_pace.change(rate_bytes_per_s):
+            for download in list(self.downloads.values()):
+                download.limit_raised()
+
+    @property
     def bytes_sent(self) -> int:
         return self._closed_bytes[0] + sum(link.channel.bytes_sent for link in self.links.values())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
 from p2pmodel.limits import REQUEST_DEADLINE_MAX_S, REQUESTS_PER_PEER_MAX
@@ -34,6 +34,13 @@ class Uploads:
     pace: Pace
     seeding: Seeding
     bytes_sent: int = 0
+    limit_raised: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced by a new one, when more may be sent: who waits because of the limit goes on."""
+
+    def limit(self, rate_bytes_per_s: float | None) -> None:
+        if self.pace.change(rate_bytes_per_s):
+            self.limit_raised.set()
+            self.limit_raised = asyncio.Event()
 
 
 class UploadQueue:
@@ -67,6 +74,11 @@ class UploadQueue:
     def waiting(self) -> bool:
         """Whether something is asked for and has not left."""
         return bool(self._waiting) or self._answering
+
+    @property
+    def pending(self) -> int:
+        """How much is asked for and has not left."""
+        return len(self._waiting) + self._answering
 
     def cancel(self, request_id: int) -> None:
         self._waiting.pop(request_id, None)
@@ -128,7 +140,12 @@ class UploadQueue:
     async def _pause(self, wait_s: float) -> None:
         """Wait as our limit demands, and let the peer know that it waits for somebody who is alive."""
         while wait_s > 0:
-            await asyncio.sleep(min(wait_s, _SIGN_OF_LIFE_S))
+            try:
+                async with asyncio.timeout(min(wait_s, _SIGN_OF_LIFE_S)):
+                    await self._uploads.limit_raised.wait()
+                return
+            except TimeoutError:
+                pass
             wait_s -= _SIGN_OF_LIFE_S
             if wait_s > 0:
                 self._channel.send(wire.encode(wire.Ping()))

@@ -14,6 +14,7 @@ from p2pmodel.peer.control import ControlServer
 from p2pmodel.peer.reports import (
     BadRange,
     FetchReport,
+    Limits,
     ModelDetail,
     ModelFile,
     ModelSummary,
@@ -99,6 +100,7 @@ class FakeService:
         self.cancelled = asyncio.Event()
         self.endless = False
         self.sick = False
+        self.limited = Limits()
         self.message = ""
         self.summaries = [summary()]
         self.reported = {}
@@ -127,8 +129,23 @@ class FakeService:
         )
         return msgspec.structs.replace(usual, **self.reported)
 
+    async def limits(self):
+        return self.limited
+
+    async def set_limits(self, change):
+        self.requests.append(change)
+        self.limited = msgspec.structs.replace(self.limited, **msgspec.to_builtins(change))
+        return self.limited
+
     async def neighbours(self):
-        connection = Neighbour(peer_id=PEER_ID, address="10.0.0.1:1", kind="connection", agent="evil\x1b[2J")
+        connection = Neighbour(
+            peer_id=PEER_ID,
+            address="10.0.0.1:1",
+            kind="connection",
+            agent="evil\x1b[2J",
+            send_rate_bytes_per_s=3 << 20,
+            requests_in=17,
+        )
         return [connection, Neighbour(peer_id="q" * 52, address="10.0.0.2:1", kind="overlay")]
 
     async def models(self):
@@ -221,7 +238,7 @@ async def daemon(p2pmodel):
     """A daemon on the terminal's data directory, played by `FakeService`."""
     service = FakeService()
     p2pmodel.data_dir.mkdir()
-    server = ControlServer(service, p2pmodel.data_dir, http=None)
+    server = ControlServer(service, p2pmodel.data_dir, http=None, limits=service)
     await server.start()
     record = RuntimeRecord(
         pid=os.getpid(), peer_id=PEER_ID, listen="127.0.0.1:8764", http=None, socket=str(server.socket)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodel.errors import SignatureError
-from p2pmodel.peer.reports import PeerStatus
+from p2pmodel.peer.reports import Limits, PeerStatus
 
 
 async def test_publish_prints_the_id_alone_on_stdout(p2pmodel, daemon, tmp_path):
@@ -109,6 +109,32 @@ async def test_status_and_peers_describe_the_daemon(p2pmodel, daemon):
     peers = await p2pmodel("peers")
     assert "10.0.0.1:1" in peers.out and "overlay" in peers.out
     assert (await p2pmodel("peers", "-q")).out.split() == [daemon.peer_id, "q" * 52]
+
+
+async def test_peers_tells_what_moves_at_present_and_what_is_due(p2pmodel, daemon):
+    table = (await p2pmodel("peers")).out.splitlines()
+    assert " SENT         UP  TO SEND  RECEIVED  DOWN  TO COME  SINCE " in table[0]
+    assert "3.0 MiB/s" in table[1] and " 17 " in table[1]
+
+
+async def test_limits_are_told_and_changed_one_by_one(p2pmodel, daemon):
+    shown = await p2pmodel("limits")
+    assert (shown.code, shown.out) == (0, "upload    unlimited\ndownload  unlimited\n")
+    assert daemon.requests == []
+    assert (await p2pmodel("limits", "--upload", "2MiB")).out.splitlines()[0] == "upload    2.0 MiB/s"
+    await p2pmodel("limits", "--download", "8Mbit")
+    found = json.loads((await p2pmodel("limits", "--upload", "unlimited", "--json")).out)
+    assert found == {"upload_bytes_per_s": None, "download_bytes_per_s": 1_000_000}
+    assert len(daemon.requests) == 3
+    wrong = await p2pmodel("limits", "--upload", "lots")
+    assert wrong.code == 2 and "--upload" in wrong.err
+    assert len(daemon.requests) == 3
+
+
+async def test_status_names_the_limits(p2pmodel, daemon):
+    assert "limits     none" in (await p2pmodel("status")).out
+    daemon.reported = {"limits": Limits(upload_bytes_per_s=1 << 20)}
+    assert "upload 1.0 MiB/s, download unlimited" in (await p2pmodel("status")).out
 
 
 @pytest.mark.parametrize(

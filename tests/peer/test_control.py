@@ -19,6 +19,7 @@ from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.control import ControlServer, open_http_socket
 from p2pmodel.peer.envelope import ErrorInfo, describe_error, rebuild_error
 from p2pmodel.peer.reports import (
+    Limits,
     ModelDetail,
     ModelFile,
     ModelSummary,
@@ -27,7 +28,7 @@ from p2pmodel.peer.reports import (
     PublishReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import FetchRequest, LimitsChange, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime, remove_runtime, write_runtime
 
 SUMMARY = ModelSummary(
@@ -52,6 +53,7 @@ class FakeService:
         self.cancelled = asyncio.Event()
         self.started = asyncio.Event()
         self.files = 1
+        self.limited = Limits()
 
     async def status(self):
         if self.error:
@@ -110,6 +112,13 @@ class FakeService:
     async def verify(self, request, on_progress=None):
         return VerifyReport(model_id="ab" * 32, path="/m", files=1, bytes_checked=10, ok=True, bad=[], seconds=0.1)
 
+    async def limits(self):
+        return self.limited
+
+    async def set_limits(self, change):
+        self.limited = msgspec.structs.replace(self.limited, **msgspec.to_builtins(change))
+        return self.limited
+
     async def close(self):
         pass
 
@@ -121,7 +130,7 @@ async def service():
 
 @pytest.fixture
 async def server(service, tmp_path):
-    server = ControlServer(service, tmp_path, http="127.0.0.1:0")
+    server = ControlServer(service, tmp_path, http="127.0.0.1:0", limits=service)
     await server.start()
     record = RuntimeRecord(
         pid=os.getpid(), peer_id="p", listen="127.0.0.1:1", http=server.http, socket=str(server.socket)
@@ -260,7 +269,7 @@ async def test_a_data_directory_with_a_long_name_gets_a_short_socket(tmp_path, s
 async def ask(server, method, path, *, body=b"{}", **headers):
     async with aiohttp.ClientSession() as session:
         names = {key.replace("_", "-"): value for key, value in headers.items() if value is not None}
-        data = io.BytesIO(body) if method == "POST" else None
+        data = io.BytesIO(body) if method in ("POST", "PUT") else None
         async with session.request(method, f"http://{server.http}{path}", headers=names, data=data) as response:
             return response.status, await response.read()
 
@@ -279,6 +288,31 @@ async def test_reading_needs_no_token_and_changing_does(server, tmp_path):
     assert wrong[0] == 401
     done = await ask(server, "POST", "/api/v1/verify", body=body, Content_Type=json, Authorization=token(tmp_path))
     assert done[0] == 200 and msgspec.json.decode(done[1])["event"] == "done"
+
+
+async def test_limits_are_changed_with_a_token_and_only_to_what_makes_sense(server, service, client, tmp_path):
+    async def put(body, authorization):
+        return await ask(
+            server,
+            "PUT",
+            "/api/v1/limits",
+            body=body,
+            Content_Type="application/json",
+            Authorization=authorization,
+        )
+
+    assert (await put(b'{"upload_bytes_per_s": 5}', None))[0] == 401
+    for nonsense in (b'{"upload_bytes_per_s": 0}', b'{"upload_bytes_per_s": -1}', b'{"up": 1}', b"[]", b"{"):
+        status, answer = await put(nonsense, token(tmp_path))
+        assert status == 400 and b"UsageError" in answer
+    assert service.limited == Limits()
+    assert (await put(b'{"upload_bytes_per_s": 5, "download_bytes_per_s": 7}', token(tmp_path)))[0] == 200
+    assert await client.set_limits(LimitsChange(upload_bytes_per_s=None)) == Limits(download_bytes_per_s=7)
+    assert await client.limits() == Limits(download_bytes_per_s=7)
+    assert msgspec.json.decode((await ask(server, "GET", "/api/v1/limits"))[1]) == {
+        "upload_bytes_per_s": None,
+        "download_bytes_per_s": 7,
+    }
 
 
 @pytest.mark.parametrize(
@@ -353,7 +387,7 @@ async def test_readiness_says_why_not(service, tmp_path):
 async def test_the_description_names_every_path_and_resolves(server):
     _, body = await ask(server, "GET", "/openapi.json")
     document = msgspec.json.decode(body)
-    assert {"/healthz", "/api/v1/fetch", "/api/v1/status"} <= set(document["paths"])
+    assert {"/healthz", "/api/v1/fetch", "/api/v1/status", "/api/v1/limits"} <= set(document["paths"])
     schemas = document["components"]["schemas"]
     for part in body.decode().split('"$ref":"')[1:]:
         assert part.partition('"')[0].rpartition("/")[2] in schemas
