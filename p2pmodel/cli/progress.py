@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from p2pmodel.cli.output import count, printable
 from p2pmodel.peer.reports import Progress
@@ -33,6 +34,9 @@ def may_draw(*, wanted: bool) -> bool:
 
 _STEADY_S = 1.0
 """A time left is told only after this long: before, it is a guess from the first few bytes."""
+
+
+_BAR_COLUMNS_MIN = 8
 
 
 class ProgressView:
@@ -63,17 +67,13 @@ class ProgressView:
         now = time.monotonic()
         if progress.phase != self._phase:
             self._phase, self._phase_began = progress.phase, now
-        steady = now - self._phase_began > _STEADY_S
-        fields: dict[str, Any] = {
-            "amount": _amount(progress),
-            "rate": _rate(progress),
-            "side": _side(progress, steady=steady),
-        }
         description = self._label or _PHASES.get(progress.phase, printable(progress.phase))
+        room = self._bars.console.width - len(description) - _BAR_COLUMNS_MIN - 2
+        text = told(progress, room, steady=now - self._phase_began > _STEADY_S)
         total = progress.bytes_total or None
         if self._task is None:
-            self._task = self._bars.add_task(description, total=total, **fields)
-        self._bars.update(self._task, description=description, completed=progress.bytes_done, total=total, **fields)
+            self._task = self._bars.add_task(description, total=total, told=text)
+        self._bars.update(self._task, description=description, completed=progress.bytes_done, total=total, told=text)
 
 
 def _bars() -> Bars:
@@ -86,17 +86,42 @@ def _bars() -> Bars:
         return TextColumn("{task." + field + "}", markup=False, table_column=Column(no_wrap=True))
 
     console = Console(file=sys.stderr, highlight=False)
-    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=8, max_width=40))
-    return Bars(
-        text("description"),
-        bar,
-        text("fields[amount]"),
-        text("fields[rate]"),
-        text("fields[side]"),
-        console=console,
-        transient=True,
-        expand=True,
-    )
+    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, max_width=40))
+    return Bars(text("description"), bar, text("fields[told]"), console=console, transient=True, expand=True)
+
+
+def told(progress: Progress, room: int, *, steady: bool) -> str:
+    """What stands beside the bar, the most that fits into `room` columns; the least where nothing fits."""
+    variants = _variants(progress, steady=steady)
+    return next((text for text in variants if len(text) <= room), variants[-1][: max(room, 0)])
+
+
+def _variants(progress: Progress, *, steady: bool) -> list[str]:
+    """From everything to the least: how far, how fast, how long. A note is worth more than numbers it explains."""
+    amount, part = _amount(progress), ""
+    if progress.bytes_total:
+        part = f"{progress.bytes_done * 100 // progress.bytes_total} %"
+    if progress.note:
+        note = printable(progress.note)
+        return [_joined(amount, note), _joined(part, note), note]
+    rate = format_rate(progress.rate_bytes_per_s) if progress.rate_bytes_per_s else ""
+    peers = count(progress.peers, "peer") if progress.peers else ""
+    left = f"{_left(progress.eta_s)} left" if progress.eta_s is not None and steady else ""
+    resumed = ""
+    if progress.phase == "transfer" and progress.bytes_reused and progress.bytes_total:
+        resumed = f"resumed at {progress.bytes_reused * 100 // progress.bytes_total} %"
+    return [
+        _joined(amount, rate, peers, left, resumed),
+        _joined(amount, rate, peers, left),
+        _joined(amount, rate, left),
+        _joined(part, rate, left),
+        _joined(part, left),
+        part or peers,
+    ]
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
 
 
 def _amount(progress: Progress) -> str:
@@ -107,17 +132,9 @@ def _amount(progress: Progress) -> str:
     return f"{done.removesuffix(' ' + unit)} of {total}"  # 36.0 of 300.0 MiB
 
 
-def _rate(progress: Progress) -> str:
-    return format_rate(progress.rate_bytes_per_s) if progress.rate_bytes_per_s else ""
-
-
-def _side(progress: Progress, *, steady: bool) -> str:
-    """What is left for the end of the line: a note is worth more than the numbers it explains."""
-    if progress.note:
-        return printable(progress.note)
-    parts = []
-    if progress.peers:
-        parts.append(count(progress.peers, "peer"))
-    if progress.eta_s is not None and steady:
-        parts.append(f"{format_duration(progress.eta_s)} left")
-    return ", ".join(parts)
+def _left(seconds: float) -> str:
+    """Rounded up, the more the longer it is: a figure that changes all the time says less than one that stands."""
+    for least, step in ((3600, 300), (600, 60), (60, 10), (15, 5)):
+        if seconds >= least:
+            return format_duration(math.ceil(seconds / step) * step)
+    return f"{math.ceil(seconds)} s"

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import sys
 from pathlib import Path
@@ -88,6 +89,18 @@ async def test_a_bar_is_drawn_on_a_terminal_without_colour_where_none_is_wanted(
     process.send_signal(signal.SIGINT)
     await process.wait()
     assert "\x1b[3" not in await screen.rest()
+
+
+@pytest.mark.slow
+async def test_on_a_narrow_terminal_a_line_stays_a_line(p2pmodel, daemon):
+    daemon.endless = True
+    screen, process = await on_a_terminal(p2pmodel, "fetch", daemon.model_id, columns=28)
+    await screen.shows("50 %")
+    process.send_signal(signal.SIGINT)
+    await process.wait()
+    drawn = (await screen.rest()).partition("p2pmodel: error")[0]
+    lines = re.split(r"[\r\n]|\x1b\[[0-9;?]*[a-zA-Z]", drawn)
+    assert max(map(len, lines)) <= 28
 
 
 @pytest.mark.slow
@@ -228,11 +241,11 @@ class Screen:
         return bool(part)
 
 
-async def on_a_terminal(p2pmodel, *arguments):
+async def on_a_terminal(p2pmodel, *arguments, columns=100):
     leader, follower = pty.openpty()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "p2pmodel", *arguments),
-        env=p2pmodel.environment | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "100"},
+        env=p2pmodel.environment | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=follower,
     )
