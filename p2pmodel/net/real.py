@@ -78,7 +78,7 @@ class RealNetwork:
             self._shared = Shared(
                 mail=Mailbox(asyncio.get_running_loop()),
                 receiving=Threads(_BULK_THREADS, "receive"),
-                consuming=Threads(os.cpu_count() or 1, "verify"),
+                consuming=Threads(2, "verify"),
                 sending=Threads(_BULK_THREADS, "send"),
                 receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX),
                 send_buffers=BufferPool((SEALED_RECORD_BYTES,), BULK_BUFFER_BYTES_MAX),

@@ -288,11 +288,13 @@ class Receiver:
 
     def bulk_complete(self, bulk: Bulk) -> None:
         self._complete += 1
-        if self._threaded and self._shared.receiving.load >= _CPUS:
-            self._consume(bulk)  # every CPU receives already: another thread would only cool the bytes
+        consuming = self._shared.consuming
+        if self._threaded and (self._shared.receiving.load >= _CPUS or consuming.load >= consuming.count):
+            # Every CPU has enough to do. Bytes that wait for another thread would only grow cold, and hold buffers.
+            self._consume(bulk)
             return
         try:
-            self._shared.consuming.run(lambda: self._consume(bulk))
+            consuming.run(lambda: self._consume(bulk))
         except RuntimeError as error:
             self._complete -= 1
             self._shared.receive_buffers.release(bulk.buffer)
