@@ -47,6 +47,8 @@ PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
 RECORD_BYTES = 256 * KIB
 """Plaintext of one encrypted record: measured the fastest of 64 KiB to 1 MiB."""
+PLAIN_RECORD_BYTES = MIB
+"""The same in the clear, where bytes go straight from the file to their buffer: as few system calls as that takes."""
 CONTROL_BYTES_MAX = 512 * KIB
 """A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB."""
 RECORDS_PER_KEY = 1 << 18

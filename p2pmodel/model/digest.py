@@ -21,6 +21,9 @@ class _Hash256:
         if type(self.raw) is not bytes or len(self.raw) != 32:
             raise DecodeError("a digest is exactly 32 bytes")
 
+    def __hash__(self) -> int:
+        return hash(self.raw)  # what bytes remember; the generated one makes a tuple each time
+
     @classmethod
     def from_hex(cls, text: str) -> Self:
         """Parse 64 lower-case hex digits. Raises `DecodeError` for anything else."""

@@ -26,6 +26,9 @@ class PublicKey:
         if type(self.raw) is not bytes or len(self.raw) != 32:
             raise DecodeError("an Ed25519 public key is exactly 32 bytes")
 
+    def __hash__(self) -> int:
+        return hash(self.raw)  # what bytes remember; the generated one makes a tuple each time
+
     @classmethod
     def from_text(cls, text: str) -> PublicKey:
         """Parse 52 base32 characters or 64 hex digits. Raises `DecodeError`; only the canonical spelling passes."""

@@ -13,6 +13,8 @@ from p2pmodel.model.digest import Digest, ModelId
 from p2pmodel.model.have_map import HaveMap, iter_bits
 from p2pmodel.model.manifest import FileEntry, Manifest
 
+_RECENT_MAX = 512
+
 
 @dataclass(frozen=True, slots=True)
 class ChunkPlace:
@@ -28,7 +30,7 @@ class ChunkPlace:
 class Layout:
     """All chunks of a model, numbered through the files in manifest order from 0."""
 
-    __slots__ = ("_ends", "chunk_lists", "manifest", "model_id")
+    __slots__ = ("_ends", "_recent", "chunk_lists", "manifest", "model_id")
 
     def __init__(self, manifest: Manifest, chunk_lists: Sequence[ChunkList]) -> None:
         """Raises `DecodeError` where a list is not the one that the manifest names, or does not fill its file."""
@@ -43,6 +45,8 @@ class Layout:
         self.chunk_lists = tuple(chunk_lists)
         self.model_id: ModelId = manifest.model_id
         self._ends = ends
+        self._recent: dict[int, ChunkPlace] = {}
+        """Places made lately: a chunk on its way is looked at half a dozen times."""
 
     @property
     def files(self) -> tuple[FileEntry, ...]:
@@ -53,11 +57,18 @@ class Layout:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> ChunkPlace:
+        place = self._recent.get(index)
+        if place is not None:
+            return place
         if not 0 <= index < len(self):
             raise IndexError(index)
         file_index = bisect_right(self._ends, index)
         chunk = self.chunk_lists[file_index][index - self.first(file_index)]
-        return ChunkPlace(index, file_index, chunk.offset, chunk.length, chunk.digest)
+        place = ChunkPlace(index, file_index, chunk.offset, chunk.length, chunk.digest)
+        if len(self._recent) >= _RECENT_MAX:
+            self._recent.clear()
+        self._recent[index] = place
+        return place
 
     def __iter__(self) -> Iterator[ChunkPlace]:
         return (self[index] for index in range(len(self)))

@@ -91,17 +91,20 @@ class Inbound:
         view = memoryview(data)
         while not self.stalled:
             if self._kind is None:
+                if not view:
+                    return
                 missing = HEADER_BYTES - len(self._header)
                 self._header += view[:missing]
                 view = view[missing:]
                 if len(self._header) < HEADER_BYTES:
                     return
-                self._kind, length = decode_header(bytes(self._header))
+                self._kind, length = decode_header(self._header)
                 self._begin_body(self._kind, length)
-            taken = min(len(self._body) - self._filled, len(view))
-            self._body[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
-            view = view[taken:]
+            if view and self._filled < len(self._body):
+                taken = min(len(self._body) - self._filled, len(view))
+                self._body[self._filled : self._filled + taken] = view[:taken]
+                self._filled += taken
+                view = view[taken:]
             if self._filled < len(self._body):
                 return
             if self._filled < self._size:
@@ -126,6 +129,8 @@ class Inbound:
             if self._keys is None:
                 self._body = memoryview(bulk.buffer)[bulk.filled : bulk.filled + length]
                 return
+            if length > RECORD_BYTES:
+                raise ProtocolError(f"a sealed record of {length} bytes")
             if self._reuse:
                 if self._record is None:
                     self._record = bytearray(RECORD_BYTES + TAG_BYTES)

@@ -7,7 +7,7 @@ import socket
 from collections import deque
 
 from p2pmodel.errors import P2PModelError, PeerGoneError
-from p2pmodel.limits import RECORD_BYTES
+from p2pmodel.limits import PLAIN_RECORD_BYTES, RECORD_BYTES
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, encode_header
 from p2pmodel.net.seam import BulkSource
 
@@ -17,7 +17,7 @@ _VIEWS_PER_CALL = 16
 
 SEALED_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES + TAG_BYTES
 """A send buffer: one sealed record."""
-WIRE_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES
+WIRE_RECORD_BYTES = HEADER_BYTES + PLAIN_RECORD_BYTES
 """A full record in the clear."""
 
 
@@ -95,7 +95,7 @@ class Outbox:
 
 def plain_wire_bytes(length: int) -> int:
     """How many bytes an answer of `length` bytes is on the wire, in the clear, without its announcement."""
-    return length + -(-length // RECORD_BYTES) * HEADER_BYTES
+    return length + -(-length // PLAIN_RECORD_BYTES) * HEADER_BYTES
 
 
 def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at: int, until: int) -> int:
@@ -107,12 +107,12 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
     try:
         while at < until:
             number, within = divmod(at, WIRE_RECORD_BYTES)
-            size = min(RECORD_BYTES, length - number * RECORD_BYTES)
+            size = min(PLAIN_RECORD_BYTES, length - number * PLAIN_RECORD_BYTES)
             if within < HEADER_BYTES:
                 at += sock.send(encode_header(Kind.BULK_DATA, size)[within:], _MORE)
                 continue
             done = within - HEADER_BYTES
-            sent = os.sendfile(sock.fileno(), fd, start + number * RECORD_BYTES + done, size - done)
+            sent = os.sendfile(sock.fileno(), fd, start + number * PLAIN_RECORD_BYTES + done, size - done)
             if sent == 0:
                 raise P2PModelError("a file shrank while it was being sent")
             at += sent

@@ -32,6 +32,7 @@ _BACKLOG_BYTES = 256 * 1024
 _MESSAGE_COST_BYTES = 256
 """What a message takes besides its bytes while it waits."""
 _WORTH_WAITING_BYTES = 64 * 1024
+_WAKE_BYTES = 256 * 1024
 _CPUS = os.cpu_count() or 1
 
 
@@ -69,10 +70,11 @@ class _Waking:
 
         0: until there are any.
         """
+        low = min(wanted, _WAKE_BYTES)
         if wanted < _WORTH_WAITING_BYTES:
             self.reset()
-        elif not wanted // 2 <= self._low <= wanted:
-            self._set(wanted - _AHEAD_BYTES)
+        elif not low // 2 <= self._low <= low:
+            self._set(low - _AHEAD_BYTES)
         return bool(self._poll.poll(_LINGER_MS))
 
     def reset(self) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, RECORD_BYTES, RECORDS_PER_KEY
+from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, PLAIN_RECORD_BYTES, RECORDS_PER_KEY
 
 HEADER_BYTES = 4
 TAG_BYTES = 16
@@ -33,13 +33,15 @@ class Kind(IntEnum):
     BULK_BEGIN = 2
     """Request id and length in bytes, 32 bits each: the bytes of an answer follow in `BULK_DATA` records."""
     BULK_DATA = 3
-    """The next bytes of the answer that began last. Messages may stand between, another answer may not."""
+    """The next bytes of the answer that began last. Messages may stand between, another answer may not. A sealed record
+    has at most `RECORD_BYTES`: it has to be held whole before it opens."""
 
 
+_KINDS = {int(kind): kind for kind in Kind}
 _BODY_BYTES_MAX: dict[Kind, int] = {
     Kind.MESSAGE: CONTROL_BYTES_MAX,
     Kind.BULK_BEGIN: BULK_BEGIN.size,
-    Kind.BULK_DATA: RECORD_BYTES,
+    Kind.BULK_DATA: PLAIN_RECORD_BYTES,
 }
 
 
@@ -47,14 +49,13 @@ def encode_header(kind: Kind, length: int) -> bytes:
     return (kind << 24 | length).to_bytes(HEADER_BYTES, "big")
 
 
-def decode_header(header: bytes | memoryview) -> tuple[Kind, int]:
+def decode_header(header: bytes | bytearray | memoryview) -> tuple[Kind, int]:
     """Kind and plaintext length. Raises `ProtocolError` for an unknown kind or a length outside its limits."""
     word = int.from_bytes(header[:HEADER_BYTES], "big")
     length = word & 0xFFFFFF
-    try:
-        kind = Kind(word >> 24)
-    except ValueError as error:
-        raise ProtocolError(f"a record of unknown kind {word >> 24}") from error
+    kind = _KINDS.get(word >> 24)
+    if kind is None:
+        raise ProtocolError(f"a record of unknown kind {word >> 24}")
     if not 0 < length <= _BODY_BYTES_MAX[kind]:
         raise ProtocolError(f"a record of kind {kind.name} with {length} bytes")
     if kind is Kind.BULK_BEGIN and length != BULK_BEGIN.size:

@@ -20,8 +20,8 @@ class StoreShelf:
     def layout(self, model_id: ModelId) -> Layout | None:
         return self._store.layout(model_id)
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
-        return self._store.chunk(digest)
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
+        return self._store.chunk(digest, where)
 
     def object(self, digest: Digest) -> bytes | None:
         return self._store.object(digest)

@@ -140,12 +140,13 @@ class Intake:
                     file.write(data, place.offset)
                 bits |= 1 << at
             with self._state:
-                self._dirty.update(self.layout[at].file_index for at in places)
+                self._dirty.update([self.layout[at].file_index for at in places])
                 return self._copy.add(bits)
         finally:
             with self._state:
                 self._writing -= 1
-                self._state.notify_all()
+                if not self._writing:
+                    self._state.notify_all()
 
     @contextmanager
     def _partial(self, file_index: int) -> Iterator[OpenFile]:

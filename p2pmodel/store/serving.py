@@ -81,6 +81,8 @@ class OpenFiles:
                 entry.file.close()
 
     def _shrink(self) -> None:
+        if len(self._entries) <= self._capacity:
+            return
         for key in [key for key, entry in self._entries.items() if not entry.users]:
             if len(self._entries) <= self._capacity:
                 return

@@ -114,20 +114,27 @@ class Store:
         stop = stop or threading.Event()
         return self._publisher.publish(path, follow_symlinks=follow_symlinks, on_progress=on_progress, stop=stop)
 
-    def chunk(self, digest: Digest) -> ChunkSource | None:
-        """The chunk with this hash, from whichever model holds it; the caller releases it."""
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> ChunkSource | None:
+        """The chunk with this hash, from whichever model holds it; the caller releases it.
+
+        `where` says which chunk of which model it may be: right, it saves a look into the database.
+        """
+        if where is not None and (source := self._at(*where, digest)) is not None:
+            return source
         return self._find(digest)
 
     def _find(self, digest: Digest) -> ChunkSource | None:
-        for model_id, index in self._catalogue.places(digest):
-            copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits >> index & 1]
-            layout = self._objects.layout(model_id) if copies else None
-            if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
-                continue
-            for copy in copies:
-                if (source := self._server.open(copy, place)) is not None:
-                    return source
-        return None
+        found = (self._at(model_id, index, digest) for model_id, index in self._catalogue.places(digest))
+        return next((source for source in found if source is not None), None)
+
+    def _at(self, model_id: ModelId, index: int, digest: Digest) -> ChunkSource | None:
+        """The chunk with this hash if it is that one of the model, and here."""
+        copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits >> index & 1]
+        layout = self._objects.layout(model_id) if copies else None
+        if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
+            return None
+        opened = (self._server.open(copy, place) for copy in copies)
+        return next((source for source in opened if source is not None), None)
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""

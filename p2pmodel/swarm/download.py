@@ -342,7 +342,7 @@ class Download:
         sink = _Sink(self._intake, index, self._schedule.is_missing, self._clock)
         self.account.asked(link.peer, index, self._clock.monotonic())
         request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))
-        self._request_ids[link.peer, index] = link.request_chunk(self.layout.model_id, place.digest, request)
+        self._request_ids[link.peer, index] = link.request_chunk(self.layout.model_id, index, place.digest, request)
 
     def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
         self._request_ids.pop((link.peer, index), None)

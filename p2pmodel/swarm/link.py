@@ -172,9 +172,9 @@ class Link:
             self.held.pop(model_id, None)
             self._send(wire.Unsubscribe(model_id.raw))
 
-    def request_chunk(self, model_id: ModelId, digest: Digest, request: ChunkRequest) -> int:
+    def request_chunk(self, model_id: ModelId, index: int, digest: Digest, request: ChunkRequest) -> int:
         request_id = self._requests.add(request)
-        self._send(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length))
+        self._send(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length, index))
         return request_id
 
     def cancel(self, request_id: int) -> None:

@@ -21,7 +21,8 @@ class Shelf(Protocol):
     def layout(self, model_id: ModelId) -> Layout | None:
         """The model's chunks, where they are known here."""
 
-    def chunk(self, digest: Digest) -> BulkSource | None: ...
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
+        """The chunk with this hash, from any model; `where` says which chunk of which it may be, and may be wrong."""
 
     def object(self, digest: Digest) -> bytes | None: ...
 
@@ -73,17 +74,18 @@ class SoughtChunk:
     elsewhere.
     """
 
-    __slots__ = ("_digest", "_found", "_shelf", "length")
+    __slots__ = ("_digest", "_found", "_shelf", "_where", "length")
 
-    def __init__(self, shelf: Shelf, digest: Digest, length: int) -> None:
+    def __init__(self, shelf: Shelf, digest: Digest, length: int, where: tuple[ModelId, int] | None = None) -> None:
         self._shelf = shelf
         self._digest = digest
+        self._where = where
         self._found: BulkSource | None = None
         self.length = length
 
     def open(self) -> bool:
         try:
-            found = self._shelf.chunk(self._digest)
+            found = self._shelf.chunk(self._digest, self._where)
         except P2PModelError:
             return False
         if found is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
 from p2pmodel.limits import REQUEST_DEADLINE_MAX_S, REQUESTS_PER_PEER_MAX
-from p2pmodel.model import Digest
+from p2pmodel.model import Digest, ModelId
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.pace import Pace
@@ -115,7 +115,7 @@ class UploadQueue:
     async def _source(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
         shelf, digest = self._uploads.shelf, Digest(request.digest)
         if isinstance(request, wire.RequestChunk):
-            return SoughtChunk(shelf, digest, request.length)
+            return SoughtChunk(shelf, digest, request.length, (ModelId(Digest(request.model)), request.index))
         try:
             data = await self._uploads.network.offload(shelf.object, digest)
         except P2PModelError:

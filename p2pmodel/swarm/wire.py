@@ -65,12 +65,16 @@ class Have(Message, frozen=True, tag=5):
 
 
 class RequestChunk(Message, frozen=True, tag=6):
-    """Send the chunk with this hash and length (bulk, under `request`); `model` says where it may be looked for."""
+    """Send the chunk with this hash and length (bulk, under `request`); `model` and `index` say where it may be found.
+
+    The hash decides: a peer that holds it in another model looks it up.
+    """
 
     request: RequestId
     model: Hash
     digest: Hash
     length: Annotated[int, Meta(gt=0, le=OBJECT_BYTES_MAX)]
+    index: ChunkIndex = 0
 
 
 class RequestObject(Message, frozen=True, tag=7):

@@ -206,7 +206,7 @@ class CondensedStore:
             and revision in ("", signed.statement.revision)
         ]
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
         for copy in self._copies.values():
             index = copy.places.get(digest.raw)
             if index is not None and index in copy.held:

@@ -25,8 +25,8 @@ class CorruptingShelf:
     def layout(self, model_id: ModelId) -> Layout | None:
         return self._shelf.layout(model_id)
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
-        source = self._shelf.chunk(digest)
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
+        source = self._shelf.chunk(digest, where)
         if source is None or self._rng.random() >= self._fraction:
             return source
         data = bytearray(source.length)

@@ -32,8 +32,8 @@ class CorruptStore(CondensedStore):
 
     lies = 0
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
-        source = super().chunk(digest)
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
+        source = super().chunk(digest, where)
         if source is None:
             return None
         self.lies += 1

@@ -44,8 +44,8 @@ class LyingShelf(StoreShelf):
         super().__init__(store)
         self._forge_chunks, self._forge_objects = chunks, objects
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
-        source = super().chunk(digest)
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
+        source = super().chunk(digest, where)
         return _Forged(source) if source is not None and self._forge_chunks else source
 
     def object(self, digest: Digest) -> bytes | None:

@@ -15,7 +15,7 @@ class _EmptyShelf:
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         return None
 
-    def chunk(self, digest: Digest) -> BulkSource | None:
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> BulkSource | None:
         return None
 
     def object(self, digest: Digest) -> bytes | None:

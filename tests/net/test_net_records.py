@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wire_pairs import Received, feed_fails
 
 from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, RECORD_BYTES
+from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, PLAIN_RECORD_BYTES
 from p2pmodel.net.outbox import make_record
 from p2pmodel.net.records import (
     BULK_BEGIN,
@@ -160,7 +160,7 @@ def test_a_record_of_another_kind_is_not_the_same_record() -> None:
         encode_header(Kind.MESSAGE, 0),
         encode_header(Kind.MESSAGE, CONTROL_BYTES_MAX + 1),
         encode_header(Kind.BULK_DATA, 0),
-        encode_header(Kind.BULK_DATA, RECORD_BYTES + 1),
+        encode_header(Kind.BULK_DATA, PLAIN_RECORD_BYTES + 1),
         encode_header(Kind.BULK_BEGIN, BULK_BEGIN.size - 1),
         encode_header(Kind.BULK_BEGIN, BULK_BEGIN.size + 1),
         *(bytes([kind, 0, 0, 1]) for kind in range(256) if kind not in (1, 2, 3)),

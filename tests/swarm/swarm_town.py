@@ -94,7 +94,7 @@ class DictShelf:
     def layout(self, model_id: ModelId) -> Layout | None:
         return self.model.layout if model_id == self.model.id else None
 
-    def chunk(self, digest: Digest) -> Source | None:
+    def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> Source | None:
         for index in iter_bits(self.bits):
             if self.model.layout[index].digest == digest:
                 self.serving(index)
