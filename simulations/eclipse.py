@@ -27,6 +27,9 @@ class EclipseOptions(TownOptions):
     ids: int = option(10_000, "Ids of the attacker.", low=1, high=60_000, metavar="N")
     victims: int = option(200, "Peers that are attacked.", low=1, metavar="N")
     per_victim: int = option(400, "Ids that press on a victim in each round: half of them the nearest to it.", low=1)
+    settle: float = option(
+        60.0, "Minutes for which the network has been at rest before.", low=0, high=100_000, metavar="M"
+    )
     rounds: int = option(3, "Rounds of two minutes, before the restart and after it.", low=1, high=1_000)
 
 
@@ -47,6 +50,8 @@ async def _story(town: OverlayTown, options: EclipseOptions, observer: Observer)
     farm = IdFarm(town.internet, hosts, town.network_id, town.rng)
     await farm.breed(options.ids)
     hostile = {host.ip4 for host in hosts}
+    observer.progress("settling")
+    await asyncio.sleep(60 * options.settle)
     await _press(town, farm, victims, options, observer, "flooding")
     before = [_share(victim, hostile) for victim in victims]
     observer.progress(f"restarting {len(victims)} victims")

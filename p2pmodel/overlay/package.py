@@ -8,7 +8,8 @@ that we rely on. To leave the package is to rewrite this file.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from kademlia.network import Server
@@ -61,6 +62,10 @@ class Bucket(KBucket):  # type: ignore[misc]
         super().__init__(low, high, BUCKET_SIZE)
         self.max_replacement_nodes = REPLACEMENTS_MAX
         self.refreshed_at = refreshed_at
+        self.search_at = -math.inf
+        """From when on it is worth while to search for more of its nodes."""
+        self.vain_searches = 0
+        """In a row."""
         self.probing = False
 
     def touch_last_updated(self) -> None:
@@ -68,6 +73,10 @@ class Bucket(KBucket):  # type: ignore[misc]
 
     def contacts(self) -> list[Contact]:
         return self.get_nodes()  # type: ignore[no-any-return]
+
+    def each(self) -> Iterable[Contact]:
+        """The contacts without a copy: for who changes nothing meanwhile."""
+        return self.nodes.values()  # type: ignore[no-any-return]
 
     def contact(self, node_id: bytes) -> Contact | None:
         return self[node_id]  # type: ignore[no-any-return]

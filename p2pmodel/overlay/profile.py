@@ -28,7 +28,8 @@ class Profile:
     group_nodes_max: int
     """Nodes of one address group (/24, /48) in a bucket and among the closest of a lookup; 0 for no limit."""
     group_table_nodes_max: int = 0
-    """The same in the whole table. Loopback and private addresses are exempt from both."""
+    """The same in the whole table, as long as that knows few groups; then each has one place (`RoutingTable`).
+    Loopback and private addresses are exempt from both."""
     paths: int = 1
     """Disjoint paths of a lookup of providers."""
 
@@ -45,7 +46,7 @@ INTERNET = Profile(
     tick_s=10.0,
     replicas=20,
     sweep_replicas=12,
-    group_nodes_max=2,  # Kubo's limits: two for a bucket, three for the table
+    group_nodes_max=2,  # Kubo's limits: two for a bucket, three for a table (here, for a small one)
     group_table_nodes_max=3,
     paths=3,
 )

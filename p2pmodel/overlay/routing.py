@@ -5,22 +5,28 @@ is the node itself, each id stands in one bucket, no address group has more cont
 bucket and in the whole, and `nearest` is exact. A full bucket asks for a proof of life of one contact at a time, and
 never because somebody asked us something: the package's own rule ends in nodes that ping each other for ever.
 
-Buckets off the own branch are not split further, though section 4.2 allows it: with 1,000 nodes the tables then held
-260 contacts instead of 120, each a proof; without it lookups take 2 hops in the median and 3 at the 99th percentile.
+Buckets off the own branch are split once (section 4.2), and only for nodes that we found ourselves, not for strangers
+who ask us something. Among 1,000 nodes a table then has places for 220: so many that an attacker with 28 address groups
+has a small part of it, and so full before he comes that he displaces nobody.
 """
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from heapq import nsmallest
 
-from p2pmodel.limits import RPC_FAILURES_MAX
+from p2pmodel.limits import BUCKET_SIZE, RPC_FAILURES_MAX
 from p2pmodel.net import Address
 from p2pmodel.overlay.node_id import address_group
 from p2pmodel.overlay.package import ID_BITS, Bucket, Contact
 
 _MOVE_AFTER_S = 60.0
 """A proven contact that was heard from more recently than this is not moved to another address."""
+_GROUPS_MANY = 2 * BUCKET_SIZE
+"""A table that knows so many address groups gives each a single place. One that knows few must do with them, for they
+may be all that there are: the machines of one laboratory, and some friends."""
 
 
 class RoutingTable:
@@ -43,6 +49,8 @@ class RoutingTable:
         self._group_table_nodes_max = group_table_nodes_max
         self._groups: dict[bytes, int] = {}
         """Contacts and replacements of each address group."""
+        self._heard_since = -math.inf
+        """No contact has been silent since before this, and none owes an answer; there may be a later such time."""
         self._stale_s = stale_s
         self._changed = changed
         self._lost = lost
@@ -83,9 +91,20 @@ class RoutingTable:
 
     def silent_since(self, before: float, limit: int) -> list[Contact]:
         """The `limit` contacts to make sure of first: those that left a request unanswered, then the longest silent."""
-        due = [contact for contact in self if contact.failures or contact.seen_at < before]
-        due.sort(key=lambda contact: (not contact.failures, contact.seen_at, contact.id))
-        return due[:limit]
+        if before <= self._heard_since:
+            return []
+        due: list[Contact] = []
+        heard_since = math.inf
+        for bucket in self.buckets:
+            for contact in bucket.each():
+                if contact.failures:
+                    due.append(contact)
+                    heard_since = -math.inf
+                elif contact.seen_at < before:
+                    due.append(contact)
+                heard_since = min(heard_since, contact.seen_at)
+        self._heard_since = heard_since if self._count else -math.inf
+        return nsmallest(limit, due, key=lambda contact: (not contact.failures, contact.seen_at, contact.id))
 
     def wants(self, node_id: bytes, address: Address) -> bool:
         """Whether to ask a stranger of this id and address for its key.
@@ -99,9 +118,25 @@ class RoutingTable:
         known = bucket.contact(node_id)
         if known is not None:
             return known.address != address and known.failures > 0
-        if bucket.full and not self._splittable(bucket) and not any(c.failures for c in bucket.contacts()):
+        if bucket.full and self._parted(bucket) and not any(c.failures for c in bucket.each()):
             return False
         return not self._crowded(bucket, address)
+
+    def has_place(self, node_id: bytes, address: Address) -> bool:
+        """Whether a node that we have heard of and do not know would get a place, if it proved its key."""
+        bucket = self.bucket_of(int.from_bytes(node_id, "big"))
+        if bucket.contact(node_id) is not None or (bucket.full and not self._splittable(bucket)):
+            return False
+        return not self._crowded(bucket, address)
+
+    def sparse(self, now: float) -> list[Bucket]:
+        """Far buckets that have places left and whose time to be searched has come, the emptiest first."""
+        found = [
+            bucket
+            for bucket in self.buckets
+            if self._parted(bucket) and bucket.search_at <= now and (not bucket.full or self._splittable(bucket))
+        ]
+        return sorted(found, key=lambda bucket: (len(bucket), bucket.range))
 
     def add(self, contact: Contact, now: float) -> Contact | None:
         """Enter a contact that has just proved its key. Returns a contact whose life should be checked, if any.
@@ -127,11 +162,10 @@ class RoutingTable:
             bucket = self.bucket_of(contact.long_id)
         if bucket.full and (gone := bucket.drop_eldest_waiting()) is not None:
             self._uncount(gone)
-        group = self._group(contact.address)
-        if group is not None:
-            self._groups[group] = self._groups.get(group, 0) + 1
+        self._recount(contact)
         if bucket.add_node(contact):
             self._count += 1
+            self._heard_since = min(self._heard_since, contact.seen_at)
             self._changed()
             return None
         return self._doubtful(bucket, now)
@@ -147,6 +181,7 @@ class RoutingTable:
     def failed(self, contact: Contact) -> None:
         """`contact` has left a request unanswered; the third time in a row it makes room."""
         contact.failures += 1
+        self._heard_since = -math.inf
         self.bucket_of(contact.long_id).probing = False
         if contact.failures >= RPC_FAILURES_MAX:
             self.drop(contact)
@@ -156,10 +191,7 @@ class RoutingTable:
         bucket = self.bucket_of(contact.long_id)
         bucket.probing = False
         if bucket.contact(contact.id) is contact:
-            before = len(bucket)
-            bucket.remove_node(contact)
-            self._count += len(bucket) - before
-            self._uncount(contact)
+            self._remove(bucket, contact)
             self._lost(contact)
 
     def size_estimate(self, own_nearest: int = 20) -> float:
@@ -188,9 +220,7 @@ class RoutingTable:
                 return
             self._uncount(known)
             known.move(address)
-            group = self._group(address)
-            if group is not None:
-                self._groups[group] = self._groups.get(group, 0) + 1
+            self._recount(known)
         known.failures, known.seen_at = 0, now
         bucket.add_node(known)
 
@@ -206,6 +236,36 @@ class RoutingTable:
     def _group(self, address: Address) -> bytes | None:
         return address_group(address.host) if self._group_nodes_max or self._group_table_nodes_max else None
 
+    def _remove(self, bucket: Bucket, contact: Contact) -> None:
+        before = len(bucket)
+        bucket.remove_node(contact)
+        self._count += len(bucket) - before
+        self._heard_since = -math.inf  # a replacement may have its place now
+        self._uncount(contact)
+
+    def _recount(self, contact: Contact) -> None:
+        """Count `contact` in the group where it is now."""
+        group = self._group(contact.address)
+        if group is not None:
+            many = self._has_many_groups()
+            self._groups[group] = self._groups.get(group, 0) + 1
+            if self._has_many_groups() and not many:
+                self._thin_out()
+
+    def _has_many_groups(self) -> bool:
+        return bool(self._group_table_nodes_max) and len(self._groups) >= _GROUPS_MANY
+
+    def _thin_out(self) -> None:
+        """Leave each address group one contact, the one known longest: others that come may be as good."""
+        contacts = [contact for bucket in self.buckets for contact in bucket.each()]
+        contacts.sort(key=lambda contact: (contact.since, contact.id))
+        kept: dict[bytes | None, None] = {None: None}
+        for contact in [*contacts, *(each for bucket in self.buckets for each in bucket.waiting())]:
+            group = self._group(contact.address)
+            if group is not None and group in kept:
+                self._remove(self.bucket_of(contact.long_id), contact)
+            kept[group] = None
+
     def _uncount(self, contact: Contact) -> None:
         group = self._group(contact.address)
         if group is not None:
@@ -219,6 +279,8 @@ class RoutingTable:
         group = self._group(address)
         if group is None or group not in self._groups:
             return False
+        if self._has_many_groups():
+            return True
         if self._group_table_nodes_max and self._groups[group] >= self._group_table_nodes_max:
             return True
         inside = [*bucket.contacts(), *bucket.waiting()]
@@ -226,12 +288,19 @@ class RoutingTable:
         return bool(self._group_nodes_max) and alike >= self._group_nodes_max
 
     def _splittable(self, bucket: Bucket) -> bool:
+        """On the own branch without end, off it once: the bucket's prefix differs from ours in its last bit alone."""
         low, high = bucket.range
-        return low < high and low <= self._own <= high
+        return low < high and (low ^ self._own) >> (high - low).bit_length() <= 1
+
+    def _parted(self, bucket: Bucket) -> bool:
+        """Whether `bucket` is off the own branch."""
+        low, high = bucket.range
+        return not low <= self._own <= high
 
     def _split(self, bucket: Bucket) -> None:
         at = bisect_right(self._lows, bucket.range[0]) - 1
         self.buckets[at : at + 1] = halves = bucket.halves()
         self._lows[at : at + 1] = [half.range[0] for half in halves]
         # Replacements of the old bucket may have found places in its halves.
+        self._heard_since = -math.inf
         self._count += sum(map(len, halves)) - len(bucket)

@@ -22,10 +22,14 @@ _REJOIN_MAX_S = 60.0
 _MERGE_S = 30.0
 """Between two searches for ourselves that neighbours who came back cause."""
 _FAR_CONTACTS = 2
-"""Nodes to meet in a far part of the key space on joining; our own lookups and those of others bring more."""
+"""Nodes to meet in a far part of the key space on joining; our own lookups, those of others and time bring more."""
 _GUIDES = 2
 """Contacts that name nodes of a far part: the second only where the first knew too few."""
 _REFRESH_CONTACTS = 8
+_FILL_S = 60.0
+_FILL_CONTACTS = 4
+"""Nodes of a far part to meet in each minute, until the table is full: a node that looks nothing up knows a hundred
+within half an hour, for 20 bytes a second. A full table is what leaves attackers no places."""
 _GREETINGS_AT_ONCE = 32
 _GREETED_PER_TICK = 8
 _ABSENT_PER_TICK = 2
@@ -47,6 +51,7 @@ class Upkeep:
         self._rejoin_s = _REJOIN_S
         self._rejoin_at = 0.0
         self._merged_at = -_MERGE_S
+        self._fill_at = self._clock.monotonic() + _FILL_S
         self._patience_s = profile.refresh_s
         self._losses = 0
         self._wake = asyncio.Event()
@@ -135,17 +140,21 @@ class Upkeep:
                 await self._rejoin()
             self._greet(now)
             await self._call_absent(now)
+            if now >= self._fill_at:
+                self._fill_at = now + _FILL_S
+                await self._fill(now)
             due = table.to_refresh(now, self._profile.refresh_s)
             if due and len(table):
                 await self._explore(*self._protocol.rng.choice(due).range)
 
     async def _wait(self) -> None:
         tick_s = self._profile.tick_s
+        pause_s = tick_s if len(self._protocol.table) else min(_REJOIN_S, tick_s)
+        timer = asyncio.get_running_loop().call_later(pause_s, self._wake.set)
         try:
-            async with asyncio.timeout(tick_s if len(self._protocol.table) else min(_REJOIN_S, tick_s)):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            await self._wake.wait()
+        finally:
+            timer.cancel()
         self._wake.clear()
 
     async def _come_back(self) -> None:
@@ -178,22 +187,39 @@ class Upkeep:
                 meetings.append(self._meet(low, low + size - 1, _FAR_CONTACTS - known))
         await asyncio.gather(*meetings)
 
-    async def _meet(self, low: int, high: int, count: int) -> None:
-        """Meet `count` nodes of a part of the key space, as a contact or two name them. They need not know us."""
-        protocol = self._protocol
+    async def _fill(self, now: float) -> None:
+        """Meet some more nodes of the far part of which we know the fewest, as long as there are places for them.
+
+        Where nobody new is found the part is searched ever less often: we know it whole, or have asked liars.
+        """
+        sparse = self._protocol.table.sparse(now)
+        if sparse:
+            bucket = sparse[0]
+            met = await self._meet(*bucket.range, _FILL_CONTACTS)
+            bucket.vain_searches = 0 if met else bucket.vain_searches + 1
+            pause_s = _FILL_S * 2.0 ** min(bucket.vain_searches, 16) if bucket.vain_searches else 0.0
+            bucket.search_at = now + min(pause_s, self._profile.refresh_s)
+
+    async def _meet(self, low: int, high: int, count: int) -> int:
+        """Meet `count` nodes of a part of the key space, as a contact or two name them. They need not know us.
+
+        Returns how many are met.
+        """
+        protocol, met = self._protocol, 0
         target = protocol.rng.randint(low, high)
         guides = protocol.table.nearest(target, 4, reliable=True)
         for guide in protocol.rng.sample(guides, min(_GUIDES, len(guides))):
             named = [
                 address
                 for node, address in await self._named_by(guide, target)
-                if low <= int.from_bytes(node, "big") <= high and protocol.table.get(node) is None
+                if low <= int.from_bytes(node, "big") <= high and protocol.table.has_place(node, address)
             ]
-            chosen = protocol.rng.sample(named, min(count, len(named)))
-            met = await asyncio.gather(*(self._hello(address, NO_ID) for address in chosen))
-            count -= sum(node is not None for node in met)
-            if count <= 0:
-                return
+            chosen = protocol.rng.sample(named, min(count - met, len(named)))
+            answers = await asyncio.gather(*(self._hello(address, NO_ID) for address in chosen))
+            met += sum(node is not None for node in answers)
+            if met >= count:
+                break
+        return met
 
     async def _named_by(self, guide: Contact, target: int) -> list[tuple[bytes, Address]]:
         """Whom `guide` names as nearest to `target`, as far as we may and can contact them."""

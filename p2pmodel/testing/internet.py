@@ -7,7 +7,6 @@ the network is partitioned between the two, or the other side is gone.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import zlib
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from p2pmodel.testing.channel import SimChannel
 from p2pmodel.testing.conditions import Conditions, Nat
 from p2pmodel.testing.events import EventLog
 from p2pmodel.testing.host import Host
-from p2pmodel.testing.loop import Process
+from p2pmodel.testing.loop import Process, running_loop
 from p2pmodel.testing.sockets import Place, SimDatagrams, SimListener, place
 
 _MASK = (1 << 64) - 1
@@ -142,7 +141,7 @@ class Internet:
 
     @property
     def now(self) -> float:
-        return asyncio.get_running_loop().time()
+        return running_loop().now
 
     def latency_s(self, a: Host, b: Host) -> float:
         """One way between two hosts, always the same."""
@@ -198,8 +197,7 @@ class Internet:
             delay_s *= 1 + conditions.jitter * rng.random()
         if conditions.reorder and rng.random() < conditions.reorder:
             delay_s *= 1 + rng.random()
-        loop = asyncio.get_running_loop()
-        loop.call_later(delay_s, self._deliver, receiver, data, source, to, context=self.context)
+        running_loop().call_later(delay_s, self._deliver, receiver, data, source, to, context=self.context)
 
     def _deliver(self, receiver: Host, data: bytes, source: Address, to: Address) -> None:
         port: int | None = to.port

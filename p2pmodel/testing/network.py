@@ -13,7 +13,7 @@ from p2pmodel.net import Address, Channel, Clock, DatagramHandler, Datagrams, He
 from p2pmodel.testing.channel import SimChannel
 from p2pmodel.testing.host import Host
 from p2pmodel.testing.internet import Internet
-from p2pmodel.testing.loop import Process
+from p2pmodel.testing.loop import Process, running_loop
 from p2pmodel.testing.sockets import SimDatagrams, SimListener, bound_ips, place
 
 P = ParamSpec("P")
@@ -30,7 +30,7 @@ class SimClock:
         self._host = host
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return running_loop().now
 
     def wall(self) -> float:
         return WALL_START_S + self.monotonic() + self._host.clock_error_s

@@ -405,16 +405,22 @@ def test_the_living_nearest_are_found_exactly_though_half_of_the_nodes_have_just
 
 @pytest.mark.slow
 def test_a_quiet_network_stays_quiet() -> None:
-    """Stock full tables can ping for ever: a hundred nodes after an hour send little and leave no request open."""
+    """Stock full tables can ping for ever. A hundred nodes fill their tables slowly, and then send hardly anything."""
 
     async def tale() -> None:
         town = Town(15, profile=INTERNET)
         await town.join(100)
         await town.nodes[0].overlay.provide([KEY])
         await asyncio.sleep(30)
-        before = town.internet.datagrams
-        await asyncio.sleep(1800)
-        assert town.internet.datagrams == before
+        met = [len(node.protocol.table) for node in town.nodes]
+        assert max(met) < 75
+        before, minutes = town.internet.datagrams, 24
+        await asyncio.sleep(60 * minutes)
+        filling = town.internet.datagrams - before
+        assert min(len(node.protocol.table) for node in town.nodes) > 75, "of places for about 85"
+        assert filling < 10 * minutes * len(town.nodes)
+        await asyncio.sleep(60 * minutes)
+        assert town.internet.datagrams - before - filling < filling / 4
         assert not any(node.protocol._outstanding for node in town.nodes)
 
     run(tale())

@@ -492,32 +492,129 @@ def test_who_fell_silent_is_tried_again_ever_less_often_and_is_forgotten_at_last
     assert len(absent) <= 127
 
 
-def test_one_address_group_holds_few_places_in_the_whole_table_and_gets_them_back_when_it_leaves() -> None:
+def crowded_table(own: bytes = bytes(20), places: int = 3) -> RoutingTable:
+    return RoutingTable(own, 0.0, group_nodes_max=3, group_table_nodes_max=places, stale_s=900.0, changed=lambda: None)
+
+
+def of_group(routes: RoutingTable, group: str) -> list[Contact]:
+    """Contacts and replacements."""
+    everybody = [*routes, *(each for bucket in routes.buckets for each in bucket.waiting())]
+    return [each for each in everybody if each.address.host.startswith(group)]
+
+
+def test_an_address_group_holds_few_places_of_a_small_table_and_gets_them_back_when_it_leaves() -> None:
     rng = random.Random(21)
-    routes = RoutingTable(
-        bytes(20), 0.0, group_nodes_max=3, group_table_nodes_max=10, stale_s=900.0, changed=lambda: None
-    )
-    for n in range(300):
+    routes = crowded_table()
+    for n in range(30):
         routes.add(contact(rng, bits=160 - n % 15), 0.0)
-    for _ in range(2000):
-        bits = rng.choice((153, 152, 151, 150, 149, 148, 147))
-        routes.add(contact(rng, host=f"80.1.2.{rng.randrange(1, 255)}", bits=bits), 0.0)
 
-    def sybils() -> list[Contact]:
-        everybody = [*routes, *(each for bucket in routes.buckets for each in bucket.waiting())]
-        return [each for each in everybody if each.address.host.startswith("80.1.2.")]
+    def press() -> int:
+        for _ in range(2000):
+            routes.add(contact(rng, host=f"80.1.2.{rng.randrange(1, 255)}", bits=rng.randrange(140, 161)), 0.0)
+        return len(of_group(routes, "80.1.2."))
 
-    assert len(sybils()) == 10
+    assert press() == 3
     near = bytes(10) + rng.randbytes(10)
     assert not routes.wants(near, Address("80.1.2.9", 9))
     assert routes.wants(near, Address("80.1.3.9", 9))
-    for each in [each for each in routes if each in sybils()][:4]:
+    for each in of_group(routes, "80.1.2.")[:2]:
         routes.drop(each)
-    left = len(sybils())
-    assert left < 10
-    for _ in range(400):
-        routes.add(contact(rng, host="80.1.2.7", bits=rng.randrange(140, 154)), 0.0)
-    assert left < len(sybils()) <= 10
+    assert len(of_group(routes, "80.1.2.")) == 1
+    assert press() == 3
+
+
+def test_a_table_of_many_address_groups_leaves_each_the_contact_known_longest() -> None:
+    rng = random.Random(22)
+    routes = crowded_table()
+    for n in range(3):
+        early = contact(rng, host=f"80.1.2.{n + 1}", bits=150 + n)
+        early.since = 10.0 - n
+        routes.add(early, 10.0)
+    hosts = [f"{50 + n}.1.1.1" for n in range(60)]
+    for n, host in enumerate(hosts):
+        assert len(of_group(routes, "80.1.2.")) == (3 if n < 39 else 1), n
+        routes.add(contact(rng, host=host, bits=160 - n % 12), 10.0)
+    kept = of_group(routes, "80.1.2.")
+    assert [each.since for each in kept] == [8.0]
+    assert len(list(routes)) == len(routes)
+    newcomer = contact(rng, host="80.1.2.200")
+    assert not routes.wants(newcomer.id, newcomer.address)
+    routes.add(newcomer, 10.0)
+    assert of_group(routes, "80.1.2.") == kept
+    routes.drop(kept[0])
+    routes.add(newcomer, 10.0)
+    assert of_group(routes, "80.1.2.") == [newcomer]
+
+
+def test_machines_of_a_private_network_share_no_places() -> None:
+    rng = random.Random(23)
+    routes = crowded_table()
+    for n in range(60):
+        routes.add(contact(rng, host=f"{50 + n}.1.1.1", bits=160 - n % 12), 0.0)
+    for n in range(30):
+        routes.add(contact(rng, host=f"10.0.0.{n + 1}", bits=150 - n), 0.0)
+    assert len(of_group(routes, "10.0.0.")) == 30
+
+
+def test_a_far_bucket_splits_once_for_those_whom_we_found_and_not_for_strangers_who_ask() -> None:
+    rng = random.Random(24)
+    routes = table(bytes(20))
+    for _ in range(21):
+        routes.add(contact(rng, bits=150), 0.0)
+    near = len(routes)
+    far = [contact(rng, node=bytes([0x80 | rng.getrandbits(7)]) + rng.randbytes(19)) for _ in range(400)]
+    for each in far:
+        full = len(routes.bucket_of(each.long_id)) == 20
+        if full:
+            assert not routes.wants(each.id, each.address)
+        routes.add(each, 0.0)
+    assert len(routes) == near + 40
+    assert [len(routes.bucket_of(first << 152)) for first in (0x80, 0xC0)] == [20, 20]
+    stranger = contact(rng, node=bytes([0x81]) + rng.randbytes(19))
+    assert not routes.has_place(stranger.id, stranger.address)
+    neighbour = contact(rng, bits=150)
+    assert routes.has_place(neighbour.id, neighbour.address)
+    assert routes.wants(neighbour.id, neighbour.address)
+
+
+def test_far_buckets_with_places_left_are_searched_the_emptiest_first() -> None:
+    rng = random.Random(25)
+    routes = table(bytes(20))
+    for first, count in ((0x80, 20), (0xC0, 20), (0x40, 20), (0x20, 3), (0x10, 2), (0, 20)):
+        for _ in range(count):
+            routes.add(contact(rng, node=bytes([first | rng.getrandbits(3)]) + rng.randbytes(19)), 0.0)
+    sparse = routes.sparse(0.0)
+    assert [len(bucket) for bucket in sparse] == [2, 3, 20]
+    assert sparse[-1] is routes.bucket_of(0x40 << 152), "it may split once more"
+    sparse[0].search_at = 60.0
+    assert routes.sparse(59.0) == sparse[1:]
+    assert routes.sparse(60.0) == sparse
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_silent_are_found_whatever_happened_to_the_table(seed: int) -> None:
+    rng = random.Random(seed)
+    routes, now = table(rng.randbytes(20)), 0.0
+    asked = 0
+    for _ in range(3000):
+        now += rng.random()
+        what, known = rng.random(), list(routes)
+        if what < 0.4 or not known:
+            newcomer = contact(rng, bits=rng.choice((160, 155)))
+            newcomer.seen_at = now
+            routes.add(newcomer, now)
+        elif what < 0.8:
+            routes.seen(rng.choice(known), now)
+        elif what < 0.82:
+            routes.failed(rng.choice(known))
+        elif what < 0.83:
+            routes.drop(rng.choice(known))
+        before = now - rng.choice((5.0, 200.0, 900.0))
+        due = [each for each in routes if each.failures or each.seen_at < before]
+        due.sort(key=lambda each: (not each.failures, each.seen_at, each.id))
+        assert routes.silent_since(before, 8) == due[:8]
+        asked += not due
+    assert asked > 50, "the short way was taken too"
 
 
 def test_ids_depend_on_the_key_alone() -> None:

@@ -16,7 +16,7 @@ SMALL = {
     "partition": ("partition --peers 20 --minutes 1 --lookups 5 --keys 4", {"D10"}),
     "sybil": ("sybil --peers 50 --attacks 1 --sybils 1 --lookups 5 --clean 5 --tries 10", {"D8"}),
     "liars": ("sybil --peers 60 --liars 0.2 --lookups 2 --clean 5", {"D7"}),
-    "eclipse": ("eclipse --peers 40 --victims 5 --ids 50 --per-victim 20 --rounds 1", {"D9"}),
+    "eclipse": ("eclipse --peers 40 --victims 5 --ids 50 --per-victim 20 --rounds 1 --settle 2", {"D9"}),
     "announce": ("announce --peers 60 --keys 200 --sample 3 --recall 10", {"P8"}),
 }
 
@@ -75,7 +75,7 @@ def test_among_nine_liars_in_ten_more_paths_find_more_and_not_all(capsys):
 
 @pytest.mark.slow
 def test_an_attacker_with_two_addresses_takes_more_of_a_table_that_does_not_count_address_groups(capsys):
-    command = "eclipse --peers 40 --victims 5 --ids 200 --per-victim 100 --rounds 1 --profile"
+    command = "eclipse --peers 40 --victims 5 --ids 200 --per-victim 100 --rounds 1 --settle 2 --profile"
     limited, unlimited = (
         next(line["value"] for line in _run(capsys, f"{command} {profile}")["lines"])
         for profile in ("internet", "cluster")
