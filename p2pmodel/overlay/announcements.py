@@ -55,14 +55,19 @@ def _no_prints() -> array[int]:
 
 @dataclass(slots=True)
 class _Slot:
-    announced: dict[bytes, float] = field(default_factory=dict)
-    pending: dict[bytes, None] = field(default_factory=dict)
+    keys: dict[bytes, float | None] = field(default_factory=dict)
+    """When each was announced; None where it is pending. One map for both: a million keys have 40 MB of entries."""
+    pending: int = 0
     eldest_at: float = 0.0
-    """The earliest time in `announced`, while there is any."""
+    """The earliest time in `keys`, while there is any."""
     recalled_at: float = 0.0
     recalled: array[int] = field(default_factory=_no_prints)
     """Fingerprints of keys that were announced at `recalled_at`, before a restart, ascending: four bytes each, where a
     set would take a hundred."""
+
+    @property
+    def any_announced(self) -> bool:
+        return len(self.keys) > self.pending
 
     def recalls(self, key: bytes) -> bool:
         print_ = int.from_bytes(key[1 : 1 + _PRINT_BYTES], "big")
@@ -101,8 +106,7 @@ class Announcements:
         return self._count
 
     def __contains__(self, key: bytes) -> bool:
-        slot = self._slot(key)
-        return key in slot.announced or key in slot.pending
+        return key in self._slot(key).keys
 
     @property
     def pending(self) -> int:
@@ -112,13 +116,14 @@ class Announcements:
         slots, added = self._slots, 0
         for key in keys:  # a hundred thousand at once
             slot = slots[key[0] >> _SHIFT]
-            if key in slot.announced or key in slot.pending:
+            if key in slot.keys:
                 continue
             if slot.recalled and slot.recalls(key):
-                slot.announced[key] = slot.eldest_at = slot.recalled_at
+                slot.keys[key] = slot.eldest_at = slot.recalled_at
                 self._count += 1
             else:
-                slot.pending[key] = None
+                slot.keys[key] = None
+                slot.pending += 1
                 added += 1
         self._count += added
         self._pending += added
@@ -128,8 +133,8 @@ class Announcements:
         removed = sorted({key for key in keys if key in self})
         for key in removed:
             slot = self._slot(key)
-            if slot.announced.pop(key, None) is None:
-                del slot.pending[key]
+            if slot.keys.pop(key) is None:
+                slot.pending -= 1
                 self._pending -= 1
         self._count -= len(removed)
         return removed
@@ -142,15 +147,13 @@ class Announcements:
         """Another node holds `keys` since `now`, when the network was estimated to have `network_size` nodes."""
         for key in keys:
             slot = self._slots[key[0] >> _SHIFT]
-            if key in slot.pending:
-                del slot.pending[key]
-                self._pending -= 1
-                if not slot.pending:
-                    slot.pending = {}  # an emptied one keeps its room, 38 MB for a million keys
-            elif key not in slot.announced:
+            if key not in slot.keys:
                 continue  # withdrawn meanwhile
-            slot.eldest_at = min(slot.eldest_at, now) if slot.announced else now
-            slot.announced[key] = now
+            slot.eldest_at = min(slot.eldest_at, now) if slot.any_announced else now
+            if slot.keys[key] is None:
+                slot.pending -= 1
+                self._pending -= 1
+            slot.keys[key] = now
         self._size_then = network_size if self._size_then is None else min(self._size_then, network_size)
 
     def grown(self, network_size: float) -> bool:
@@ -158,8 +161,8 @@ class Announcements:
         if self._size_then is None or network_size < _GROWTH * self._size_then or self._pending == self._count:
             return False
         for slot in self._slots:
-            slot.pending.update(dict.fromkeys(slot.announced))
-            slot.announced = {}
+            slot.keys = dict.fromkeys(slot.keys)
+            slot.pending = len(slot.keys)
             slot.recalled = _no_prints()
         self._pending = self._count
         self._size_then = None
@@ -171,7 +174,7 @@ class Announcements:
         """Move the wanted place of the cursor by the time that has passed. It is never more than a round ahead."""
         self._wanted += max(0.0, now - self._at) / self.interval_s * SLOTS
         self._at = now
-        while self._done < int(self._wanted) and not self._slots[self._done % SLOTS].announced:
+        while self._done < int(self._wanted) and not self._slots[self._done % SLOTS].any_announced:
             self._slots[self._done % SLOTS].recalled = _no_prints()
             self._done += 1
         self._wanted = min(self._wanted, self._done + SLOTS + 0.0)
@@ -184,7 +187,7 @@ class Announcements:
 
     def lag_s(self, now: float) -> float:
         """For how long the eldest announcement has stood."""
-        return max((now - slot.eldest_at for slot in self._slots if slot.announced), default=0.0)
+        return max((now - slot.eldest_at for slot in self._slots if slot.any_announced), default=0.0)
 
     def take_due(self, now: float) -> Portion | None:
         """What to announce now: the slots whose turn it is with their new keys, else new keys alone."""
@@ -194,8 +197,7 @@ class Announcements:
         while done < int(self._wanted) and len(keys) < _PORTION_KEYS:
             slot = self._slots[done % SLOTS]
             before = now - _FRESH * self.interval_s
-            keys += [key for key, at in slot.announced.items() if at <= before and key not in self._busy]
-            keys += [key for key in slot.pending if key not in self._busy]
+            keys += [key for key, at in slot.keys.items() if (at is None or at <= before) and key not in self._busy]
             done += 1
         if not keys:
             keys = self._new_keys()
@@ -217,13 +219,13 @@ class Announcements:
         for key in portion.keys:
             self._busy.pop(key, None)
             slot = touched.setdefault(key[0] >> _SHIFT, self._slots[key[0] >> _SHIFT])
-            at = slot.announced.get(key)
+            at = slot.keys.get(key)
             if at is not None and at < portion.taken_at:
-                del slot.announced[key]
-                slot.pending[key] = None
+                slot.keys[key] = None
+                slot.pending += 1
                 self._pending += 1
         for slot in touched.values():
-            slot.eldest_at = min(slot.announced.values(), default=0.0)
+            slot.eldest_at = min((at for at in slot.keys.values() if at is not None), default=0.0)
         while self._done < portion.slots_done:
             self._slots[self._done % SLOTS].recalled = _no_prints()
             self._done += 1
@@ -234,7 +236,7 @@ class Announcements:
         """What `restore` takes: MessagePack, about three bytes for each announced key. `wall` is Unix time."""
         slots, room = [], ANNOUNCE_STATE_BYTES_MAX - 64 * SLOTS
         for slot in self._slots:
-            prints = b"".join([key[1 : 1 + _PRINT_BYTES] for key in slot.announced])
+            prints = b"".join([key[1 : 1 + _PRINT_BYTES] for key, at in slot.keys.items() if at is not None])
             room -= len(prints)
             if room < 0:
                 prints = b""  # announced anew after the restart
@@ -281,7 +283,9 @@ class Announcements:
         if not self._pending:
             return keys
         for at in chain(range(self._new_from, SLOTS), range(self._new_from)):
-            keys += [key for key in self._slots[at].pending if key not in self._busy]
+            slot = self._slots[at]
+            if slot.pending:
+                keys += [key for key, told_at in slot.keys.items() if told_at is None and key not in self._busy]
             if len(keys) >= _PORTION_KEYS:
                 self._new_from = (at + 1) % SLOTS
                 break

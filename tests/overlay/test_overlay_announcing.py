@@ -171,7 +171,8 @@ def test_counts_and_turns_hold_whatever_happens(data: st.DataObject) -> None:
                 now += data.draw(st.floats(0.0, 700.0))
         assert len(kept) == len(provided)
         assert all((key in kept) == (key in provided) for key in universe)
-        assert kept.pending == sum(len(slot.pending) for slot in kept._slots)
+        assert kept.pending == sum(slot.pending for slot in kept._slots)
+        assert kept.pending == sum(at is None for slot in kept._slots for at in slot.keys.values())
         assert 0.0 <= kept.behind_s(now) <= kept.interval_s
     for portion in open_portions:
         kept.give_back(portion)
