@@ -10,11 +10,24 @@ from collections.abc import Sequence
 from p2pmodel.model import PublicKey
 from p2pmodel.peer.reports import Distance, Explanation, SourcePart
 from p2pmodel.peer.units import format_duration, format_rate, format_size
-from p2pmodel.swarm import Account, Tally
+from p2pmodel.swarm import Account, Cause, Tally
 
 _DISTANCES: tuple[Distance, ...] = ("internet", "network", "host")
 """By `Address.scope`."""
 _RATES_TOLD = 5
+_SECOND_SHARE = 0.2
+"""Of the time: what had as much and is not the first is told as well."""
+_SECONDS: dict[Cause, str] = {
+    "discovery": "went into finding the first peer",
+    "manifest": "went into manifest, chunk lists and signatures",
+    "checking": "went into checking what was on this disk",
+    "no_source": "passed while nobody was known to hold what was missing",
+    "sources": "passed in waiting for the sources",
+    "download_limit": "was held back by its own download limit",
+    "own_disk": "went into its own hashing and writing",
+    "end_game": "passed in the end game, with peers idle",
+    "placing": "went into final names",
+}
 
 
 def explain(account: Account[PublicKey], tally: Tally, seconds: float) -> Explanation:
@@ -39,10 +52,14 @@ def explain(account: Account[PublicKey], tally: Tally, seconds: float) -> Explan
     ]
     parts.sort(key=lambda part: -part.bytes)
     spent = {str(cause): round(value, 3) for cause, value in account.seconds.items()}
-    limit = max(account.seconds, key=lambda cause: account.seconds[cause])
+    limit, second = sorted(account.seconds, key=lambda cause: -account.seconds[cause])[:2]
     share = account.seconds[limit] / seconds if seconds > 0 else 0.0
+    summary = _summary(limit, min(share, 1.0), parts, tally, account.seconds[limit])
+    if account.seconds[second] >= _SECOND_SHARE * seconds > 0:
+        part = f"{account.seconds[second] / seconds * 100:.0f} %"
+        summary = f"{summary.removesuffix('.')}; {part} {_SECONDS[second]}."
     return Explanation(
-        summary=_summary(limit, min(share, 1.0), parts, tally, account.seconds[limit]),
+        summary=summary,
         limit=limit,
         seconds=spent,
         wasted={str(kind): value for kind, value in account.wasted.items()},

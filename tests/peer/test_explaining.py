@@ -47,6 +47,19 @@ def test_the_sources_are_named_with_what_each_gave() -> None:
     assert {part.distance for part in found.sources} == {"network"}
 
 
+def test_a_second_cause_is_told_where_it_had_nearly_as_much() -> None:
+    account, tally = Account(0.0), Tally(bytes_fetched=MIB)
+    account.pull(2, 0.0)
+    account.joined(KEYS[0], "10.0.0.1:1", encrypted=True, scope=0, now=0.0)
+    account.asked(KEYS[0], 0, 0.0)
+    account.settled(KEYS[0], 0, 3.5, 10.0)
+    account.gave(KEYS[0], MIB)
+    account.close(10.0)
+    told = "65 % of the time the sources were the limit: 1 peer gave 102.4 KiB/s"
+    assert explain(account, tally, 10.0).summary == f"{told}; 35 % went into its own hashing and writing."
+    assert explain(account, tally, 20.0).summary == told.replace("65", "32") + "."
+
+
 def test_rates_of_different_units_keep_theirs_and_many_are_cut_short() -> None:
     assert account_with([MIB, 1024]).summary.endswith("2 peers gave 1.0 MiB and 1.0 KiB/s.")
     assert account_with([MIB]).summary.endswith("1 peer gave 1.0 MiB/s.")
