@@ -78,7 +78,7 @@ class Link:
         self._requests = OpenRequests()
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
-        self._queue = UploadQueue(uploads, channel, self._answer_statements, self)
+        self._queue = UploadQueue(uploads, channel, self, self._answer_statements, self._spawn)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 
@@ -133,7 +133,6 @@ class Link:
         return len(self._requests) < _CHUNK_REQUESTS_MAX
 
     def start(self) -> None:
-        self._spawn(self._queue.run)
         self.channel.start(self)
 
     def _spawn(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -319,6 +318,7 @@ class Link:
         for task in list(self._tasks):
             task.cancel()
         self._uploads.seeding.closed(self)
+        self._uploads.turns.left(self)
         # Followers first: what then fails is not asked again here.
         followers, self.followers = self.followers, {}
         for follower in followers.values():

@@ -22,17 +22,25 @@ class Pace:
 
     def take(self, size_bytes: int, now: float) -> float:
         """Account for `size_bytes` and return how long to wait before sending them, in seconds."""
+        wait_s = self.wait_s(now)
+        self._credit_bytes -= size_bytes
+        return wait_s
+
+    def wait_s(self, now: float) -> float:
+        """How long until something may be taken."""
         if self.rate_bytes_per_s is None:
             return 0.0
         burst = self.rate_bytes_per_s * _BURST_S
         if self._last is None:
-            self._credit_bytes = burst
+            self._credit_bytes += burst
         else:
             self._credit_bytes = min(self._credit_bytes + (now - self._last) * self.rate_bytes_per_s, burst)
         self._last = now
-        wait_s = max(-self._credit_bytes, 0.0) / self.rate_bytes_per_s
+        return max(-self._credit_bytes, 0.0) / self.rate_bytes_per_s
+
+    def spend(self, size_bytes: int) -> None:
+        """Account for bytes whether or not it was their time."""
         self._credit_bytes -= size_bytes
-        return wait_s
 
     def give_back(self, size_bytes: int) -> None:
         """What was taken is not sent after all."""

@@ -25,11 +25,13 @@ from p2pmodel.limits import (
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import Address, Channel, Crowd, Network, cancelled
 from p2pmodel.swarm.accounting import Account
+from p2pmodel.swarm.choker import Choker
 from p2pmodel.swarm.download import Download
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.seeding import Seeding
 from p2pmodel.swarm.shelf import Intake, Shelf
+from p2pmodel.swarm.turns import Turns
 from p2pmodel.swarm.upload import Uploads
 
 _HAVE_DELAY_S = 0.02
@@ -50,7 +52,9 @@ class Swarm:
         rng: Random,
         upload_limit_bytes_per_s: float | None = None,
         download_limit_bytes_per_s: float | None = None,
+        upload_slots: int | None = None,
     ) -> None:
+        """`upload_slots`: answers that leave at once; None: as the measured capacity asks for."""
         self.links: dict[PublicKey, Link] = {}
         self.downloads: dict[ModelId, Download] = {}
         self._incoming: Crowd[Link] = Crowd(
@@ -61,7 +65,8 @@ class Swarm:
         self._key = key
         self._network = network
         self._rng = rng
-        self._uploads = Uploads(shelf, network, Pace(upload_limit_bytes_per_s), Seeding(shelf, network, rng))
+        turns = Turns(Choker(rng, upload_slots), Pace(upload_limit_bytes_per_s), network.clock)
+        self._uploads = Uploads(shelf, network, turns, Seeding(shelf, network, rng))
         self._download_pace = Pace(download_limit_bytes_per_s)
         self._dialing: dict[Address, asyncio.Task[Link]] = {}
         self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}
@@ -80,7 +85,7 @@ class Swarm:
 
     @property
     def upload_limit_bytes_per_s(self) -> float | None:
-        return self._uploads.pace.rate_bytes_per_s
+        return self._uploads.turns.limit_bytes_per_s
 
     @property
     def download_limit_bytes_per_s(self) -> float | None:
@@ -88,7 +93,7 @@ class Swarm:
 
     def limit_upload(self, rate_bytes_per_s: float | None) -> None:
         """From now on; None is no limit."""
-        self._uploads.limit(rate_bytes_per_s)
+        self._uploads.turns.limit(rate_bytes_per_s)
 
     def limit_download(self, rate_bytes_per_s: float | None) -> None:
         """From now on, for all downloads together; None is no limit."""

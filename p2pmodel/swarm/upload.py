@@ -1,151 +1,152 @@
-"""Answering what one peer asks: a bounded queue of requests, served one after the other.
+"""Answering what one peer asks: chunks in their order, each when it is this peer's turn; what is small, at once.
 
-TCP's own back-pressure paces the queue; fairness between peers comes from each having one answer on its way at a time.
+Nothing runs for a peer that asks for nothing: a task is there as long as there is something to answer.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
-from p2pmodel.limits import REQUEST_DEADLINE_MAX_S, REQUESTS_PER_PEER_MAX
+from p2pmodel.limits import REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
-from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.seeding import Follower, Seeding
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
+from p2pmodel.swarm.turns import Served, Turns
 
-Answer = wire.RequestChunk | wire.RequestObject | wire.RequestStatements | wire.RequestName
+SmallRequest = wire.RequestObject | wire.RequestStatements | wire.RequestName
+Answer = wire.RequestChunk | SmallRequest
 
 
-_SIGN_OF_LIFE_S = REQUEST_DEADLINE_MAX_S / 4
+class Asker(Follower, Served, Protocol):
+    """The link whose peer asks."""
 
 
 @dataclass(slots=True)
 class Uploads:
-    """What all connections of a peer share: where answers come from, and how fast they may leave."""
+    """What all connections of a peer share: where answers come from, whose turn it is, and who is shown what."""
 
     shelf: Shelf
     network: Network
-    pace: Pace
+    turns: Turns
     seeding: Seeding
-    bytes_sent: int = 0
-    limit_raised: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, and replaced by a new one, when more may be sent: who waits because of the limit goes on."""
-
-    def limit(self, rate_bytes_per_s: float | None) -> None:
-        if self.pace.change(rate_bytes_per_s):
-            self.limit_raised.set()
-            self.limit_raised = asyncio.Event()
 
 
 class UploadQueue:
-    """The requests of one peer. `run` is the task that answers them until the channel closes."""
+    """The requests of one peer. `spawn` runs the work of answering until it is done, or the channel closes."""
 
     def __init__(
         self,
         uploads: Uploads,
         channel: Channel,
-        statements: Callable[[Answer], Awaitable[None]],
-        follower: Follower,
+        asker: Asker,
+        statements: Callable[[SmallRequest], Awaitable[None]],
+        spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
     ) -> None:
         self._uploads = uploads
         self._channel = channel
+        self._asker = asker
         self._answer_statements = statements
-        self._follower = follower
-        self._waiting: OrderedDict[int, Answer] = OrderedDict()
-        self._answering = False
-        self._wake = asyncio.Event()
+        self._spawn = spawn
+        self._chunks: dict[int, wire.RequestChunk] = {}
+        self._small: dict[int, SmallRequest] = {}
+        self._sending_chunks = 0
+        self._sending_small = False
+        self._room = asyncio.Semaphore(channel.answers_ahead)
 
     def add(self, request: Answer) -> None:
         """Raises `ProtocolError` where the peer asks without measure or uses an id twice."""
-        if len(self._waiting) >= REQUESTS_PER_PEER_MAX:
+        if len(self._chunks) + len(self._small) >= REQUESTS_PER_PEER_MAX:
             raise ProtocolError(f"more than {REQUESTS_PER_PEER_MAX} requests at once")
-        if request.request in self._waiting:
+        if request.request in self._chunks or request.request in self._small:
             raise ProtocolError("a request id that is already in use")
-        self._waiting[request.request] = request
-        self._wake.set()
+        if isinstance(request, wire.RequestChunk):
+            self._chunks[request.request] = request
+            if self._sending_chunks < self._channel.answers_ahead:
+                self._sending_chunks += 1
+                self._spawn(self._send_chunks)
+        else:
+            self._small[request.request] = request
+            if not self._sending_small:
+                self._sending_small = True
+                self._spawn(self._send_small)
 
     @property
     def waiting(self) -> bool:
         """Whether something is asked for and has not left."""
-        return bool(self._waiting) or self._answering
+        return self.pending > 0
 
     @property
     def pending(self) -> int:
         """How much is asked for and has not left."""
-        return len(self._waiting) + self._answering
+        return len(self._chunks) + len(self._small) + self._sending_chunks + self._sending_small
 
     def cancel(self, request_id: int) -> None:
-        self._waiting.pop(request_id, None)
+        self._chunks.pop(request_id, None)
+        self._small.pop(request_id, None)
 
-    async def run(self) -> None:
-        while True:
-            while self._waiting:
-                _, request = self._waiting.popitem(last=False)
-                self._answering = True
+    async def _send_chunks(self) -> None:
+        try:
+            while self._chunks:
+                turn = await self._uploads.turns.take(self._asker, next(iter(self._chunks.values())).length)
+                sent = False
                 try:
-                    await self._answer(request)
-                except PeerFault:
-                    return
+                    if self._chunks:  # none is left where it was cancelled meanwhile
+                        sent = await self._send_chunk(self._chunks.pop(next(iter(self._chunks))))
                 finally:
-                    self._answering = False
-            self._wake.clear()
-            await self._wake.wait()
-
-    async def _answer(self, request: Answer) -> None:
-        if not isinstance(request, wire.RequestChunk | wire.RequestObject):
-            await self._answer_statements(request)
+                    self._uploads.turns.done(turn, sent=sent)
+        except PeerFault:
             return
-        seeding = self._uploads.seeding
-        chunk = request if isinstance(request, wire.RequestChunk) else None
-        if chunk is not None and not seeding.serves(self._follower, chunk):
-            self._channel.send(wire.encode(wire.Reject(request.request, "others will have it first")))
-            return
-        source = await self._source(request)
-        if source is None or not await self._send(request.request, source):
-            self._channel.send(wire.encode(wire.Reject(request.request, "not held here")))
-        elif chunk is not None:
-            seeding.sent(self._follower, chunk)
+        finally:
+            self._sending_chunks -= 1
 
-    async def _source(self, request: wire.RequestChunk | wire.RequestObject) -> BulkSource | None:
-        shelf, digest = self._uploads.shelf, Digest(request.digest)
-        if isinstance(request, wire.RequestChunk):
-            return SoughtChunk(shelf, digest, request.length, (ModelId(Digest(request.model)), request.index))
+    async def _send_chunk(self, request: wire.RequestChunk) -> bool:
+        uploads = self._uploads
+        if not uploads.seeding.serves(self._asker, request):
+            self._reject(request, "others have it first")
+            return False
+        place = ModelId(Digest(request.model)), request.index
+        source = SoughtChunk(uploads.shelf, Digest(request.digest), request.length, place)
+        if not await self._send(request, source):
+            return False
+        uploads.seeding.sent(self._asker, request)
+        return True
+
+    async def _send_small(self) -> None:
         try:
-            data = await self._uploads.network.offload(shelf.object, digest)
+            while self._small:
+                request = self._small.pop(next(iter(self._small)))
+                if not isinstance(request, wire.RequestObject):
+                    await self._answer_statements(request)
+                    continue
+                data = await self._object(request)
+                if data is None:
+                    self._reject(request, "not held here")
+                else:
+                    await self._send(request, ObjectInMemory(data))
+        except PeerFault:
+            return
+        finally:
+            self._sending_small = False
+
+    async def _object(self, request: wire.RequestObject) -> bytes | None:
+        try:
+            return await self._uploads.network.offload(self._uploads.shelf.object, Digest(request.digest))
         except P2PModelError:
+            # Our disk's trouble is none of the peer's business; it asks elsewhere.
             return None
-        return None if data is None else ObjectInMemory(data)
 
-    async def _send(self, request_id: int, source: BulkSource) -> bool:
-        wait_s = self._uploads.pace.take(source.length, self._uploads.network.clock.monotonic())
-        try:
-            await self._pause(wait_s)
-        except asyncio.CancelledError:
-            self._uploads.pace.give_back(source.length)
-            source.release()
-            raise
-        sent = await self._channel.send_bulk(request_id, source)
-        if sent:
-            self._uploads.bytes_sent += source.length
-        else:
-            self._uploads.pace.give_back(source.length)
+    async def _send(self, request: wire.RequestChunk | wire.RequestObject, source: BulkSource) -> bool:
+        async with self._room:
+            sent = await self._channel.send_bulk(request.request, source)
+        if not sent:
+            self._reject(request, "not held here")
         return sent
 
-    async def _pause(self, wait_s: float) -> None:
-        """Wait as our limit demands, and let the peer know that it waits for somebody who is alive."""
-        while wait_s > 0:
-            try:
-                async with asyncio.timeout(min(wait_s, _SIGN_OF_LIFE_S)):
-                    await self._uploads.limit_raised.wait()
-                return
-            except TimeoutError:
-                pass
-            wait_s -= _SIGN_OF_LIFE_S
-            if wait_s > 0:
-                self._channel.send(wire.encode(wire.Ping()))
+    def _reject(self, request: wire.RequestChunk | wire.RequestObject, reason: str) -> None:
+        self._channel.send(wire.encode(wire.Reject(request.request, reason)))

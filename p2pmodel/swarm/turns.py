@@ -1,0 +1,96 @@
+"""Upload slots for tasks: the thin shell around `choker.Choker` and our own upload limit.
+
+Whoever has an answer to send waits here for its turn, and says when it has left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable
+from typing import Protocol
+
+from p2pmodel.errors import P2PModelError, PeerGoneError
+from p2pmodel.limits import REQUEST_DEADLINE_MAX_S
+from p2pmodel.net import Clock
+from p2pmodel.swarm.choker import Choker, Turn
+from p2pmodel.swarm.pace import Pace
+
+_SIGN_OF_LIFE_S = REQUEST_DEADLINE_MAX_S / 4
+"""A peer that waits for its turn hears so often that it waits for somebody who is alive."""
+
+
+class Served(Hashable, Protocol):
+    """A link that is given upload slots."""
+
+    def ping(self) -> None: ...
+
+    def close(self, reason: P2PModelError) -> None: ...
+
+
+class Turns:
+    """Everybody's answers: `take`, send, `done`."""
+
+    def __init__(self, choker: Choker[Served], pace: Pace, clock: Clock) -> None:
+        self._choker = choker
+        self._pace = pace
+        self._clock = clock
+        self._granted: dict[Turn[Served], asyncio.Future[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self.bytes_sent = 0
+
+    async def take(self, peer: Served, length: int) -> Turn[Served]:
+        """Until it is this peer's turn to be sent `length` bytes. `done` must follow."""
+        turn = self._choker.ask(peer, length, self._clock.monotonic())
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._granted[turn] = granted
+        self._pump()
+        try:
+            while not granted.done():
+                await asyncio.wait((granted,), timeout=_SIGN_OF_LIFE_S)
+                if not granted.done():
+                    peer.ping()
+        except asyncio.CancelledError:
+            self.done(turn, sent=False)
+            raise
+        return turn
+
+    def done(self, turn: Turn[Served], *, sent: bool) -> None:
+        """The answer has left, or will not."""
+        self._granted.pop(turn, None)
+        if sent:
+            self.bytes_sent += turn.length
+        elif turn.begun_at is not None:
+            self._pace.spend(-turn.length)
+        self._choker.done(turn, self._clock.monotonic(), sent=sent)
+        self._pump()
+
+    @property
+    def limit_bytes_per_s(self) -> float | None:
+        return self._pace.rate_bytes_per_s
+
+    def limit(self, rate_bytes_per_s: float | None) -> None:
+        """What may leave from now on; None is no limit."""
+        self._pace.change(rate_bytes_per_s)
+        self._pump()
+
+    def left(self, peer: Served) -> None:
+        """The connection has ended."""
+        self._choker.left(peer)
+
+    def _pump(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._choker.waiting:
+            now = self._clock.monotonic()
+            wait_s: float | None = self._pace.wait_s(now)
+            turn = self._choker.give(now) if not wait_s else None
+            if turn is None:
+                if not wait_s and (idler := self._choker.overstayed(now)) is not None:
+                    idler.close(PeerGoneError("it does not take what it has asked for, and others wait"))
+                wait_s = wait_s or self._choker.give_on_s(now)
+                if wait_s is not None:
+                    self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
+                return
+            self._pace.spend(turn.length)
+            self._granted.pop(turn).set_result(None)
