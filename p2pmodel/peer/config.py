@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import aiofiles
 
 from p2pmodel.errors import NotFoundError, RefusedError, UsageError
-from p2pmodel.limits import CONFIG_BYTES_MAX
+from p2pmodel.limits import CONFIG_BYTES_MAX, UPLOADS_MAX
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.files import uninterrupted
 
@@ -83,6 +83,8 @@ class PeerConfig:
     encryption: Encryption = "required"
     upload_limit_bytes_per_s: int | None = None
     download_limit_bytes_per_s: int | None = None
+    upload_slots: int | None = None
+    """Answers that leave at once; None: as many as fill the line, as measured."""
     lan: bool = True
     client_only: bool | None = None
     """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached. None
@@ -106,6 +108,8 @@ class PeerConfig:
         for limit in (self.upload_limit_bytes_per_s, self.download_limit_bytes_per_s):
             if limit is not None and limit < 1:
                 raise UsageError("a limit is a positive number of bytes per second")
+        if self.upload_slots is not None and not 1 <= self.upload_slots <= UPLOADS_MAX:
+            raise UsageError(f"there are from 1 to {UPLOADS_MAX} upload slots")
 
     def for_one_command(self, *, offline: bool) -> PeerConfig:
         """The same peer on a free port, leaving the usual one to a daemon; offline: in no network."""

@@ -1,11 +1,11 @@
 """Whose answer leaves next, and how many at once: a plain object driven with `now` and a `Random`.
 
 An upload slot is the turn to send one answer. The peer that has been served for the shortest time, of late, comes next;
-each fourth turn is drawn among all who wait (BitTorrent's optimistic slot), and whoever is new counts as served like the
+each fourth turn is drawn among all who wait (BitTorrent's optimistic slot), and a newcomer counts as served like the
 average, so that coming back under another name gains nothing. Few slots, because an answer that shares the line with
-many others is passed on that much later; as many as the measured capacity fills. A peer that takes its answer far slower
-than is usual does not hold up the others: its slot is given on while it goes on, and where very many do, the slowest of
-those that have had long enough is to be cut.
+many others is passed on that much later; as many as the measured capacity fills. A peer that takes its answer far
+slower than is usual does not hold up the others: its slot is given on while it goes on, and where very many do, the
+slowest of those that have had long enough is to be cut.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ _PATIENCE_ANSWERS = 4.0
 _PATIENCE_MIN_S, _PATIENCE_MAX_S = 0.25, 5.0
 """An answer that takes so many times as long as is usual, within these bounds, gives its slot on."""
 _OVERSTAYED_S = 10.0
+_TICK_S = 0.01
 
 
 @dataclass(slots=True, eq=False)
@@ -72,10 +73,10 @@ class Choker(Generic[K]):
         self._waiting: dict[Turn[K], None] = {}
         self._sending: dict[Turn[K], None] = {}
         self._served: dict[K, float] = {}
-        """Seconds in a slot, each weighed by `_weight` of when it was, so that none has to be made less as time goes."""
+        """Seconds in a slot, each weighed by `_weight` of when it was: so none has to be made less as time goes on."""
         self._origin = 0.0
         self._given = 0
-        self._usual_s = 1.0
+        self._usual_s = _PATIENCE_MIN_S
         self._capacity = _Capacity()
 
     @property
@@ -105,7 +106,7 @@ class Choker(Generic[K]):
             return None
         self._given += 1
         if self._given % _OPTIMISTIC_EVERY:
-            turn = min(self._waiting, key=lambda turn: self._served[turn.peer])
+            turn = min(self._waiting, key=lambda turn: self._served.get(turn.peer, 0.0))
         else:
             turn = self._rng.choice(list(self._waiting))
         del self._waiting[turn]
@@ -127,7 +128,7 @@ class Choker(Generic[K]):
         if not self._waiting or not self._sending:
             return None
         begun = [at for turn in self._sending if now - (at := turn.begun_at or 0.0) < self._patience_s]
-        return min(begun) + self._patience_s - now if begun else _PATIENCE_MAX_S
+        return max(min(begun) + self._patience_s - now, _TICK_S) if begun else _PATIENCE_MAX_S
 
     def done(self, turn: Turn[K], now: float, *, sent: bool) -> None:
         """The answer has left, or will not; or nobody waits for it any more."""

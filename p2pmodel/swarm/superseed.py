@@ -20,13 +20,14 @@ from p2pmodel.swarm.rarity import random_bit
 K = TypeVar("K", bound=Hashable)
 """How a peer is named."""
 
-_AHEAD_MIN, _AHEAD_MAX = 16, 1024
+_AHEAD_MIN, _AHEAD_MAX = 8, 1024
 """Chunks shown and not yet sent, over all peers."""
 _AHEAD_S = 0.5
 _PATIENCE_S = 0.5
 """A peer that asks for nothing of what it is shown for so long wants something else."""
 _STALE_S = 1.0
-"""Once everything is shown to somebody, what has not been sent so long after is shown to another as well."""
+"""Once everything is shown to somebody, what has not been sent so long after is shown to another as well; or twice as
+long as all that is shown takes to leave, if that is longer."""
 _SETTLE_PART, _SETTLE_MAX_S, _SETTLE_CROWD = 0.25, 10.0, 8
 """After the first copy, a crowd has this part of the time that it took to complete each other: whoever asks the seed
 again at once takes from it what a neighbour has as well."""
@@ -63,6 +64,7 @@ class SuperSeed(Generic[K]):
         self._waiting_at: dict[int, dict[K, None]] = {}
         """For each chunk that is shown and not yet sent, to whom."""
         self._ahead = _AHEAD_MIN
+        self._stale_s = _STALE_S
         self._lately: deque[tuple[float, K, int]] = deque(maxlen=4 * _AHEAD_MAX)
         """What was sent for the first time, when and to whom."""
         self._passed_at: float | None = None
@@ -90,7 +92,7 @@ class SuperSeed(Generic[K]):
         shown = self._peers.get(peer)
         if shown is not None and self._unshown >> index & 1:
             self._show(peer, index, now)
-        return shown is None or shown.everything or bool(shown.bits >> index & 1)
+        return shown is None or shown.everything or bool((shown.bits & self._unsent) >> index & 1)
 
     # --- peers come and go ---------------------------------------------------------------------------------------
 
@@ -180,6 +182,8 @@ class SuperSeed(Generic[K]):
         """To be called a few times a second; `idle` are the peers that ask for nothing now. Returns as `news`."""
         lately = sum(now - at <= 1.0 for at, _, _ in self._lately)
         self._ahead = min(max(int(_AHEAD_S * lately), _AHEAD_MIN), _AHEAD_MAX)
+        if lately:
+            self._stale_s = max(_STALE_S, 2.0 * len(self._waiting_at) / lately)
         told = self._open_to_the_picky(now, idle)
         for more in (self.news(now), self._once_more(now)):
             for peer, bits in more.items():
@@ -204,7 +208,7 @@ class SuperSeed(Generic[K]):
         if self._unshown:
             return told
         for index, peers in list(self._waiting_at.items()):
-            if now - max(self._peers[peer].waiting[index] for peer in peers) <= _STALE_S:
+            if now - max(self._peers[peer].waiting[index] for peer in peers) <= self._stale_s:
                 continue
             for _ in range(len(self._turns)):
                 peer = self._turns[0]

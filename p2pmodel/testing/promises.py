@@ -73,7 +73,7 @@ def memory_faults(peer: Peer, tasks: int, channels: Collection[SimChannel]) -> I
     for link in peer.swarm.links.values():
         name = link.peer.text[:12]
         counted[f"requests open with {name}"] = len(link._requests), REQUESTS_PER_PEER_MAX
-        counted[f"requests waiting of {name}"] = len(link._queue._waiting), REQUESTS_PER_PEER_MAX
+        counted[f"requests waiting of {name}"] = link._queue.pending, REQUESTS_PER_PEER_MAX
         counted[f"models followed by {name}"] = len(link.interests), MODELS_PER_PEER_MAX
     for channel in channels:
         counted[f"bytes queued to {channel.peer.text[:12]}"] = channel._queued_bytes, SEND_QUEUE_BYTES_MAX

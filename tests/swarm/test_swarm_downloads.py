@@ -412,7 +412,7 @@ async def test_a_download_of_many_models_from_one_seed_asks_for_no_more_than_it_
     download = leech.open_download()
     download._schedule._may_ask = lambda source, now: True
     running = asyncio.get_running_loop().create_task(leech.fetch([seed], download))
-    await comes_true(lambda: seed.swarm.links and len(seed.swarm.links[leech.key.public]._queue._waiting) > 100)
+    await comes_true(lambda: seed.swarm.links and len(seed.swarm.links[leech.key.public]._queue._chunks) > 100)
     blocked.set()
     await running
     assert whole(leech)
@@ -449,15 +449,15 @@ async def test_a_limit_holds_roughly(town, side: str) -> None:
 async def test_a_limit_is_kept_while_peers_come_and_go(town) -> None:
     """What was reserved for an answer that is never sent is free again."""
     seed = await town.seed(1, upload_limit_bytes_per_s=10_000)
-    pace = seed.swarm._uploads.pace
-    take, taken = pace.take, []
-    pace.take = lambda size_bytes, now: (taken.append(size_bytes), take(size_bytes, now))[1]
+    pace = seed.swarm._uploads.turns._pace
+    spend, spent = pace.spend, []
+    pace.spend = lambda size_bytes: (spent.append(size_bytes), spend(size_bytes))[1]
     for number in range(6):
         hostile = await town.hostile_to(seed)
         for index in range(3):
             hostile.say(wire.RequestChunk(index, town.model.id.raw, town.model.layout[index].digest.raw, 5000))
-        # The very first answer leaves at once; after it, each peer has one that waits for its time.
-        await comes_true(lambda number=number: len(taken) >= number + 2)
+        # The very first answer leaves at once; after it, whoever asks has to wait for its time.
+        await comes_true(lambda number=number: len(spent) >= 1 and seed.swarm._uploads.turns._choker.waiting)
         hostile.channel.close(PeerGoneError("changed its mind"))
         await comes_true(lambda: not seed.swarm.links)
     assert pace._credit_bytes > -8_000
