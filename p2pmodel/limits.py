@@ -74,7 +74,7 @@ HALF_OPEN_PER_GROUP_MAX = 64
 SEND_QUEUE_BYTES_MAX = 4 * MIB
 """Control bytes queued to a peer that does not read; past it the connection is closed."""
 UPLOAD_SLOTS_MIN, UPLOAD_SLOTS_MAX = 4, 8
-"""Answers that leave at once and move (BitTorrent: 4; libtorrent: 8). Fewer pass a chunk on sooner, more fill a long path."""
+"""Answers that leave at once (BitTorrent: 4; libtorrent: 8). Few pass a chunk on soon, many fill long paths."""
 UPLOADS_MAX = 64
 """The same with those that crawl: each holds up nobody but itself, and a buffer."""
 REQUESTS_PER_PEER_MAX = 256
