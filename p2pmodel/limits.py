@@ -49,8 +49,9 @@ RECORD_BYTES = 256 * KIB
 """Plaintext of one encrypted record: measured the fastest of 64 KiB to 1 MiB."""
 PLAIN_RECORD_BYTES = MIB
 """The same in the clear, where bytes go straight from the file to their buffer: as few system calls as that takes."""
-CONTROL_BYTES_MAX = 512 * KIB
-"""A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB."""
+CONTROL_BYTES_MAX = 320 * KIB
+"""A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB. To look at so much takes half a ms."""
+STATEMENTS_PER_ANSWER_BYTES_MAX = 256 * KIB
 RECORDS_PER_KEY = 1 << 18
 """64 GiB of full records, then the key is changed: three orders below the AES-GCM bound of RFC 8446 section 5.5."""
 HANDSHAKE_BYTES_MAX = 16 * KIB
@@ -81,7 +82,8 @@ REQUESTS_PER_PEER_MAX = 256
 """Chunk requests that a peer may have waiting with us."""
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
-HAVES_PER_MESSAGE_MAX = 16_384
+HAVES_PER_MESSAGE_MAX = 2_048
+"""So many cost the receiver half a ms; who has more to tell sends the next message, or a have-map."""
 LINKS_PER_FETCH_ENOUGH = 24
 """Connections that a fetch opens while every missing chunk has a holder among them; others may connect to us as well.
 Each chunk is told to every one, so in a crowd more would cost more than they bring (Kraken: 10, BitTorrent: 50)."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
@@ -27,6 +28,8 @@ from p2pmodel.swarm.shelf import Intake
 _TICK_MAX_S = 0.25
 _TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
+_IMPLIED_MAX = 256
+_TWINS_LOOKED_AT = 8
 _RATE_WINDOW_S = 3.0
 
 
@@ -201,12 +204,24 @@ class Download:
     def link_has(self, link: Link, held: HaveMap) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        bits = held.bits
-        for first, twins in self._twins.items():
-            if not bits >> first & 1 and any(bits >> twin & 1 for twin in twins):
-                bits |= 1 << first
-        self._schedule.peer_has(link.peer, bits)
+        self._schedule.peer_has(link.peer, held.bits | self._implied_by(held))
         self._fill(link)
+
+    def _implied_by(self, held: HaveMap) -> int:
+        """Chunks that a peer can send because it holds the same bytes at another place of the model.
+
+        Looked at for so few repeated chunks only that a message costs no more for a manifest made to that end.
+        """
+        if not self._twins:
+            return 0
+        flags = held.encode()
+        implied = [
+            first
+            for first, twins in islice(self._twins.items(), _IMPLIED_MAX)
+            if not flags[first >> 3] >> (first & 7) & 1
+            and any(flags[twin >> 3] >> (twin & 7) & 1 for twin in twins[:_TWINS_LOOKED_AT])
+        ]
+        return HaveMap.of(held.count, implied).bits if implied else 0
 
     def offer(self, link: Link, bits: int) -> None:
         """The overlay says that this peer holds these chunks, maybe as part of another model."""

@@ -17,6 +17,8 @@ from p2pmodel.limits import (
     OBJECT_BYTES_MAX,
     REQUEST_DEADLINE_MAX_S,
     REQUESTS_PER_PEER_MAX,
+    STATEMENTS_PER_ANSWER_BYTES_MAX,
+    STATEMENTS_PER_MODEL_MAX,
 )
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
@@ -60,6 +62,9 @@ class Link:
         on_interest: Callable[[Link, ModelId], None],
     ) -> None:
         self.channel = channel
+        port = channel.hello.port
+        self.listens_at = Address(channel.address.host, port) if port else None
+        """Where the peer can be reached by others; None where it said that it cannot."""
         self.connected_at = uploads.network.clock.monotonic()
         self._heard_at = self.connected_at
         self._heard_bytes = 0
@@ -85,12 +90,6 @@ class Link:
     @property
     def peer(self) -> PublicKey:
         return self.channel.peer
-
-    @property
-    def listens_at(self) -> Address | None:
-        """Where the peer can be reached by others; None where it said that it cannot."""
-        port = self.channel.hello.port
-        return Address(self.channel.address.host, port) if port else None
 
     @property
     def bytes_moved(self) -> int:
@@ -236,17 +235,20 @@ class Link:
             self._send(wire.Have(model_id.raw, indices[start : start + HAVES_PER_MESSAGE_MAX]))
 
     def _tell_soon(self, model_id: ModelId) -> None:
-        # One at a time for each model: a peer that subscribes again and again costs no more than one that reads.
-        running = model_id in self._telling
+        # One after the other: a peer that subscribes to much, again and again, costs no more than one that reads.
+        running = bool(self._telling)
         self._telling[model_id] = True
         if not running:
-            self._spawn(self._keep_telling, model_id)
+            self._spawn(self._keep_telling)
 
-    async def _keep_telling(self, model_id: ModelId) -> None:
-        while self._telling[model_id] and model_id in self.interests:
+    async def _keep_telling(self) -> None:
+        while self._telling:
+            model_id = next(iter(self._telling))
             self._telling[model_id] = False
-            await self.tell_state(model_id)
-        del self._telling[model_id]
+            if model_id in self.interests:
+                await self.tell_state(model_id)
+            if self._telling.pop(model_id) and model_id in self.interests:
+                self._telling[model_id] = True
 
     async def tell_state(self, model_id: ModelId) -> None:
         """Tell what we hold of this model, in full."""
@@ -390,4 +392,15 @@ class Link:
             envelopes = await offload(shelf.named, publisher, request.name, request.revision)
         else:
             raise TypeError(type(request))
-        self._send(wire.Statements(request.request, envelopes))
+        self._send(wire.Statements(request.request, _fitting(envelopes)))
+
+
+def _fitting(envelopes: list[bytes]) -> list[bytes]:
+    """As many as one message holds, the first ones: others' statements may be as long as they like."""
+    room, fitting = STATEMENTS_PER_ANSWER_BYTES_MAX, []
+    for envelope in envelopes[:STATEMENTS_PER_MODEL_MAX]:
+        room -= len(envelope)
+        if room < 0:
+            break
+        fitting.append(envelope)
+    return fitting

@@ -18,7 +18,7 @@ from p2pmodel.net import BulkSink
 
 T = TypeVar("T")
 
-_CANCELLED_MAX = 4096
+_CANCELLED_MAX = 1024
 """Cancelled ids that are remembered, because their answers may be under way."""
 
 

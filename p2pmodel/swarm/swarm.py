@@ -218,15 +218,17 @@ class Swarm:
     def _followers(self, model_id: ModelId, newcomer: Link) -> list[tuple[PublicKey, Address]]:
         """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows."""
         scope = newcomer.channel.address.scope
-        others = [
-            (link.peer, address)
+        followers = [
+            link
             for link in self.links.values()
             if link is not newcomer
+            and link.listens_at is not None
             and (model_id in link.interests or model_id in link.held)
-            and (address := link.listens_at) is not None
-            and address.scope <= scope
         ]
-        return self._rng.sample(others, min(len(others), PEERS_PER_MESSAGE_MAX))
+        # Twice as many as are told: to look at the address of everybody would cost more than the message is worth.
+        some = self._rng.sample(followers, min(len(followers), 2 * PEERS_PER_MESSAGE_MAX))
+        others = [(link.peer, at) for link in some if (at := link.listens_at) is not None and at.scope <= scope]
+        return others[:PEERS_PER_MESSAGE_MAX]
 
     async def _keep_house(self) -> None:
         while True:

@@ -26,7 +26,8 @@ Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 RequestId = Annotated[int, Meta(ge=0, lt=1 << 32)]
 ChunkIndex = Annotated[int, Meta(ge=0, lt=CHUNKS_PER_MODEL_MAX)]
 Text = Annotated[str, Meta(max_length=200)]
-Name = Annotated[str, Meta(max_length=96)]
+Name = Annotated[str, Meta(max_length=96, pattern=r"\A[A-Za-z0-9_\-.]*\Z")]
+"""Characters as in `model.reference`; `check_name_part` has the rest of the rules."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True):

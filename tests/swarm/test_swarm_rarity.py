@@ -54,14 +54,6 @@ class RarityAgainstACounter(RuleBasedStateMachine):
         everything = (1 << COUNT) - 1
         assert set(iter_bits(self.rarity.unheld(everything))) == {i for i in range(COUNT) if not self.holders[i]}
 
-    @invariant()
-    def each_chunk_stands_at_one_level(self) -> None:
-        union = 0
-        for level in self.rarity._levels:
-            assert not union & level
-            union |= level
-        assert union == (1 << COUNT) - 1
-
 
 TestRarityAgainstACounter = RarityAgainstACounter.TestCase
 TestRarityAgainstACounter.settings = settings(max_examples=30, stateful_step_count=25)

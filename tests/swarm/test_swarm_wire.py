@@ -23,6 +23,7 @@ from p2pmodel.swarm import wire
 HASH = st.binary(min_size=32, max_size=32)
 REQUEST = st.integers(0, (1 << 32) - 1)
 TEXT = st.text(max_size=96)
+NAME = st.from_regex(r"[a-zA-Z0-9_\-.]{0,96}", fullmatch=True)
 
 MESSAGES = st.one_of(
     st.builds(wire.Subscribe, HASH),
@@ -35,7 +36,7 @@ MESSAGES = st.one_of(
     st.builds(wire.Cancel, REQUEST),
     st.builds(wire.Reject, REQUEST, TEXT),
     st.builds(wire.RequestStatements, REQUEST, HASH),
-    st.builds(wire.RequestName, REQUEST, HASH, TEXT, TEXT),
+    st.builds(wire.RequestName, REQUEST, HASH, NAME, NAME),
     st.builds(wire.Statements, REQUEST, st.lists(st.binary(max_size=50), max_size=5)),
     st.builds(wire.Ping),
     st.builds(wire.Peers, HASH, st.lists(st.tuples(HASH, st.binary(max_size=18)), max_size=5)),
@@ -119,6 +120,9 @@ H = bytes(32)
         [8, None],
         [9, 1, "x" * 201],
         [11, 1, H, "x" * 97, ""],
+        [11, 1, H, "a/b", ""],
+        [11, 1, H, "", "\U0001f600"],
+        [11, 1, H, "x\n", ""],
         [12, 1, [bytes(STATEMENT_BYTES_MAX + 1)]],
         [12, 1, [b""] * (STATEMENTS_PER_MODEL_MAX + 1)],
         [14, H, [[H, bytes(19)]]],
