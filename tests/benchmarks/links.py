@@ -60,6 +60,11 @@ class Run:
     def ideal_s(self) -> float:
         return self.link.ideal_s(self.race.size_bytes)
 
+    @property
+    def latest_s(self) -> float | None:
+        """How late a relay was at worst; None where the link needed none."""
+        return max((each["late_s"] for each in self.relayed), default=None)
+
     def share(self, name: str) -> float | None:
         seconds = self.race.seconds(name)
         return self.ideal_s / seconds if seconds else None
@@ -127,7 +132,7 @@ class Links:
     # --- what it found -------------------------------------------------------------------------------------------
 
     def tables(self) -> list[str]:
-        head = ("link", "MiB", "at best s", "contender", "seconds", "share %", "over tcp, round trips")
+        head = ("link", "MiB", "at best s", "contender", "seconds", "share %", "over tcp, round trips", "relay late ms")
         rows = [
             (
                 str(run.link),
@@ -137,6 +142,7 @@ class Links:
                 spread(series.values(lambda one: one.seconds), 3),
                 spread(series.values(lambda one, run=run: 100 * run.ideal_s / one.seconds), 1),  # type: ignore[misc]
                 "-" if (over := run.round_trips_over(name)) is None else f"{over:.1f}",
+                "-" if run.latest_s is None else f"{1000 * run.latest_s:.0f}",
             )
             for run in self.runs
             for name, series in run.race.series.items()
@@ -147,16 +153,15 @@ class Links:
         lines += [f"left out: {what} (--longest says how long a transfer may take)" for what in self.left_out]
         lines.append(
             "share: of the link's rate less headers (1448 of 1514 bytes). MiB: of the model. "
-            "Congestion control as the system has it."
+            "Congestion control as the system has it. A relay that was late by more than a few ms: measure again."
         )
         return lines
 
     def disturbance(self) -> str:
         samples = [one for run in self.runs for series in run.race.series.values() for one in series.samples]
         foreign = spread([sample.foreign_cpu_s for sample in samples])
-        late = [1000 * each["late_s"] for run in self.runs for each in run.relayed]
-        relays = f"; a relay was late by up to {spread(late, 1)} ms" if late else ""
-        return f"Other programs and the relays: {foreign} CPU s during a sample{relays}."
+        load = [value for run in self.runs for series in run.race.series.values() for value in series.load]
+        return f"Other programs and the relays: {foreign} CPU s during a sample; load average {spread(load)}."
 
     def lines(self) -> list[Line]:
         found = []

@@ -7,8 +7,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 from p2pmodel.peer.client import find_daemon
@@ -17,6 +17,10 @@ from tests.benchmarks.contenders.contender import SHAPES, Sample, Shape, Stage, 
 from tests.benchmarks.measure import BenchmarkError, Child, child, run_command
 
 _PROGRAM = (sys.executable, "-m", "p2pmodel")
+
+
+def _unwatched(_senders: Sequence[Child], _receivers: Sequence[Child]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Ours:
@@ -30,6 +34,10 @@ class Ours:
             f"daemons, `fetch ID --to DIR --peer ADDRESS`, encryption {'as by default' if encryption else 'off'}"
         )
         self._options = [] if encryption else ["--encryption", "off"]
+        self.around: Callable[[Sequence[Child], Sequence[Child]], AbstractContextManager[None]] = lambda *_: (
+            nullcontext()
+        )
+        """Entered with senders and receivers for the time of a transfer: a profiler."""
         self._senders: list[Child] = []
         self._addresses: list[str] = []
 
@@ -65,6 +73,7 @@ class Ours:
                     receivers.append(stack.enter_context(child(argv, stage.log)))
                 for receiver in receivers:
                     receiver.hear()
+                stack.enter_context(self.around(self._senders, receivers))
                 watched = Watched(self._senders, receivers)
                 if len(destinations) == 1:
                     return self._by_command(watched, data_dirs[0], destinations[0], files)
