@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -94,6 +94,8 @@ class Fetching:
     account: Account[PublicKey] = field(init=False)
     _began: float = 0.0
     _corrupt_from: set[PublicKey] = field(default_factory=set)
+    _statements: dict[Link, asyncio.Task[list[SignedStatement]]] = field(default_factory=dict)
+    """Asked for as soon as there is a connection: an answer costs a round trip, and nobody should wait for two."""
 
     def __post_init__(self) -> None:
         self._began = self._now()
@@ -102,15 +104,30 @@ class Fetching:
     def _now(self) -> float:
         return self.rooms.network.clock.monotonic()
 
-    def finder(self) -> Finder:
+    @asynccontextmanager
+    async def finder(self) -> AsyncIterator[Finder]:
+        """Looks for peers of this model, and asks each at once what will be asked of it anyway."""
         rooms = self.rooms
-        return Finder(
+        async with Finder(
             overlay_key(self.model_id),
             overlay=rooms.overlay,
             swarm=rooms.swarm,
             clock=rooms.network.clock,
             direct=self.direct,
-        )
+            on_link=self._greet,
+        ) as finder:
+            try:
+                yield finder
+            finally:
+                await cancelled(self._statements.values())
+                for link in finder.links:
+                    link.expect_no_more(self.model_id)
+
+    def _greet(self, link: Link) -> None:
+        """What will be asked of every peer goes out with the first question."""
+        link.expect(self.model_id)
+        if link not in self._statements:
+            self._statements[link] = asyncio.get_running_loop().create_task(self._statements_of(link))
 
     # --- manifest and chunk lists --------------------------------------------------------------------------------
 
@@ -238,9 +255,11 @@ class Fetching:
             self._note_search(finder)
             asked.update(fresh)
             # All at once: peers that do not answer must not make a fetch wait for each of them in turn.
-            for one in chain.from_iterable(await asyncio.gather(*map(self._statements_of, fresh))):
+            for link in fresh:
+                self._greet(link)
+            for one in chain.from_iterable([await self._statements[link] for link in fresh]):
                 held.setdefault(one.signer, one)
-                await offload(store.add_statement, one)
+                await offload(store.add_statement, one, durable=False)
             if not fresh:
                 await finder.changed(_WAIT_S)
         if missing:

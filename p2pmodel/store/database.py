@@ -97,17 +97,30 @@ class Database:
             self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     @contextmanager
-    def transaction(self) -> Iterator[Writer]:
-        """All or nothing, durable when it returns. Raises `NoSpaceError`, `RefusedError`, `P2PModelError`."""
+    def transaction(self, *, durable: bool = True) -> Iterator[Writer]:
+        """All or nothing, durable when it returns. Raises `NoSpaceError`, `RefusedError`, `P2PModelError`.
+
+        Not `durable`: a power cut may take it back until the next one that is; never without what came after it. For
+        what a network can tell again, and before whose commit a fetch would stand still.
+        """
         with self._write_lock, self._errors():
             self._check_open()
-            self._writer.execute("BEGIN IMMEDIATE")
+            if not durable:
+                self._writer.execute("PRAGMA synchronous=NORMAL")
             try:
-                yield Writer(self._writer)
-                self._writer.execute("COMMIT")
+                yield from self._transaction()
             finally:
-                if self._writer.in_transaction:  # SQLite has ended it already where the disk was full
-                    self._writer.execute("ROLLBACK")
+                if not durable:
+                    self._writer.execute("PRAGMA synchronous=FULL")
+
+    def _transaction(self) -> Iterator[Writer]:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            yield Writer(self._writer)
+            self._writer.execute("COMMIT")
+        finally:
+            if self._writer.in_transaction:  # SQLite has ended it already where the disk was full
+                self._writer.execute("ROLLBACK")
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
         with self._read_lock, self._errors():

@@ -29,7 +29,7 @@ class Objects:
             raise DecodeError(f"an object has at most {OBJECT_BYTES_MAX} bytes")
         digest = Digest.of(data)
         if not self._database.query("SELECT 1 FROM objects WHERE digest = ?", (digest.raw,)):
-            with self._database.transaction() as writer:
+            with self._database.transaction(durable=False) as writer:
                 writer.execute(_PUT, (digest.raw, data))
         return digest
 
@@ -96,10 +96,10 @@ class Statements:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, signed: SignedStatement) -> None:
+    def add(self, signed: SignedStatement, *, durable: bool) -> None:
         """A newer statement by the same key about the same id, name and revision takes the older one's place."""
         said = signed.statement
-        with self._database.transaction() as writer:
+        with self._database.transaction(durable=durable) as writer:
             writer.execute(
                 "INSERT INTO statements VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
                 "issued_at = excluded.issued_at, envelope = excluded.envelope "

@@ -84,8 +84,9 @@ class Store:
         """The model's manifest and chunk lists, where all of them are here."""
         return self._objects.layout(model_id)
 
-    def add_statement(self, signed: SignedStatement) -> None:
-        self._statements.add(signed)
+    def add_statement(self, signed: SignedStatement, *, durable: bool = True) -> None:
+        """Not `durable` is enough for what peers told, and would tell again."""
+        self._statements.add(signed, durable=durable)
 
     def statements(self, model_id: ModelId) -> list[SignedStatement]:
         """Newest first."""
@@ -197,7 +198,8 @@ class Store:
     def _copy_for(self, layout: Layout, root: Path) -> Copy:
         copy = self._catalogue.copy_at(layout.model_id, root)
         if copy is None:
-            with self._database.transaction() as writer:
+            # Nothing is here yet: after a power cut that takes this back the fetch begins again.
+            with self._database.transaction(durable=False) as writer:
                 self._objects.put_layout(writer, layout)
                 copy = self._catalogue.create(writer, layout, root, "fetched")
             self._catalogue.publish_copy(copy)

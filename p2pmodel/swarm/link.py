@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerGoneError, ProtocolError
+from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
     HAVES_PER_MESSAGE_MAX,
     MODELS_PER_PEER_MAX,
@@ -48,6 +48,35 @@ class Listening(Protocol):
         """The peer names others who follow the model. Addresses of a narrower scope than its own are left out."""
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None: ...
+
+
+class _Expecting:
+    """A follower for the time until the download begins."""
+
+    def __init__(self) -> None:
+        self._unknown = False
+        self._peers: list[tuple[PublicKey, Address]] = []
+
+    def link_has(self, link: Link, held: HaveMap) -> None:
+        self._unknown = False
+
+    def link_unknown(self, link: Link) -> None:
+        self._unknown = True
+
+    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        self._peers = list(peers)
+
+    def link_closed(self, link: Link, reason: P2PModelError) -> None:
+        """Whoever found the link sees that it has gone."""
+
+    def pass_on(self, link: Link, held: HaveMap | None, follower: Listening) -> None:
+        """Raises `PeerFault` where what the peer said does not fit the model."""
+        if held is not None:
+            follower.link_has(link, held)
+        elif self._unknown:
+            follower.link_unknown(link)
+        if self._peers:
+            follower.link_peers(link, self._peers)
 
 
 class Link:
@@ -161,9 +190,25 @@ class Link:
 
     # --- what we ask ---------------------------------------------------------------------------------------------
 
+    def expect(self, model_id: ModelId) -> None:
+        """Follow a model whose download begins as soon as more is known of it: what the peer says is kept until then."""
+        if model_id not in self.followers:
+            self.follow(model_id, _Expecting())
+
+    def expect_no_more(self, model_id: ModelId) -> None:
+        if isinstance(self.followers.get(model_id), _Expecting):
+            self.unfollow(model_id)
+
     def follow(self, model_id: ModelId, follower: Listening) -> None:
+        before = self.followers.get(model_id)
         self.followers[model_id] = follower
-        self._send(wire.Subscribe(model_id.raw))
+        if not isinstance(before, _Expecting):
+            self._send(wire.Subscribe(model_id.raw))
+            return
+        try:
+            before.pass_on(self, self.held.get(model_id), follower)
+        except PeerFault as fault:
+            self.close(fault)
 
     def unfollow(self, model_id: ModelId) -> None:
         if self.followers.pop(model_id, None) is not None:

@@ -188,7 +188,7 @@ class CondensedStore:
         copy = self._copies.get(model_id)
         return None if copy is None else copy.layout
 
-    def add_statement(self, signed: SignedStatement) -> None:
+    def add_statement(self, signed: SignedStatement, *, durable: bool = True) -> None:
         known = self._statements.setdefault(signed.statement.model_id, [])
         if all(one.envelope != signed.envelope for one in known):
             known.insert(0, signed)

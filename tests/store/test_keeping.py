@@ -14,6 +14,8 @@ from p2pmodel.errors import DecodeError, InterruptedFetchError, NotFoundError, P
 from p2pmodel.limits import CHUNK_BYTES, OBJECT_BYTES_MAX, STATEMENTS_PER_MODEL_MAX
 from p2pmodel.model import Digest, FileEntry, Layout, Manifest, SecretKey, Sha256, Statement, sign_statement
 from p2pmodel.store import BadRange, DirectoryLock
+from p2pmodel.store.database import Database
+from p2pmodel.store.os_files import OS_FILES
 
 
 def test_an_object_comes_back_by_its_hash_or_not_at_all(shop):
@@ -273,3 +275,14 @@ def test_a_closed_store_says_so(shop):
     store.close()
     with pytest.raises(P2PModelError, match="has been closed"):
         store.put_object(b"x")
+
+
+def test_after_what_may_be_lost_everything_is_durable_again(tmp_path) -> None:
+    database = Database(tmp_path / "index", OS_FILES)
+    with database.transaction(durable=False) as writer:
+        assert writer.execute("PRAGMA synchronous") == [(1,)]
+    with pytest.raises(ValueError), database.transaction(durable=False):
+        raise ValueError("what a caller did")
+    with database.transaction() as writer:
+        assert writer.execute("PRAGMA synchronous") == [(2,)]
+    database.close()

@@ -448,3 +448,50 @@ async def test_a_peer_that_stops_is_noticed_by_the_others(town) -> None:
     await leech.swarm.connect(seed.address)
     await seed.swarm.stop()
     await comes_true(lambda: not leech.swarm.links)
+
+
+# --- following before the download -----------------------------------------------------------------------------------
+
+
+async def test_what_is_said_before_the_download_begins_is_kept_for_it(town) -> None:
+    """One question where two were: a round trip less before the first chunk is asked for."""
+    peer = await town.peer(1)
+    hostile = await town.hostile_to(peer)
+    await comes_true(lambda: peer.swarm.links)
+    [link] = peer.swarm.links.values()
+    link.expect(town.model.id)
+    link.expect(town.model.id)
+    await hostile.until(lambda: hostile.of(wire.Subscribe))
+    hostile.say(wire.HaveMapOf(town.model.id.raw, 40, HaveMap(40, 0b101).encode()), wire.Have(town.model.id.raw, [5]))
+    await comes_true(lambda: link.held.get(town.model.id, HaveMap(40, 0)).bits == 0b100101)
+    download = peer.open_download()
+    download.add_link(link)
+    await hostile.until(lambda: hostile.of(wire.RequestChunk))
+    assert hostile.of(wire.RequestChunk)[0].index in (0, 2, 5)
+    assert len(hostile.of(wire.Subscribe)) == 1
+    peer.swarm.close_download(download)
+
+
+async def test_nobody_is_followed_when_no_download_came(town) -> None:
+    peer = await town.peer(1)
+    hostile = await town.hostile_to(peer)
+    await comes_true(lambda: peer.swarm.links)
+    [link] = peer.swarm.links.values()
+    link.expect(town.model.id)
+    link.expect_no_more(town.model.id)
+    await hostile.until(lambda: hostile.of(wire.Unsubscribe))
+    assert not link.followers
+
+
+async def test_a_map_that_does_not_fit_the_model_costs_its_sender_the_connection_when_the_download_begins(town) -> None:
+    peer = await town.peer(1)
+    hostile = await town.hostile_to(peer)
+    await comes_true(lambda: peer.swarm.links)
+    [link] = peer.swarm.links.values()
+    link.expect(town.model.id)
+    hostile.say(wire.HaveMapOf(town.model.id.raw, 39, HaveMap(39, 0b101).encode()))
+    await comes_true(lambda: town.model.id in link.held)
+    download = peer.open_download()
+    download.add_link(link)
+    await hostile.until_cut_off()
+    peer.swarm.close_download(download)
