@@ -13,6 +13,8 @@ MODULES = {
     "flash_crowd": "simulations.flash_crowd",
     "partition": "simulations.partition",
     "seed_leaves": "simulations.seed_leaves",
+    "slow_tail": "simulations.slow_tail",
+    "short_lives": "simulations.short_lives",
     "byzantine": "simulations.byzantine",
     "sybil": "simulations.sybil",
     "eclipse": "simulations.eclipse",

@@ -6,9 +6,10 @@ A finder keeps looking while it is open, because providers come and go, and hand
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,42 @@ _LOOKUP_PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Between look-ups of the same key: a model that was just published appears in the first; later, new holders."""
 _DIALS_MAX = 16
 _REDIAL_S = 5.0
+
+
+class _Turns:
+    """So many dials at a time; of those that wait, to the nearest first, and in the order in which they came."""
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._came = 0
+
+    @asynccontextmanager
+    async def of(self, scope: int) -> AsyncIterator[None]:
+        if self._free:
+            self._free -= 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._came += 1
+            heapq.heappush(self._waiting, (-scope, self._came, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._next()
+                raise
+        try:
+            yield
+        finally:
+            self._next()
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = heapq.heappop(self._waiting)[2]
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class Finder:
@@ -56,7 +93,7 @@ class Finder:
         self._links: dict[PublicKey, Link] = {}
         self._dialed_at: dict[Address, float] = {}
         self._suggestions = 0
-        self._dials = asyncio.Semaphore(_DIALS_MAX)
+        self._turns = _Turns(_DIALS_MAX)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._changed = asyncio.Event()
 
@@ -149,7 +186,7 @@ class Finder:
         self.spawn(self._dial(address, peer))
 
     async def _dial(self, address: Address, peer: PublicKey | None) -> None:
-        async with self._dials:
+        async with self._turns.of(address.scope):
             if peer is not None and self.enough():
                 return
             try:

@@ -115,8 +115,8 @@ class Download:
         self._wasted_before: dict[PublicKey, int] = {}
         """What each connection had wasted when it joined: earlier downloads have accounted for that."""
         self._refused: set[Link] = set()
-        self._silent: dict[PublicKey, None] = {}
-        """Cut off because nothing came, before they had ever sent a chunk: nothing is hoped from them."""
+        self._empty_handed: dict[PublicKey, None] = {}
+        """They left without having kept a word: when they come back, nothing is hoped from them until they do."""
         self._answer_bytes = 0
         self._came_in: dict[PublicKey, int] = {}
         """What had come in over each connection when we last looked."""
@@ -147,18 +147,13 @@ class Download:
     @property
     def sources(self) -> int:
         """Connected peers that hold something that is missing, and may be believed to give it."""
-        return sum(not self._schedule.idle(peer) and peer not in self._silent for peer in self.links)
+        return sum(not self._schedule.idle(peer) and peer not in self._empty_handed for peer in self.links)
 
     @property
     def links_enough(self) -> bool:
         """Whether more connections would hardly help. Peers that promise and do not deliver are not counted."""
         delivering = sum(not self._schedule.fails(peer) for peer in self.links)
         return delivering >= (LINKS_PER_FETCH_MAX if self._schedule.unheld else LINKS_PER_FETCH_ENOUGH)
-
-    @property
-    def bytes_in(self) -> int:
-        """Everything that the connected sources have sent: grows while anything at all moves, however slowly."""
-        return sum(link.channel.bytes_received for link in self.links.values())
 
     @property
     def answer_bytes(self) -> int:
@@ -237,6 +232,8 @@ class Download:
         if self.links.get(link.peer) is not link:
             return
         del self.links[link.peer]
+        if self._schedule.fails(link.peer) and not self._schedule.proven(link.peer):
+            self._empty_handed[link.peer] = None
         self._schedule.peer_left(link.peer)
         self._count_cancelled(link)
         self._came_in.pop(link.peer, None)
@@ -300,8 +297,6 @@ class Download:
             self._came_in[link.peer] = came_in
             # A link that was idle has been silent for long, but may have been asked only just now.
             if min(link.silent_s(now), self._schedule.late_s(link.peer, now)) > REQUEST_DEADLINE_MAX_S:
-                if not self._schedule.proven(link.peer):
-                    self._silent[link.peer] = None
                 link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
 
     def _fill_soon(self) -> None:
@@ -400,7 +395,7 @@ class Download:
     def _verified(self, link: Link, index: int, sink: _Sink, length: int, served: Served) -> None:
         now = self._clock.monotonic()
         first = self._schedule.is_missing(index)
-        self._silent.pop(link.peer, None)
+        self._empty_handed.pop(link.peer, None)
         for peer in self._schedule.arrived(link.peer, index, now):
             self._cancel(peer, index)
             self._fill_soon()

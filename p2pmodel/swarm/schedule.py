@@ -98,7 +98,7 @@ class Schedule(Generic[K]):
     def idle(self, peer: K) -> bool:
         """Whether nothing is to be hoped from this peer: it holds nothing that is missing, or refuses it all."""
         source = self._sources[peer]
-        return not source.requests and (source.empty_words or not source.bits & self._missing.bits)
+        return source.empty_words or not (source.requests or source.bits & self._missing.bits)
 
     def proven(self, peer: K) -> bool:
         """Whether this peer has delivered a chunk that verified."""
@@ -183,7 +183,7 @@ class Schedule(Generic[K]):
         careful = source.snubbed or source.refusals >= REFUSALS_IN_A_ROW_MAX or (self._proven and not source.proven)
         if len(source.requests) >= (1 if careful else source.window):
             return False
-        if now < source.paused_until and self._proven > source.proven:
+        if now < source.paused_until and self._proven and not source.proven:
             return False
         limit = IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
         # One request at a time is always allowed, so that a few slow peers with full windows cannot starve the rest.

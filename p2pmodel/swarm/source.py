@@ -120,7 +120,7 @@ class Source:
     def remaining_s(self, ahead_bytes: int, usual_s: float, now: float) -> float:
         """How long until the first `ahead_bytes` of what it owes are here; it owes something.
 
-        What is later than it should be is expected to take half as long again as it has taken.
+        What is later than it should be is expected to be late for as long again, or to take half as long again.
         """
         head = next(iter(self.requests.values()))
         if self.rate_bytes_per_s <= 0:
@@ -128,7 +128,8 @@ class Source:
             return max(_UNPROVEN_SLOWER * usual_s * ahead_bytes / max(head.length, 1) - waited_s, waited_s / 2)
         waited_s = max(now - max(self.last_arrival or 0.0, head.asked_at), 1e-6)
         rate = min(self.rate_bytes_per_s, head.length / waited_s)
-        return max(ahead_bytes / max(rate, 1e-9) - waited_s, waited_s / 2)
+        late_s = waited_s - head.length / self.rate_bytes_per_s
+        return max(ahead_bytes / rate - waited_s, waited_s / 2, late_s)
 
     # --- what happens --------------------------------------------------------------------------------------------
 

@@ -63,9 +63,9 @@ class WatchedFetch:
         download = self.peer.peer.swarm.downloads.get(model_id) if model_id is not None and self.peer.alive else None
         if download is None:
             return
-        fetched, came_in = download.tally.bytes_fetched, download.bytes_in
-        # Pings are not progress.
-        if fetched > self.fetched or abs(came_in - self.came_in) > _TRICKLE_BYTES:
+        fetched, came_in = download.tally.bytes_fetched, download.answer_bytes
+        # Words are not progress.
+        if fetched > self.fetched or came_in - self.came_in > _TRICKLE_BYTES:
             self.fetched, self.came_in, self.moved_at = fetched, came_in, now
 
     def missing(self) -> int | None:

@@ -15,7 +15,7 @@ from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
 from p2pmodel.model import PublicKey, SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay import Provider
-from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.finding import Finder, _Turns
 
 STRANGER = SecretKey.from_seed(bytes(32)).public
 
@@ -107,6 +107,25 @@ async def test_dials_that_nobody_answers_wait_in_a_bounded_queue() -> None:
         found.suggest([(STRANGER, Address("127.0.0.1", 1000 + number)) for number in range(500)])
         await settle()
         assert len(found._tasks) <= DIALS_WAITING_MAX
+
+
+async def test_of_those_that_wait_for_a_turn_the_nearest_is_dialled_first() -> None:
+    turns, order = _Turns(1), []
+
+    async def dial(name: str, scope: int) -> None:
+        async with turns.of(scope):
+            order.append(name)
+            await asyncio.sleep(0)
+
+    dials = [("first", 0), ("far", 0), ("lan", 1), ("gone", 2), ("farther", 0), ("here", 2)]
+    tasks = {name: asyncio.get_running_loop().create_task(dial(name, scope)) for name, scope in dials}
+    await asyncio.sleep(0)
+    tasks.pop("gone").cancel()
+    await asyncio.gather(*tasks.values())
+    assert order == ["first", "here", "lan", "far", "farther"]
+    async with turns.of(0):
+        order.append("later")
+    assert order[-1] == "later", "every turn was given back"
 
 
 async def test_an_address_that_does_not_answer_is_not_dialled_again_at_once() -> None:

@@ -7,20 +7,23 @@ from pathlib import Path
 import pytest
 
 from p2pmodel.errors import UsageError
-from p2pmodel.swarm import seeding
+from p2pmodel.swarm import Schedule, seeding
 from p2pmodel.swarm.download import Download
-from p2pmodel.testing.condensed import CondensedIntake
+from p2pmodel.testing.condensed import CondensedIntake, CondensedStore
 from p2pmodel.testing.events import EventLog
 from p2pmodel.testing.report import Line, Result
-from simulations import byzantine, figures, flash_crowd, seed_leaves
+from simulations import byzantine, figures, flash_crowd, seed_leaves, short_lives, slow_tail
 from simulations.byzantine import ByzantineOptions
 from simulations.flash_crowd import FlashCrowdOptions
 from simulations.seed_leaves import SeedLeavesOptions
+from simulations.short_lives import ShortLivesOptions
+from simulations.slow_tail import SlowTailOptions
 
 pytestmark = pytest.mark.slow
 
 CROWD = FlashCrowdOptions(peers=5, size="64MiB")
 LIARS = ByzantineOptions(peers=7, size="24MiB")
+LIVES = ShortLivesOptions(peers=3, seeds=2, size="32MiB", up="2MB/s", life_low=4, life_high=8, pause=1)
 
 
 class Watcher:
@@ -152,6 +155,45 @@ def test_half_the_peers_may_lie_in_every_way() -> None:
     assert value(result, "honest peers banned") == 0
 
 
+def test_with_nine_of_ten_lying_one_honest_seed_is_enough() -> None:
+    result = byzantine.run(ByzantineOptions(peers=12, size="64MiB", kind="most"), Watcher())
+    assert result.options["liars"] == pytest.approx(10 / 12)
+    assert value(result, "honest peers that completed") == 1
+    assert line(result, "time of the last").ok
+
+
+def test_the_last_chunks_do_not_wait_for_a_peer_that_nearly_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = SlowTailOptions(peers=4, size="256MiB", when=0.9, slow=0.002, trials=4)
+    result = slow_tail.run(options, Watcher())
+    assert value(result, "trials that completed") == 1
+    assert line(result, "the same, the worst trial").ok
+    assert value(result, "extra bytes, the worst trial") <= 2 / 256
+    monkeypatch.setattr(Schedule, "_take_over", lambda *args: None)
+    waiting = slow_tail.run(options, Watcher())
+    assert value(waiting, "time of the last 1 %") > 2 * value(result, "time of the last 1 %")
+
+
+def test_everybody_gets_all_of_it_though_nobody_lives_for_a_minute() -> None:
+    result = short_lives.run(LIVES, Watcher())
+    assert value(result, "machines that got all of it") == 1
+    assert value(result, "peers killed") > 4
+    assert value(result, "machines whose progress ever fell") == 0
+
+
+def test_a_disk_that_is_lost_with_its_peer_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep = CondensedStore.open_intake
+
+    def forgetful(store: CondensedStore, layout, *args, **options):
+        store.know(layout).held.clear()
+        return keep(store, layout, *args, **options)
+
+    monkeypatch.setattr(CondensedStore, "open_intake", forgetful)
+    monkeypatch.setattr(short_lives, "_PATIENCE_S", 30.0)
+    result = short_lives.run(LIVES, Watcher())
+    assert value(result, "machines whose progress ever fell") > 0
+    assert not result.ok
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -170,10 +212,13 @@ def test_options_that_no_network_has_are_refused_with_a_sentence(options: FlashC
 def test_what_was_measured_can_be_drawn(crowd: Result, lied: Result, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
     left = seed_leaves.run(SeedLeavesOptions(peers=3, size="4MiB", copies=0.5), Watcher())
+    tail = SlowTailOptions(peers=2, size="16MiB")
     for scenario, result, options in (
         (flash_crowd.SCENARIO, crowd, CROWD),
         (byzantine.SCENARIO, lied, LIARS),
         (seed_leaves.SCENARIO, left, SeedLeavesOptions(peers=3, size="4MiB", copies=0.5)),
+        (slow_tail.SCENARIO, slow_tail.run(tail, Watcher()), tail),
+        (short_lives.SCENARIO, short_lives.run(LIVES, Watcher()), LIVES),
     ):
         path = tmp_path / f"{scenario.name}.{suffix}"
         figures.draw(scenario, result, options, path)

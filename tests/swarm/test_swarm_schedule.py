@@ -6,6 +6,7 @@ The stories state one rule each; the state machine lets peers come, tell, answer
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from random import Random
 
 import pytest
@@ -16,13 +17,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from p2pmodel.limits import (
     CHUNK_BYTES,
     DUPLICATE_REQUESTS_MAX,
+    IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
+    REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MAX_S,
     REQUEST_WINDOW_CHUNKS_MAX,
     REQUEST_WINDOW_CHUNKS_START,
+    REQUESTS_BEGUN,
 )
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.swarm import Schedule
+from p2pmodel.swarm.rarity import Rarity
 
 
 def everything(count: int) -> int:
@@ -261,6 +266,180 @@ def test_a_stalled_peer_holds_up_the_last_chunks_no_longer_than_their_deadline(s
         ask(schedule, "dead", now)
 
 
+# --- strangers, slow ones, those who refuse ----------------------------------------------------------------------
+
+
+def test_a_stranger_shows_one_chunk_before_it_is_trusted_with_more_where_others_deliver() -> None:
+    schedule = plan(100)
+    join(schedule, known=everything(100))
+    schedule.arrived("known", ask(schedule, "known")[0], 0.1)
+    join(schedule, stranger=everything(100))
+    (shown,) = ask(schedule, "stranger", 0.1)
+    assert ask(schedule, "stranger", 0.2) == []
+    schedule.arrived("stranger", shown, 0.3)
+    assert len(ask(schedule, "stranger", 0.3)) > 1
+
+
+def settled(schedule: Schedule[str], rates: dict[str, float], until: Callable[[], bool], now: float = 0.0) -> float:
+    """Let each peer deliver at its rate, in chunks a second, in the order in which it was asked; returns the time."""
+    due = dict.fromkeys(rates, now)
+    queues = {peer: ask(schedule, peer, now) for peer in rates}
+    while not until():
+        peer = min((peer for peer in rates if queues[peer]), key=lambda peer: due[peer] + 1 / rates[peer])
+        now = due[peer] = max(due[peer] + 1 / rates[peer], now)
+        schedule.arrived(peer, queues[peer].pop(0), now)
+        for other, queue in queues.items():
+            queue += ask(schedule, other, now)
+            for who, index in schedule.withdrawn():
+                queues[who].remove(index)
+    return now
+
+
+def test_what_waits_behind_others_at_a_slow_peer_moves_to_one_that_has_nothing_left() -> None:
+    schedule = plan(60)
+    join(schedule, slows=everything(60), fast=everything(60))
+    now = settled(schedule, {"slows": 20, "fast": 20}, lambda: schedule.missing.bit_count() <= 12)
+    owed = list(schedule._sources["slows"].requests)
+    assert len(owed) > REQUESTS_BEGUN
+    moved = []
+    while not schedule.complete and now < 10:
+        # Nothing comes from the slow one any more.
+        now += 0.05
+        for index in list(schedule._sources["fast"].requests):
+            schedule.arrived("fast", index, now)
+        ask(schedule, "fast", now)
+        moved += schedule.withdrawn()
+    assert schedule.complete and now < 3
+    assert {peer for peer, _ in moved} == {"slows"}
+    assert {index for _, index in moved} == set(owed[REQUESTS_BEGUN:]), "what it may have begun is not withdrawn"
+
+
+def test_what_a_late_peer_cannot_have_begun_is_withdrawn_and_the_rest_stays_out() -> None:
+    schedule = plan(100)
+    join(schedule, late=everything(100))
+    asked = ask(schedule, "late")
+    schedule.expire(30.0)
+    assert schedule.withdrawn() == [("late", index) for index in asked[REQUESTS_BEGUN:]]
+    assert list(schedule._sources["late"].requests) == asked[:REQUESTS_BEGUN]
+    assert schedule.withdrawn() == []
+    join(schedule, other=everything(100))
+    assert schedule._free.bits == everything(100), "everything may be asked of others"
+
+
+def test_one_that_needs_longer_than_others_gets_the_time_and_then_counts_as_what_it_is() -> None:
+    schedule = plan(200)
+    join(schedule, fast=everything(200))
+    now = settled(schedule, {"fast": 10}, lambda: schedule.missing.bit_count() < 150)
+    join(schedule, slow=everything(200))
+    for _ in range(6):
+        (index,) = ask(schedule, "slow", now)
+        began = now
+        while now < began + 12 and index in schedule._sources["slow"].requests:
+            now += 0.25
+            schedule.expire(now)
+            if not schedule._sources["slow"].requests[index].overdue:
+                continue
+            # Somebody else has been asked meanwhile, and is quicker.
+            schedule.arrived("fast", index, now)
+        if index in schedule._sources["slow"].requests:
+            schedule.arrived("slow", index, now)
+            assert schedule.proven("slow") and not schedule.fails("slow")
+            return
+    pytest.fail("it never had the time that it needs")
+
+
+def test_who_only_refuses_is_paused_where_others_deliver_and_asked_on_where_nobody_else_is() -> None:
+    for others in (False, True):
+        schedule = plan(200)
+        join(schedule, boaster=everything(200))
+        if others:
+            join(schedule, good=everything(200))
+            schedule.arrived("good", ask(schedule, "good")[0], 0.0)
+        refused = 0
+        for step in range(100):
+            for index in ask(schedule, "boaster", 0.01 * step):
+                schedule.refused("boaster", index, 0.01 * step)
+                refused += 1
+        assert schedule.fails("boaster") and schedule.idle("boaster")
+        assert refused <= 2 * REFUSALS_IN_A_ROW_MAX if others else refused > 50
+
+
+# --- what is asked for first, and of whom ------------------------------------------------------------------------
+
+
+def test_preferred_chunks_come_first_and_then_the_others() -> None:
+    schedule = plan(500)
+    join(schedule, a=everything(500), b=everything(500))
+    now = settled(schedule, {"a": 50, "b": 30}, lambda: schedule.missing.bit_count() <= 450)
+    wanted = sum(1 << index for index in range(200, 240))
+    schedule.prefer(wanted)
+    left = (schedule.missing & wanted).bit_count()
+    before = schedule.missing.bit_count()
+    in_flight = len(schedule._askers)
+    settled_at = settled_with(schedule, {"a": 50, "b": 30}, lambda: not schedule.missing & wanted, now)
+    assert before - schedule.missing.bit_count() <= left + in_flight + 4
+    settled_with(schedule, {"a": 50, "b": 30}, lambda: schedule.complete, settled_at)
+
+
+def settled_with(schedule: Schedule[str], rates: dict[str, float], until: Callable[[], bool], now: float) -> float:
+    """As `settled`, from where the schedule is."""
+    for peer in rates:
+        for index in list(schedule._sources[peer].requests):
+            schedule.arrived(peer, index, now)
+    return settled(schedule, rates, until, now)
+
+
+def test_a_preferred_chunk_that_waits_at_a_slow_peer_is_fetched_elsewhere_though_others_are_free() -> None:
+    schedule = plan(5000)
+    join(schedule, slow=everything(5000), fast=everything(5000))
+    now = settled(schedule, {"slow": 20, "fast": 20}, lambda: schedule.missing.bit_count() <= 4950)
+    owed = list(schedule._sources["slow"].requests)
+    schedule.prefer(1 << owed[0] | 1 << owed[-1])
+    asked = []
+    for _ in range(20):
+        now += 0.05
+        for index in list(schedule._sources["fast"].requests):
+            schedule.arrived("fast", index, now)
+        asked += ask(schedule, "fast", now)
+    assert {owed[0], owed[-1]} <= set(asked)
+    assert not set(owed[1:-1]) & set(asked), "the others can wait: there is enough that nobody is asked for"
+
+
+def test_near_peers_are_asked_before_far_ones_and_fast_ones_before_slow_ones() -> None:
+    schedule = plan(100)
+    for peer, nearness in (("far", 0), ("farther", 0), ("here", 2), ("lan", 1)):
+        schedule.peer_joined(peer, nearness)
+        schedule.peer_has(peer, everything(100))
+    schedule.arrived("farther", ask(schedule, "farther")[0], 0.5)
+    assert schedule.ranking() == ["here", "lan", "farther", "far"]
+
+
+def test_a_far_peer_leaves_room_for_one_that_is_near_and_delivers() -> None:
+    schedule = plan(5000)
+    for peer, nearness in (("near", 1), ("far", 0)):
+        schedule.peer_joined(peer, nearness)
+        schedule.peer_has(peer, everything(5000))
+        schedule.arrived(peer, ask(schedule, peer)[0], 0.01)
+        schedule._sources[peer].window = 64
+    ask(schedule, "far", 0.1)
+    assert schedule.in_flight_bytes == IN_FLIGHT_BYTES_FAR_MAX
+    ask(schedule, "near", 0.1)
+    assert schedule.in_flight_bytes == IN_FLIGHT_BYTES_MAX
+    schedule.peer_left("near")
+    ask(schedule, "far", 0.1)
+    assert schedule.in_flight_bytes == IN_FLIGHT_BYTES_MAX
+
+
+def test_the_whole_of_a_large_model_is_looked_at_once_for_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    rarest = Rarity.rarest
+    monkeypatch.setattr(Rarity, "rarest", lambda *args: looks.append(args) or rarest(*args))
+    schedule = plan(20_000)
+    join(schedule, a=everything(20_000), b=everything(20_000) >> 5000)
+    settled(schedule, {"a": 1000.0, "b": 500.0}, lambda: schedule.missing.bit_count() <= 18_000)
+    assert len(looks) < 2000 / 20
+
+
 COUNT = 24
 PEERS = st.sampled_from(["a", "b", "c", "d"])
 
@@ -329,6 +508,10 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         """After the request is settled, or the peer has gone and come back."""
         peer, index = data.draw(st.sampled_from(self.late_answers))
         self.schedule.arrived(peer, index, self.now)
+
+    @rule(bits=st.integers(0, (1 << COUNT) - 1))
+    def are_preferred(self, bits: int) -> None:
+        self.schedule.prefer(bits)
 
     @rule(bits=st.integers(0, (1 << COUNT) - 1))
     def elsewhere(self, bits: int) -> None:

@@ -198,7 +198,15 @@ async def test_what_a_peer_keeps_is_looked_at_again_and_again(swarm, breaks, say
 async def test_a_fetch_that_stands_still_beside_a_living_holder_is_caught(swarm, monkeypatch):
     net = await swarm(peers=3, seed=1)
     model = await two_files(net)
-    monkeypatch.setattr(Link, "request_chunk", lambda link, model_id, index, digest, asked: link._requests.add(asked))
+    asked = []
+    ask = Link.request_chunk
+
+    def ask_once(link: Link, model_id, index, digest, request) -> int:
+        asked.append(index)
+        # Who has never delivered anything is given up sooner.
+        return ask(link, model_id, index, digest, request) if len(asked) == 1 else link._requests.add(request)
+
+    monkeypatch.setattr(Link, "request_chunk", ask_once)
     with pytest.raises(ViolationError, match=r"peer 1 .*fetch"):
         await net[1].fetch(model)
     assert net.clock.monotonic() < 200
