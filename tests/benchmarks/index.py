@@ -87,8 +87,7 @@ class Index:
         with child([*_daemon(data_dir), "--bootstrap", entry], work / "daemon.log") as daemon:
             listen = str(daemon.hear()["listen"])
             ready_s = time.monotonic() - began
-            asyncio.run(_fetch_one(work / "client", model_id, listen))
-            served_s = time.monotonic() - began
+            served_s = asyncio.run(_fetch_one(work / "client", model_id, listen)) - began
             announced_s, keys = self._watch(work, data_dir, began)
             shutil.rmtree(work / "client")
             return Sample(ready_s, served_s, announced_s, peak_bytes(daemon.pid), keys)
@@ -189,12 +188,14 @@ def _daemon(data_dir: Path) -> list[str | Path]:
     return [*command, "--data-dir", data_dir, "--network", network]
 
 
-async def _fetch_one(data_dir: Path, model_id: str, listen: str) -> None:
+async def _fetch_one(data_dir: Path, model_id: str, listen: str) -> float:
+    """Returns when the file was there, on the monotonic clock."""
     config = PeerConfig(
         data_dir=data_dir, listen="127.0.0.1:0", http=None, network=NetworkConfig(name=_NETWORK, profile="cluster")
     )
     async with Peer(config) as peer:
         await peer.fetch(model_id, files=["config.json"], peers=[listen], to=data_dir / "fetched")
+        return time.monotonic()
 
 
 async def _until_announced(data_dir: Path, chunks: int, began: float) -> tuple[float | None, int]:
