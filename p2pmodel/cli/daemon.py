@@ -53,6 +53,12 @@ def daemon(
     download_limit: Annotated[
         str | None, typer.Option("--download-limit", metavar="RATE", help="As 10MiB or 80Mbit, per second.")
     ] = None,
+    upload_slots: Annotated[
+        str | None,
+        typer.Option(
+            "--upload-slots", metavar="N", help="How many answers leave at once. [default: as many as fill the line]"
+        ),
+    ] = None,
     no_lan: Annotated[
         bool,
         typer.Option(
@@ -80,6 +86,7 @@ def daemon(
         "encryption": encryption,
         "upload_limit": upload_limit,
         "download_limit": download_limit,
+        "upload_slots": upload_slots,
         "lan": False if no_lan else None,
         "client_only": True if client_only else None,
     }
@@ -189,7 +196,7 @@ def _describe(status: PeerStatus) -> list[str]:
                 f"{count(status.keys_announced, 'key')}{_pending(status)}; "
                 f"keeps {count(status.records_held, 'record')} for others",
             ),
-            ("limits", _limits(status)),
+            ("limits", f"{_limits(status)}; {count(status.upload_slots, 'upload slot')}"),
             ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
         ]
     )
@@ -246,7 +253,7 @@ def _table(neighbours: list[Neighbour]) -> list[str]:
             moved = (
                 format_size(each.bytes_sent),
                 _rate(each.send_rate_bytes_per_s),
-                str(each.requests_in or ""),
+                f"{each.requests_in or ''}{' *' if each.in_upload_slot else ''}".strip(),
                 format_size(each.bytes_received),
                 _rate(each.receive_rate_bytes_per_s),
                 str(each.requests_out or ""),

@@ -51,7 +51,7 @@ def _text(key: str, setting: Setting, network: str) -> str:
         return "off"
     if key in ("upload_limit", "download_limit"):
         return f"{value} bytes/s" if value else "unlimited"
-    if key == "client_only" and value is None:
+    if key in ("client_only", "upload_slots") and value is None:
         return "auto"
     if isinstance(value, bool):
         return "true" if value else "false"

@@ -128,6 +128,7 @@ def neighbours(peer: Peer, meter: Meter[Link]) -> list[Neighbour]:
             receive_rate_bytes_per_s=round(meter.rates(link)[1]),
             requests_out=link.requests_out,
             requests_in=link.requests_in,
+            in_upload_slot=link.in_upload_slot,
         )
         for link in peer.swarm.links.values()
     ]

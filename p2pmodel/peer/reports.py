@@ -182,6 +182,8 @@ class Neighbour(msgspec.Struct, frozen=True, kw_only=True):
     """What we have asked of it and not got yet."""
     requests_in: int = 0
     """What it has asked of us and not got yet."""
+    in_upload_slot: bool = False
+    """An answer to it is on its way, or its turn has come."""
 
 
 class Transfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -232,6 +234,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected_from_outside: bool = False
     """Somebody with a public address has opened a connection to it."""
     limits: Limits = Limits()
+    upload_slots: int = 0
+    """Answers that may leave at once at present."""
     network_size: int = 1
     """Estimated number of peers in the overlay, this one included."""
     warnings: list[str] = []

@@ -115,6 +115,7 @@ class LocalService:
             reachability=None if overlay.reachability is None else overlay.reachability.value,
             connected_from_outside=peer.swarm.connected_from_outside,
             limits=await self.limits(),
+            upload_slots=peer.swarm.upload_slots,
             network_size=round(overlay.network_size),
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,

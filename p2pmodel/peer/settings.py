@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pmodel.errors import NotFoundError, UsageError
+from p2pmodel.limits import UPLOADS_MAX
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.config import (
     DEFAULT_HTTP,
@@ -77,6 +78,16 @@ def _rate(value: object) -> int | None:
     return parse_rate(_text(value))
 
 
+def _slots(value: object) -> int | None:
+    if value == "auto":
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 6:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= UPLOADS_MAX:
+        raise UsageError(f"expected 'auto' or a number from 1 to {UPLOADS_MAX}, not {value!r}")
+    return value
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -95,6 +106,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "encryption": _encryption,
     "upload_limit": _rate,
     "download_limit": _rate,
+    "upload_slots": _slots,
     "lan": _switch,
     "client_only": _switch,
 }
@@ -106,6 +118,7 @@ _DEFAULTS: dict[str, Any] = {
     "encryption": "required",
     "upload_limit": None,
     "download_limit": None,
+    "upload_slots": None,
     "lan": True,
     "client_only": None,
 }
@@ -136,6 +149,7 @@ class Settings:
             encryption=value["encryption"],
             upload_limit_bytes_per_s=value["upload_limit"],
             download_limit_bytes_per_s=value["download_limit"],
+            upload_slots=value["upload_slots"],
             lan=value["lan"],
             client_only=value["client_only"],
         )

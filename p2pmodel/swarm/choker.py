@@ -90,6 +90,9 @@ class Choker(Generic[K]):
         fill = self._capacity.bytes_per_s * _SLOT_S / CHUNK_BYTES
         return min(max(int(fill), UPLOAD_SLOTS_MIN), UPLOAD_SLOTS_MAX)
 
+    def sends_to(self, peer: K) -> bool:
+        return any(turn.peer == peer for turn in self._sending)
+
     def ask(self, peer: K, length: int, now: float) -> Turn[K]:
         """This peer waits for its turn from now on."""
         if peer not in self._served:

@@ -156,6 +156,10 @@ class Link:
         return self._queue.pending
 
     @property
+    def in_upload_slot(self) -> bool:
+        return self._uploads.turns.sends_to(self)
+
+    @property
     def may_ask(self) -> bool:
         """Whether another chunk may be asked for now."""
         return len(self._requests) < _CHUNK_REQUESTS_MAX

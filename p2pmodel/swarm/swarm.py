@@ -88,6 +88,11 @@ class Swarm:
         return self._uploads.turns.limit_bytes_per_s
 
     @property
+    def upload_slots(self) -> int:
+        """Answers that may leave at once at present."""
+        return self._uploads.turns.slots
+
+    @property
     def download_limit_bytes_per_s(self) -> float | None:
         return self._download_pace.rate_bytes_per_s
 

@@ -68,6 +68,14 @@ class Turns:
     def limit_bytes_per_s(self) -> float | None:
         return self._pace.rate_bytes_per_s
 
+    @property
+    def slots(self) -> int:
+        return self._choker.slots
+
+    def sends_to(self, peer: Served) -> bool:
+        """Whether it is this peer's turn, or an answer to it on its way."""
+        return self._choker.sends_to(peer)
+
     def limit(self, rate_bytes_per_s: float | None) -> None:
         """What may leave from now on; None is no limit."""
         self._pace.change(rate_bytes_per_s)

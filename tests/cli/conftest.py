@@ -145,6 +145,7 @@ class FakeService:
             agent="evil\x1b[2J",
             send_rate_bytes_per_s=3 << 20,
             requests_in=17,
+            in_upload_slot=True,
         )
         return [connection, Neighbour(peer_id="q" * 52, address="10.0.0.2:1", kind="overlay")]
 

@@ -131,6 +131,22 @@ def test_a_configuration_is_valid_or_does_not_exist(tmp_path, wrong):
         PeerConfig(data_dir=tmp_path, **wrong)
 
 
+async def test_upload_slots_are_a_number_from_anywhere_or_left_to_be_measured(tmp_path):
+    for flags, environ, wanted in (
+        ({}, {}, None),
+        ({"upload_slots": "auto"}, {"P2PMODEL_UPLOAD_SLOTS": "3"}, None),
+        ({}, {"P2PMODEL_UPLOAD_SLOTS": "3"}, 3),
+        ({"upload_slots": "12"}, {"P2PMODEL_UPLOAD_SLOTS": "3"}, 12),
+    ):
+        settings = await load_settings({"data_dir": tmp_path, **flags}, environ=environ)
+        assert settings.peer_config().upload_slots == wanted
+    (tmp_path / "config.toml").write_text("upload_slots = 5\n")
+    assert (await load_settings({"data_dir": tmp_path}, environ={})).peer_config().upload_slots == 5
+    for wrong in ("0", "-1", "65", "many", "9" * 400):
+        with pytest.raises(UsageError, match="--upload-slots: expected 'auto' or a number"):
+            await load_settings({"data_dir": tmp_path, "upload_slots": wrong}, environ={})
+
+
 async def test_whether_to_be_a_client_only_is_found_out_unless_somebody_says(tmp_path):
     assert (await load_settings({"data_dir": tmp_path}, environ={})).peer_config().client_only is None
     for flags, environ, wanted in (

@@ -45,6 +45,24 @@ async def test_a_limit_that_is_lifted_or_lowered_counts_for_what_runs(swarm, whi
     assert net.clock.monotonic() - began < 10
 
 
+@pytest.mark.slow
+async def test_who_is_being_served_and_what_is_due_is_seen_while_it_lasts(swarm):
+    net = await swarm(peers=4, latency_ms=(5, 10), upload_bytes_per_s=MIB, config={"upload_slots": 1}, seed=4)
+    model = await net[0].publish(net.random_model(size=12 * MIB))
+    fetching = asyncio.ensure_future(net[3].fetch(model))
+    await asyncio.sleep(3)
+    seed, leech = LocalService(net[0].peer), LocalService(net[3].peer)
+    (upload,) = [each for each in await seed.neighbours() if each.requests_in]
+    (download,) = [each for each in await leech.neighbours() if each.requests_out]
+    assert (upload.peer_id, download.peer_id) == (net[3].peer_id.text, net[0].peer_id.text)
+    assert upload.in_upload_slot
+    assert not download.in_upload_slot
+    assert 0.3 * MIB < upload.send_rate_bytes_per_s < 2.5 * MIB
+    assert (await seed.status()).upload_slots == 1
+    await fetching
+    assert not any(each.in_upload_slot or each.requests_in for each in await seed.neighbours())
+
+
 @dataclass(eq=False)
 class Line:
     """What the meter looks at: its own channel."""
