@@ -410,7 +410,6 @@ class Download:
         if first:
             self.tally.bytes_repeated += len(twins) * length
         if sink.held_bits:
-            self._schedule.held(sink.held_bits)
             self._on_have(sink.held_bits)
 
 

@@ -147,6 +147,21 @@ def test_a_layout_numbers_every_chunk_of_every_file_once(layout):
     bits = layout.have_map().bits & (1 << 40) // 3
     assert layout.hashes(bits) == [layout[index].digest.raw for index in iter_bits(bits)]
     assert layout.hashes(layout.have_map().bits, 20) == [place.digest.raw[:20] for place in layout]
+    assert [layout.length(place.index) for place in layout] == [place.length for place in layout]
+
+
+@given(layouts(), st.data())
+def test_the_chunks_that_hold_a_range_of_bytes_are_those_that_have_one_of_them(layout, data):
+    file_index = data.draw(st.integers(0, len(layout.files) - 1))
+    size = layout.files[file_index].size
+    start = data.draw(st.integers(0, size + 2))
+    stop = data.draw(st.integers(0, size + 2))
+    held = [
+        index
+        for index in layout.chunks_of(file_index)
+        if layout[index].offset < stop and start < layout[index].offset + layout[index].length and start < stop
+    ]
+    assert list(layout.chunks_holding(file_index, start, stop)) == held
 
 
 @pytest.mark.slow

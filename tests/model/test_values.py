@@ -87,6 +87,8 @@ def test_a_have_map_survives_the_wire_and_lists_what_it_holds(count, data):
     have = HaveMap.of(count, held)
     assert HaveMap.decode(count, have.encode()) == have
     assert list(have) == sorted(held) == list(iter_bits(have.bits))
+    far = 5000 * 8  # behind blocks that are passed over
+    assert list(iter_bits(have.bits << far | 1)) == [0, *(index + far for index in sorted(held))]
     assert have.held == len(held) and have.whole == (len(held) == count)
     assert all(index in have for index in held) and count not in have and -1 not in have
 

@@ -500,6 +500,17 @@ async def test_a_chunk_that_stands_at_many_places_is_asked_for_once(town) -> Non
     assert download.tally.bytes_wasted == 0
 
 
+async def test_what_is_preferred_comes_first_from_wherever_the_same_bytes_stand(town) -> None:
+    town.model = Model(count=60, different=50)
+    seed, leech = await town.seed(1), await town.peer(2)
+    download = leech.open_download()
+    # 55 holds the bytes of 5, which is what is asked for.
+    download.prefer(1 << 30 | 1 << 31 | 1 << 55)
+    await leech.fetch([seed], download)
+    assert whole(leech)
+    assert set(seed.shelf.served[:3]) == {30, 31, 5}
+
+
 async def test_a_peer_that_holds_only_another_place_of_a_repeated_chunk_serves_it(town) -> None:
     town.model = Model(count=8, different=4)
     first, second, leech = await town.peer(1, 0b11110000), await town.peer(2, 0b00000000), await town.peer(3)

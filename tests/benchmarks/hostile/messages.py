@@ -206,9 +206,7 @@ class Messages:
             await asyncio.sleep(0)
         return sorted(found)
 
-    async def _measure(
-        self, swarm: Swarm, callers: list[Deaf], layout: Layout, kind: str, make: Make
-    ) -> None:
+    async def _measure(self, swarm: Swarm, callers: list[Deaf], layout: Layout, kind: str, make: Make) -> None:
         large = [make(number, 1.0) for number in range(self.times)]
         small = [make(number, 0.1) for number in range(self.times)]
         gc.collect()
