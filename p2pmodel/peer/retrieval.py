@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pmodel.model import HaveMap, Layout, PublicKey, SignedStatement
+from p2pmodel.peer.explaining import explain
 from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.peer import Peer
@@ -28,6 +29,7 @@ class Retrieval:
     fetching: Fetching
     request: FetchRequest
     path: str = ""
+    _began: float | None = None
 
     async def run(self, signers: Sequence[PublicKey]) -> FetchReport:
         """Raises as `Peer.fetch` does. One at a time for each model: the next finds on this disk what this brought."""
@@ -35,6 +37,7 @@ class Retrieval:
             began = self.peer.network.clock.monotonic()
             account: Account[PublicKey] = Account(began)
             self.fetching.account = account
+            self._began = began
             async with self.fetching.finder() as finder:
                 layout = await self.fetching.layout(finder)
                 signed = await self.fetching.statements(finder, signers)
@@ -67,6 +70,14 @@ class Retrieval:
     def _shown(self) -> Path:
         """What is printed: the file where the reference named one, else the directory."""
         return self._destination / self.path if self.path else self._destination
+
+    def so_far(self) -> str:
+        """What its time went into, in a sentence without its full stop; empty before its turn has come."""
+        if self._began is None:
+            return ""
+        now = self.peer.network.clock.monotonic()
+        self.fetching.account.note(now)
+        return explain(self.fetching.account, self.fetching.tally, now - self._began).summary.removesuffix(".")
 
     def _enter(self, phase: Cause) -> None:
         self.fetching.account.enter(phase, self.peer.network.clock.monotonic())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -241,7 +241,12 @@ class LocalService:
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
         _check_absolute(request.to)
-        async with time_limit(request.timeout_s):
+        retrieval: Retrieval | None = None
+
+        def so_far() -> str:
+            return retrieval.so_far() if retrieval is not None else ""
+
+        async with time_limit(request.timeout_s, so_far):
             await self._enter(request.bootstrap)
             direct = await resolve(request.peers)
             trust = await self._peer.trust()
@@ -255,8 +260,9 @@ class LocalService:
 
             entries = self._entry_peers(request.bootstrap)
             fetching = Fetching(self._peer.rooms, model_id, direct, tell, entries)
+            retrieval = Retrieval(self._peer, fetching, request, path)
             try:
-                return await Retrieval(self._peer, fetching, request, path).run(wanted)
+                return await retrieval.run(wanted)
             finally:
                 self._transfers.pop(model_id, None)
 
@@ -343,8 +349,8 @@ def _check_absolute(path: str | None) -> None:
 
 
 @asynccontextmanager
-async def time_limit(seconds: float | None) -> AsyncIterator[None]:
-    """`FetchTimeoutError` once `seconds` are over; None is no limit."""
+async def time_limit(seconds: float | None, so_far: Callable[[], str] = str) -> AsyncIterator[None]:
+    """`FetchTimeoutError` once `seconds` are over; None is no limit. `so_far` says what they went into, or nothing."""
     if seconds is not None and seconds <= 0:
         raise UsageError("a time limit is a positive number of seconds")
     limit = asyncio.timeout(seconds)
@@ -354,6 +360,7 @@ async def time_limit(seconds: float | None) -> AsyncIterator[None]:
     except TimeoutError as error:
         if not limit.expired():
             raise
+        spent = f" ({text})" if (text := so_far()) else ""
         raise FetchTimeoutError(
-            f"not done within {seconds:g} s; what has arrived is kept, run the same command to resume"
+            f"not done within {seconds:g} s{spent}; what has arrived is kept, run the same command to resume"
         ) from error

@@ -7,14 +7,18 @@ known, so that what was measured can be compared with what was built.
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import msgspec
 import pytest
 
 from p2pmodel.cli.explaining import explanation_lines
+from p2pmodel.errors import FetchTimeoutError
 from p2pmodel.model import SecretKey
 from p2pmodel.peer.explaining import explain
-from p2pmodel.peer.reports import Explanation, FetchReport
+from p2pmodel.peer.reports import Explanation, FetchReport, Progress
+from p2pmodel.peer.requests import FetchRequest
+from p2pmodel.peer.service import LocalService
 from p2pmodel.swarm import Account, Tally
 from p2pmodel.swarm.accounting import CAUSES, Cause
 
@@ -144,6 +148,33 @@ async def test_while_the_only_holder_is_away_nobody_holds_what_is_missing(swarm)
     assert found.limit == "no_source"
     assert 20 < found.seconds["no_source"] < 60
     assert found.seconds["sources"] > 8
+
+
+@pytest.mark.slow
+async def test_a_fetch_that_is_not_done_in_time_says_what_the_time_went_into(swarm):
+    net = await swarm(peers=4, upload_bytes_per_s=MIB, latency_ms=(5, 20), seed=10)
+    model = await net[0].publish(net.random_model(size=32 * MIB))
+    said = r"not done within 12 s \(9\d % of the time the sources were the limit: 1 peer gave "
+    with pytest.raises(FetchTimeoutError, match=said):
+        await net[3].fetch(model, timeout_s=12)
+
+
+@pytest.mark.slow
+async def test_progress_tells_where_it_resumed_and_a_time_left_that_does_not_jump(swarm):
+    net = await swarm(peers=4, upload_bytes_per_s=MIB, latency_ms=(5, 20), seed=11)
+    model = await net[0].publish(net.random_model(size=40 * MIB))
+    with pytest.raises(FetchTimeoutError):
+        await net[3].fetch(model, timeout_s=8)
+    seen: list[Progress] = []
+    report = await LocalService(net[3].peer).fetch(FetchRequest(ref=model.model_id), seen.append)
+    moving = [progress for progress in seen if progress.phase == "transfer"]
+    assert {progress.bytes_reused for progress in moving} == {report.bytes_reused}
+    assert 4 * MIB < report.bytes_reused < 10 * MIB
+    assert all(progress.bytes_done >= report.bytes_reused for progress in moving)
+    left = [progress.eta_s for progress in moving if progress.eta_s is not None]
+    settled = left[len(left) // 4 : -20]
+    assert len(settled) > 50
+    assert max(later - before for before, later in pairwise(settled)) < 2.0
 
 
 @pytest.mark.slow
