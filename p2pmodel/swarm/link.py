@@ -195,7 +195,7 @@ class Link:
     # --- what we ask ---------------------------------------------------------------------------------------------
 
     def expect(self, model_id: ModelId) -> None:
-        """Follow a model whose download begins as soon as more is known of it: what the peer says is kept until then."""
+        """Follow a model whose download begins as soon as more is known of it: what is said is kept until then."""
         if model_id not in self.followers:
             self.follow(model_id, _Expecting())
 
