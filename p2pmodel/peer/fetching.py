@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 
 _REPORT_S = 0.2
 _WAIT_S = 0.5
-_ETA_MEMORY_S = 15.0
+_ETA_MEMORY_S = 30.0
 _TRICKLE_BYTES = 16 * KIB
 """Less than this in `FETCH_STALL_S` is no progress: half a kilobyte a second."""
 _CHUNK_LOOKUPS = 8
@@ -338,7 +338,9 @@ class Fetching:
             now = self._now()
             done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
             rate, peers = download.rate(now)
-            steady_rate = steady.update(done, now)
+            # Chunks that are on their way count too: on a slow line they come in groups, with long pauses.
+            under_way = min(max(done, base + download.answer_bytes - download.tally.bytes_wasted), total)
+            steady_rate = steady.update(under_way, now)
             note = ""
             # A chunk may take minutes on a slow path. A peer that only talks or refuses does not count as moving.
             if download.tally.bytes_fetched > fetched or download.answer_bytes - came > _TRICKLE_BYTES:
@@ -358,7 +360,7 @@ class Fetching:
                     bytes_total=total,
                     rate_bytes_per_s=rate,
                     peers=peers,
-                    eta_s=(total - done) / steady_rate if rate > 0 and steady_rate > 0 else None,
+                    eta_s=(total - under_way) / steady_rate if steady_rate and now - moved_at < _ETA_MEMORY_S else None,
                     bytes_reused=base,
                     note=note,
                 )

@@ -161,20 +161,21 @@ async def test_a_fetch_that_is_not_done_in_time_says_what_the_time_went_into(swa
 
 @pytest.mark.slow
 async def test_progress_tells_where_it_resumed_and_a_time_left_that_does_not_jump(swarm):
-    net = await swarm(peers=4, upload_bytes_per_s=MIB, latency_ms=(5, 20), seed=11)
+    net = await swarm(peers=4, upload_bytes_per_s=MIB // 4, latency_ms=(5, 20), seed=11)
     model = await net[0].publish(net.random_model(size=40 * MIB))
     with pytest.raises(FetchTimeoutError):
-        await net[3].fetch(model, timeout_s=8)
+        await net[3].fetch(model, timeout_s=32)
     seen: list[Progress] = []
     report = await LocalService(net[3].peer).fetch(FetchRequest(ref=model.model_id), seen.append)
     moving = [progress for progress in seen if progress.phase == "transfer"]
     assert {progress.bytes_reused for progress in moving} == {report.bytes_reused}
     assert 4 * MIB < report.bytes_reused < 10 * MIB
     assert all(progress.bytes_done >= report.bytes_reused for progress in moving)
-    left = [progress.eta_s for progress in moving if progress.eta_s is not None]
-    settled = left[len(left) // 4 : -20]
-    assert len(settled) > 50
-    assert max(later - before for before, later in pairwise(settled)) < 2.0
+    # A chunk comes every four seconds; between chunks the figure must neither go nor run away.
+    settled = [progress.eta_s for progress in moving[len(moving) // 4 :]]
+    assert len(settled) > 400
+    assert all(left is not None for left in settled)
+    assert max(abs(later - before) / max(before, 20) for before, later in pairwise(settled)) < 0.2
 
 
 @pytest.mark.slow
