@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from tests.benchmarks import links, transfer
 from tests.benchmarks.contenders.contender import SHAPES
+from tests.benchmarks.hostile.flood import Flood
+from tests.benchmarks.hostile.messages import Messages
 from tests.benchmarks.index import Index
 from tests.benchmarks.links import LINKS, LONGEST_S, Links
 from tests.benchmarks.measure import BenchmarkError
@@ -66,10 +68,20 @@ def _links(args: argparse.Namespace) -> Links:
     return Links(args.size, repeat, args.only, not args.cold, _say, over, args.longest)
 
 
+def _flood(_: argparse.Namespace) -> Flood:
+    return Flood(_say)
+
+
+def _messages(_: argparse.Namespace) -> Messages:
+    return Messages(_say)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "transfer": _transfer,
     "links": _links,
     "index": _index,
+    "flood": _flood,
+    "messages": _messages,
 }
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

@@ -1,8 +1,8 @@
 """What one hostile message costs the peer that gets it (scorecard M4): the worst of each kind, and ten times smaller.
 
-The victim is a real swarm with as many connections as it takes, most of them following one model, and a download of that
-model under way; the model has a million chunks, every third of them a repetition. Only the socket is missing: messages
-are handed to the connection as a channel would.
+The victim is a real swarm with as many connections as it takes, all of them following one model, and a download of
+that model under way; the model has a million chunks, every third of them a repetition. Only the socket is missing:
+messages are handed to the connection as a channel would.
 """
 
 from __future__ import annotations
@@ -145,11 +145,15 @@ class Messages:
     """The benchmark: `run`, then `tables`, `lines` and `as_json`."""
 
     tell: Callable[[str], None]
+    repeat: int = 1
     chunks: int = CHUNKS
     connections: int = CONNECTIONS_INCOMING_MAX
     times: int = _TIMES
     costs: list[Cost] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def missing(self) -> str:
+        return ""
 
     def run(self, work: Path) -> None:
         asyncio.run(self._run())
@@ -222,9 +226,33 @@ class Messages:
         median = many[len(many) // 2]
         rank = min(len(many) - 1, int(len(many) * 0.999))
         self.costs.append(Cost(kind, len(large[0]), median, many[rank], len(small[0]), few[len(few) // 2]))
-        self.tell(
-            f"{kind}: {len(large[0]):,} bytes, {median:.3f} ms, p99.9 {many[rank]:.3f} ms, ratio {self.costs[-1].ratio:.1f}"
-        )
+        self.tell(f"{kind}: {len(large[0]):,} bytes, {median:.3f} ms, p99.9 {many[rank]:.3f} ms")
+
+    def tables(self) -> list[str]:
+        rows = [
+            [
+                cost.kind,
+                f"{cost.size_bytes:,}",
+                f"{cost.median_ms:.3f}",
+                f"{cost.p999_ms:.3f}",
+                f"{cost.ratio:.1f}" if cost.size_bytes > 5 * cost.small_bytes else "-",
+            ]
+            for cost in self.costs
+        ]
+        return table(["message", "bytes", "median ms", "p99.9 ms", "10 x the bytes"], rows)
+
+    def disturbance(self) -> str:
+        load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
+        return f"load average {load}; CPU time of the loop's thread, {self.times} messages of each kind"
+
+    def lines(self) -> list[Line]:
+        return [
+            at_most("M4", "worst message, p99.9", max(cost.p999_ms for cost in self.costs), MARK_MS, "ms"),
+            at_most("M4", "ten times the bytes", max(cost.ratio for cost in self.costs), RATIO_MARK, "x"),
+        ]
+
+    def as_json(self) -> dict[str, object]:
+        return {"costs": [asdict(cost) for cost in self.costs], "lines": [line.as_json() for line in self.lines()]}
 
 
 Make = Callable[[int, float], bytes]
@@ -302,8 +330,3 @@ def scripts(layout: Layout) -> dict[str, Make]:
         "Statements (unasked)": statements,
         "nesting": noise,
     }
-
-
-if __name__ == "__main__":
-    m = Messages(print, chunks=int(os.environ.get("CHUNKS", "1000000")))
-    m.run(Path())
