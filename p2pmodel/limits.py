@@ -88,7 +88,7 @@ LINKS_PER_FETCH_ENOUGH = 24
 """Connections that a fetch opens while every missing chunk has a holder among them; others may connect to us as well.
 Each chunk is told to every one, so in a crowd more would cost more than they bring (Kraken: 10, BitTorrent: 50)."""
 LINKS_PER_FETCH_MAX = 64
-"""The same where some missing chunk has no holder among them yet."""
+"""The same where some missing chunk has no holder among them yet, and nothing else comes either."""
 DIALS_WAITING_MAX = 64
 """Connections that one fetch may have under way or waiting for their turn; others are dialled in a later round."""
 SUGGESTED_DIALS_MAX = 512

@@ -28,6 +28,7 @@ from p2pmodel.swarm.shelf import Intake
 _TICK_MAX_S = 0.25
 _TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
+_STILL_S = 2.0
 _IMPLIED_MAX = 256
 _TWINS_LOOKED_AT = 8
 _RATE_WINDOW_S = 3.0
@@ -125,6 +126,7 @@ class Download:
         self._changed = asyncio.Event()
         self._not_before = 0.0
         self._arrivals: list[tuple[float, int, PublicKey]] = []
+        self._arrived_at = clock.monotonic()
 
     # --- what is known -------------------------------------------------------------------------------------------
 
@@ -149,11 +151,17 @@ class Download:
         """Connected peers that hold something that is missing, and may be believed to give it."""
         return sum(not self._schedule.idle(peer) and peer not in self._empty_handed for peer in self.links)
 
+    def rare(self, bits: int) -> int:
+        """Those of these chunks that hardly anybody holds whom we know."""
+        return self._schedule.rare(bits)
+
     @property
     def links_enough(self) -> bool:
         """Whether more connections would hardly help. Peers that promise and do not deliver are not counted."""
         delivering = sum(not self._schedule.fails(peer) for peer in self.links)
-        return delivering >= (LINKS_PER_FETCH_MAX if self._schedule.unheld else LINKS_PER_FETCH_ENOUGH)
+        # What nobody here holds yet comes to neighbours while anything comes: a seed spreads it part by part.
+        stands_still = self._clock.monotonic() - self._arrived_at > _STILL_S and self._schedule.unheld
+        return delivering >= (LINKS_PER_FETCH_MAX if stands_still else LINKS_PER_FETCH_ENOUGH)
 
     @property
     def answer_bytes(self) -> int:
@@ -403,6 +411,7 @@ class Download:
             served.bytes += length
             self.tally.bytes_fetched += length
             self._arrivals.append((now, length, link.peer))
+            self._arrived_at = now
             self.account.gave(link.peer, length)
         else:
             self._waste(link.peer, "duplicate", length)

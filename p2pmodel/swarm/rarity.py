@@ -86,6 +86,12 @@ class Rarity:
     def holders(self, index: int) -> int:
         return sum((plane >> index & 1) << place for place, plane in enumerate(self._planes))
 
+    def rare(self, bits: int) -> int:
+        """Those of `bits` that fewer than four hold."""
+        for plane in self._planes[2:]:
+            bits ^= bits & plane
+        return bits
+
     def unheld(self, bits: int) -> int:
         """Those of `bits` that nobody holds."""
         bits &= self._everything

@@ -84,6 +84,10 @@ class Schedule(Generic[K]):
         """Missing chunks that no known peer holds."""
         return self._rarity.unheld(self._missing.bits)
 
+    def rare(self, bits: int) -> int:
+        """Those of `bits` that fewer than four known peers hold."""
+        return self._rarity.rare(bits)
+
     @property
     def in_flight_bytes(self) -> int:
         return self._in_flight_bytes

@@ -31,11 +31,10 @@ from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.seeding import Seeding
 from p2pmodel.swarm.shelf import Intake, Shelf
+from p2pmodel.swarm.telling import TELL_S, Telling
 from p2pmodel.swarm.turns import Turns
 from p2pmodel.swarm.upload import Uploads
 
-_HAVE_DELAY_S = 0.02
-"""Chunks verified within this time are told of in one message."""
 _OBJECT_HEDGE_S = 1.0
 """After this long without an answer the next peer is asked too."""
 
@@ -70,7 +69,8 @@ class Swarm:
         self._download_pace = Pace(download_limit_bytes_per_s)
         self._dialing: dict[Address, asyncio.Task[Link]] = {}
         self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}
-        self._fresh: dict[ModelId, int] = {}
+        self._tellings: dict[ModelId, Telling[Link]] = {}
+        self._tell_timers: dict[ModelId, asyncio.TimerHandle] = {}
         self._closed_bytes = [0, 0]
         self.connected_from_outside = False
         """Somebody with a public address has opened a connection to us."""
@@ -249,15 +249,31 @@ class Swarm:
 
     def note_have(self, model_id: ModelId, bits: int) -> None:
         """Chunks of this model are here now: peers that follow it will hear."""
-        if model_id not in self._fresh:
-            asyncio.get_running_loop().call_later(_HAVE_DELAY_S, self._tell, model_id)
-        self._fresh[model_id] = self._fresh.get(model_id, 0) | bits
+        download = self.downloads.get(model_id)
+        telling = self._tellings.setdefault(model_id, Telling(self._rng))
+        telling.add(bits, rare=bits if download is None else download.rare(bits))
+        self._tell_later(model_id, telling)
 
-    def _tell(self, model_id: ModelId) -> None:
-        bits = self._fresh.pop(model_id)
-        for link in self.links.values():
-            if model_id in link.interests:
-                link.tell_have(model_id, bits)
+    def _tell_later(self, model_id: ModelId, telling: Telling[Link]) -> None:
+        loop, timer = asyncio.get_running_loop(), self._tell_timers.get(model_id)
+        if timer is not None and (not telling.rare or timer.when() - loop.time() <= TELL_S):
+            return
+        if timer is not None:
+            timer.cancel()
+        wait_s = telling.wait_s(len(self._interested(model_id)), self._network.clock.monotonic())
+        self._tell_timers[model_id] = loop.call_later(wait_s, self._tell, model_id, telling)
+
+    def _interested(self, model_id: ModelId) -> list[Link]:
+        return [link for link in self.links.values() if model_id in link.interests]
+
+    def _tell(self, model_id: ModelId, telling: Telling[Link]) -> None:
+        del self._tell_timers[model_id]
+        for link, bits in telling.due(self._interested(model_id), self._network.clock.monotonic()):
+            held = link.held.get(model_id)
+            if fresh := bits if held is None else bits & ~held.bits:
+                link.tell_have(model_id, fresh)
+        if telling.waiting:
+            self._tell_later(model_id, telling)
 
     async def tell_state(self, model_id: ModelId) -> None:
         """What we hold of this model has changed otherwise than by growing: tell everybody who follows it."""
@@ -333,4 +349,5 @@ class Swarm:
 
     def close_download(self, download: Download) -> None:
         self.downloads.pop(download.layout.model_id, None)
+        self._tellings.pop(download.layout.model_id, None)  # what waits there is told of all the same
         download.leave()

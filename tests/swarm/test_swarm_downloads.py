@@ -522,6 +522,7 @@ async def test_connections_are_enough_only_where_each_chunk_has_a_holder_and_the
     town, monkeypatch
 ) -> None:
     monkeypatch.setattr("p2pmodel.swarm.download.LINKS_PER_FETCH_ENOUGH", 1)
+    monkeypatch.setattr("p2pmodel.swarm.download._STILL_S", -1.0)
     seed, leech = await town.seed(1), await town.peer(2)
     download = leech.open_download()
     download.add_link(await leech.swarm.connect(seed.address))

@@ -93,7 +93,7 @@ async def test_growth_while_the_have_map_is_read_is_never_lost(town) -> None:
     await read.wait()
     peer.shelf.bits |= 0b10
     peer.swarm.note_have(town.model.id, 0b10)
-    await comes_true(lambda: not peer.swarm._fresh)
+    await comes_true(lambda: not peer.swarm._tell_timers)
     goes_on.set()
 
     def known() -> int:
@@ -135,7 +135,7 @@ async def test_who_has_unsubscribed_hears_nothing_more(town) -> None:
     await answered(hostile)
     hostile.heard.clear()
     peer.swarm.note_have(town.model.id, 0b1)
-    await comes_true(lambda: not peer.swarm._fresh)
+    await comes_true(lambda: not peer.swarm._tell_timers)
     await answered(hostile)
     assert not hostile.of(wire.Have) and not hostile.of(wire.HaveMapOf)
 
