@@ -294,12 +294,17 @@ class Fetching:
         swarm = self.rooms.swarm
         await self.rooms.announcer.begin(layout)
         download = swarm.open_download(
-            layout, intake.wanted, intake.have, intake, links=finder.links, account=self.account
+            layout,
+            intake.wanted,
+            intake.have,
+            intake,
+            links=finder.links,
+            account=self.account,
+            on_peers=finder.suggest,
         )
         self.tally = download.tally
         finder.on_link = download.add_link
         finder.enough = lambda: download.links_enough
-        download.on_peers = finder.suggest
         claims = asyncio.get_running_loop().create_task(self._claim_now_and_then(intake, download))
         watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
         running = asyncio.get_running_loop().create_task(download.run())

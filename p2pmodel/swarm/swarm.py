@@ -6,7 +6,7 @@ At most one connection to each peer: where two cross, both sides keep the one th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, HandshakeError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
@@ -322,9 +322,11 @@ class Swarm:
         *,
         links: Iterable[Link] = (),
         account: Account[PublicKey] | None = None,
+        on_peers: Callable[[Sequence[tuple[PublicKey, Address]]], None] = lambda peers: None,
     ) -> Download:
         """Begin to pull a model; `close_download` must follow. One at a time for each model.
 
+        `on_peers` is told of peers that others name, those too that were named before it began.
         Raises `ProtocolError` where it is being pulled already.
         """
         model_id = layout.model_id
@@ -341,6 +343,7 @@ class Swarm:
             on_have=lambda bits: self.note_have(model_id, bits),
             account=account,
         )
+        download.on_peers = on_peers
         self.downloads[model_id] = download
         for link in [*links, *(link for link in self.links.values() if model_id in link.interests)]:
             if self.links.get(link.peer) is link:

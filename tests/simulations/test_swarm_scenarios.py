@@ -77,7 +77,7 @@ def test_a_crowd_whose_hosts_do_not_help_each_other_has_the_seed_send_several_co
     together = flash_crowd.run(at_once, Watcher())
     monkeypatch.setattr(Download, "link_has", _only_from_the_whole(Download.link_has))
     alone = flash_crowd.run(at_once, Watcher())
-    assert value(alone, "copies that the seed sent") > 2 > 1.5 > value(together, "copies that the seed sent")
+    assert value(alone, "copies that the seed sent") > 2 > 1.7 > value(together, "copies that the seed sent")
     assert value(alone, "time over size / bandwidth, p50") > value(together, "time over size / bandwidth, p50")
     assert not line(alone, "copies that the seed sent").ok
 
@@ -170,7 +170,7 @@ def test_the_last_chunks_do_not_wait_for_a_peer_that_nearly_stops(monkeypatch: p
     assert value(result, "extra bytes, the worst trial") <= 2 / 256
     monkeypatch.setattr(Schedule, "_take_over", lambda *args: None)
     waiting = slow_tail.run(options, Watcher())
-    assert value(waiting, "time of the last 1 %") > 2 * value(result, "time of the last 1 %")
+    assert value(waiting, "time of the last 1 %") > 1.5 * value(result, "time of the last 1 %")
 
 
 def test_everybody_gets_all_of_it_though_nobody_lives_for_a_minute() -> None:
