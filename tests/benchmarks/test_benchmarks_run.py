@@ -47,7 +47,7 @@ def test_a_run_says_what_it_measured_names_what_is_missing_and_leaves_nothing(tm
 
 @pytest.mark.slow
 def test_a_daemon_with_a_filled_index_serves_and_is_measured(tmp_path: Path) -> None:
-    index = Index(1, lambda text: None, chunks=4_000)
+    index = Index(1, lambda text: None, chunks=4_000, settle_s=0)
     index.run(tmp_path)
     (sample,) = index.samples
     assert sample.announced_s is not None
