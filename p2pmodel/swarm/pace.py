@@ -16,8 +16,8 @@ class Pace:
     def change(self, rate_bytes_per_s: float | None) -> bool:
         """Another limit from now on. Says whether more is allowed than before: then nobody need wait on."""
         before, self.rate_bytes_per_s = self.rate_bytes_per_s, rate_bytes_per_s
-        if rate_bytes_per_s is None:
-            self._credit_bytes, self._last = 0.0, None
+        if before is None or rate_bytes_per_s is None:
+            self._credit_bytes, self._last = 0.0, None  # what moved without a limit is no debt
         return before is not None and (rate_bytes_per_s is None or rate_bytes_per_s > before)
 
     def take(self, size_bytes: int, now: float) -> float:

@@ -46,6 +46,20 @@ async def test_a_limit_that_is_lifted_or_lowered_counts_for_what_runs(swarm, whi
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("which", ["upload", "download"])
+async def test_what_moved_before_there_was_a_limit_is_no_debt(swarm, which):
+    net = await swarm(peers=4, latency_ms=(5, 10), seed=12)
+    first = await net[0].publish(net.random_model(size=32 * MIB))
+    await net[3].fetch(first)
+    service = LocalService((net[0] if which == "upload" else net[3]).peer)
+    second = await net[0].publish(net.random_model(size=4 * MIB))
+    await service.set_limits(LimitsChange(**{f"{which}_bytes_per_s": MIB}))
+    began = net.clock.monotonic()
+    await net[3].fetch(second)
+    assert 2 < net.clock.monotonic() - began < 8
+
+
+@pytest.mark.slow
 async def test_who_is_being_served_and_what_is_due_is_seen_while_it_lasts(swarm):
     net = await swarm(peers=4, latency_ms=(5, 10), upload_bytes_per_s=MIB, config={"upload_slots": 1}, seed=4)
     model = await net[0].publish(net.random_model(size=12 * MIB))
