@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from p2pmodel.cli.options import Bootstrap, DataDir, Debug, Invocation, Json, Quiet, invocation_of
+from p2pmodel.cli.options import Background, Bootstrap, DataDir, Debug, Invocation, Json, Quiet, invocation_of
 
 if TYPE_CHECKING:
     from p2pmodel.peer.reports import Neighbour, PeerStatus
@@ -59,6 +59,7 @@ def daemon(
             "--upload-slots", metavar="N", help="How many answers leave at once. [default: as many as fill the line]"
         ),
     ] = None,
+    background: Background = False,
     no_lan: Annotated[
         bool,
         typer.Option(
@@ -87,6 +88,7 @@ def daemon(
         "upload_limit": upload_limit,
         "download_limit": download_limit,
         "upload_slots": upload_slots,
+        "background": True if background else None,
         "lan": False if no_lan else None,
         "client_only": True if client_only else None,
     }
@@ -196,7 +198,7 @@ def _describe(status: PeerStatus) -> list[str]:
                 f"{count(status.keys_announced, 'key')}{_pending(status)}; "
                 f"keeps {count(status.records_held, 'record')} for others",
             ),
-            ("limits", f"{_limits(status)}; {count(status.upload_slots, 'upload slot')}"),
+            ("limits", _limits(status)),
             ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
         ]
     )
@@ -211,13 +213,13 @@ def _describe(status: PeerStatus) -> list[str]:
 
 
 def _limits(status: PeerStatus) -> str:
+    from p2pmodel.cli.output import count
     from p2pmodel.peer.units import format_rate
 
-    up, down = status.limits.upload_bytes_per_s, status.limits.download_bytes_per_s
-    if up is None and down is None:
-        return "none"
-    told = [("upload", up), ("download", down)]
-    return ", ".join(f"{what} {format_rate(rate) if rate is not None else 'unlimited'}" for what, rate in told)
+    told = [("upload", status.limits.upload_bytes_per_s), ("download", status.limits.download_bytes_per_s)]
+    rates = [f"{what} {format_rate(rate)}" for what, rate in told if rate is not None]
+    background = ", in the background" if status.background else ""
+    return f"{', '.join(rates) or 'none'}; {count(status.upload_slots, 'upload slot')}{background}"
 
 
 def _pending(status: PeerStatus) -> str:

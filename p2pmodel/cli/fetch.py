@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p2pmodel.cli.options import (
+    Background,
     Bootstrap,
     DataDir,
     Debug,
@@ -60,6 +61,7 @@ def fetch(
     explain: Annotated[
         bool, typer.Option("--explain", help="Say who gave what, what was wasted, and why it was not faster.")
     ] = False,
+    background: Background = False,
     timeout: Timeout = None,
     data_dir: DataDir = None,
     as_json: Json = False,
@@ -89,7 +91,7 @@ def fetch(
         timeout_s=timeout,
     )
     draw = may_draw(wanted=not (as_json or quiet or no_progress))
-    report = run(_fetch(invocation_of(ctx), request, draw=draw))
+    report = run(_fetch(invocation_of(ctx), request, draw=draw, background=background))
     if as_json:
         data_json(report)
         return
@@ -102,7 +104,7 @@ def fetch(
         _tell_sources(report)
 
 
-async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -> FetchReport:
+async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool, background: bool) -> FetchReport:
     import asyncio
 
     from p2pmodel.cli.progress import ProgressView
@@ -111,7 +113,7 @@ async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -
 
     view = ProgressView(draw=draw)
     try:
-        async with open_service(invocation, offline=False) as service:
+        async with open_service(invocation, offline=False, flags={"background": background or None}) as service:
             with view:
                 return await service.fetch(request, view.update)
     except asyncio.CancelledError:

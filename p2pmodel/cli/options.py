@@ -62,6 +62,9 @@ Peers = Annotated[
     list[str] | None,
     typer.Option("--peer", metavar="HOST:PORT", help="A peer to ask directly, without looking it up. Repeatable."),
 ]
+Background = Annotated[
+    bool, typer.Option("--background", help="Take only what CPU and disk time other programs leave.")
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this long (exit code 5).")
 ]

@@ -73,12 +73,14 @@ async def _find_daemon(settings: Settings) -> DaemonClient | None:
 
 
 @asynccontextmanager
-async def open_service(invocation: Invocation, *, offline: bool) -> AsyncIterator[PeerService]:
-    """The daemon of this data directory, or else a peer of our own for as long as the command runs.
+async def open_service(
+    invocation: Invocation, *, offline: bool, flags: dict[str, object] | None = None
+) -> AsyncIterator[PeerService]:
+    """The daemon of this data directory, or else a peer of our own for as long as the command runs, made with `flags`.
 
     `offline`: what the command does needs no other peer, so an embedded one enters no network.
     """
-    settings = await settings_of(invocation)
+    settings = await settings_of(invocation, flags)
     daemon = await _find_daemon(settings)
     if daemon is not None:
         try:

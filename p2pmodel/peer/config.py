@@ -85,6 +85,8 @@ class PeerConfig:
     download_limit_bytes_per_s: int | None = None
     upload_slots: int | None = None
     """Answers that leave at once; None: as many as fill the line, as measured."""
+    background: bool = False
+    """Where the process is this peer's own (a daemon, a command): it takes what CPU and disk time others leave."""
     lan: bool = True
     client_only: bool | None = None
     """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached. None

@@ -20,6 +20,7 @@ from p2pmodel.peer.control import ControlServer
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.runtime import RuntimeRecord, remove_runtime, write_runtime
 from p2pmodel.peer.service import LocalService
+from p2pmodel.peer.yielding import yield_to_others
 
 _EXIT_MARGIN_S = 1.0
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ async def open_peer(config: PeerConfig) -> AsyncIterator[tuple[Peer, LocalServic
 
     Raises `RefusedError` where another process has it, `NetworkError` where the port cannot be had.
     """
+    if config.background:
+        yield_to_others()
     async with Peer(config) as peer:
         service = LocalService(peer)
         try:

@@ -234,6 +234,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected_from_outside: bool = False
     """Somebody with a public address has opened a connection to it."""
     limits: Limits = Limits()
+    background: bool = False
+    """It takes what CPU and disk time others leave."""
     upload_slots: int = 0
     """Answers that may leave at once at present."""
     network_size: int = 1

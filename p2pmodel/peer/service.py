@@ -116,6 +116,7 @@ class LocalService:
             connected_from_outside=peer.swarm.connected_from_outside,
             limits=await self.limits(),
             upload_slots=peer.swarm.upload_slots,
+            background=peer.config.background,
             network_size=round(overlay.network_size),
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,

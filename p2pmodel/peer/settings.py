@@ -107,6 +107,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "upload_limit": _rate,
     "download_limit": _rate,
     "upload_slots": _slots,
+    "background": _switch,
     "lan": _switch,
     "client_only": _switch,
 }
@@ -119,6 +120,7 @@ _DEFAULTS: dict[str, Any] = {
     "upload_limit": None,
     "download_limit": None,
     "upload_slots": None,
+    "background": False,
     "lan": True,
     "client_only": None,
 }
@@ -150,6 +152,7 @@ class Settings:
             upload_limit_bytes_per_s=value["upload_limit"],
             download_limit_bytes_per_s=value["download_limit"],
             upload_slots=value["upload_slots"],
+            background=value["background"],
             lan=value["lan"],
             client_only=value["client_only"],
         )

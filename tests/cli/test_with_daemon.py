@@ -148,7 +148,7 @@ async def test_status_names_the_limits(p2pmodel, daemon):
     daemon.reported = {"upload_slots": 4}
     assert "limits     none; 4 upload slots" in (await p2pmodel("status")).out
     daemon.reported = {"limits": Limits(upload_bytes_per_s=1 << 20), "upload_slots": 1}
-    assert "upload 1.0 MiB/s, download unlimited; 1 upload slot\n" in (await p2pmodel("status")).out
+    assert "limits     upload 1.0 MiB/s; 1 upload slot\n" in (await p2pmodel("status")).out
 
 
 @pytest.mark.parametrize(
