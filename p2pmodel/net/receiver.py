@@ -33,6 +33,8 @@ _MESSAGE_COST_BYTES = 256
 """What a message takes besides its bytes while it waits."""
 _WORTH_WAITING_BYTES = 64 * 1024
 _WAKE_BYTES = 256 * 1024
+_WINDOW_OPEN_BYTES = 32 * 1024 * 1024
+"""Three times what is under way at 1 Gbit/s and 80 ms."""
 _CPUS = os.cpu_count() or 1
 
 
@@ -65,13 +67,14 @@ class _Waking:
         self._poll.register(sock, select.POLLIN)
         self._low = 1
 
-    def wait(self, wanted: int) -> bool:
+    def wait(self, wanted: int, received: int) -> bool:
         """Until `wanted` bytes, or nearly, are there, or the connection has ended; False after `_LINGER_MS`.
 
-        0: until there are any.
+        0: until there are any. So it is on a connection that has `received` little: its window opens as bytes are read,
+        and a sender that finds it shut in slow start loses round trips (measured: 2.3 for the first MiB, at 80 ms).
         """
         low = min(wanted, _WAKE_BYTES)
-        if wanted < _WORTH_WAITING_BYTES:
+        if wanted < _WORTH_WAITING_BYTES or received < _WINDOW_OPEN_BYTES:
             self.reset()
         elif not low // 2 <= self._low <= low:
             self._set(low - _AHEAD_BYTES)
@@ -241,7 +244,7 @@ class Receiver:
         waking = _Waking(self._sock.sock)
         try:
             while not (self._ended or self._unlent is not None or self._backlogged):
-                if not waking.wait(len(self._inbound.target)):
+                if not waking.wait(len(self._inbound.target), self.bytes_received):
                     return
                 if self._inbound.bulk is not None and time.monotonic() > self._deadline_s:
                     self._too_slow()

@@ -1,0 +1,49 @@
+"""When a thread that reads is woken: for any byte while the connection is cold, for most of a record later."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from p2pmodel.net.receiver import _WINDOW_OPEN_BYTES, _Waking
+
+_RECORD_BYTES = 256 * 1024
+
+
+def _low(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+@pytest.fixture
+def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        near = socket.create_connection(listener.getsockname())
+        far, _ = listener.accept()
+    with near, far:
+        yield near, far
+
+
+def test_a_cold_connection_wakes_its_reader_for_any_byte_so_that_its_window_opens(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = ends
+    far.sendall(b"a")
+    waking = _Waking(near)
+    assert waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES - 1)
+    assert _low(near) == 1
+
+
+def test_a_warm_connection_wakes_its_reader_for_most_of_a_record_and_for_the_end(
+    ends: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = ends
+    waking = _Waking(near)
+    far.sendall(b"a")
+    assert not waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES)
+    assert _low(near) > _RECORD_BYTES // 2
+    far.shutdown(socket.SHUT_RDWR)
+    assert waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES)
+    waking.reset()
+    assert _low(near) == 1
