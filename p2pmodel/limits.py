@@ -124,6 +124,10 @@ RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
 DUPLICATE_REQUESTS_MAX = 2
 """Peers asked for the same chunk in the end game."""
+DUPLICATE_PART_MAX = 0.003
+DUPLICATE_BYTES_MIN = 2 * MIB
+"""Second copies in the end game are asked for until so much has come twice: part of what has come at all, at least
+this. Then a chunk that is late waits for its deadline; all peers of a crowd end at the same time."""
 REQUESTS_BEGUN = 2
 """Of what a peer owes, so many may be leaving it: one on the line and one made ready. The rest can be withdrawn."""
 REFUSALS_IN_A_ROW_MAX = 4

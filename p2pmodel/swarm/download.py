@@ -296,6 +296,9 @@ class Download:
 
     def _expire(self) -> None:
         now = self._clock.monotonic()
+        cancelled_bytes = sum(link.wasted_bytes - self._wasted_before[peer] for peer, link in self.links.items())
+        wasted = self.account.wasted
+        self._schedule.wasted_bytes = wasted["duplicate"] + wasted["cancelled"] + cancelled_bytes
         self._schedule.expire(now)
         self._cancel_withdrawn()
         for link in list(self.links.values()):

@@ -16,6 +16,8 @@ from random import Random
 from typing import Generic, TypeVar
 
 from p2pmodel.limits import (
+    DUPLICATE_BYTES_MIN,
+    DUPLICATE_PART_MAX,
     DUPLICATE_REQUESTS_MAX,
     IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
@@ -40,6 +42,8 @@ _USUAL_WEIGHT = 1 / 16
 _MOVE_MARGIN_S = 0.01
 _DUPLICATE_MARGIN_S = 0.1
 """Without a margin, equal peers would fetch each other's last chunks twice."""
+_UNUSUAL = 1.3
+"""A second copy is asked for of what has been out for so many times as long as is usual."""
 
 
 class Schedule(Generic[K]):
@@ -62,7 +66,13 @@ class Schedule(Generic[K]):
         self._sources: dict[K, Source] = {}
         self._withdrawn: list[tuple[K, int]] = []
         self._in_flight_bytes = 0
+        self._duplicates: dict[int, int] = {}
+        """Chunks that are asked for twice in the end game, with their lengths."""
+        self._duplicate_bytes = 0
+        self.wasted_bytes = 0
+        """What has come twice so far, as far as the owner says: second copies are asked for only up to a limit."""
         self._arrived = 0
+        self._arrived_bytes = 0
         self._proven = 0
         """Peers here that have delivered something."""
         self._nearest = 0
@@ -233,6 +243,7 @@ class Schedule(Generic[K]):
             return None
         free = self._free.bits
         second = bool(urgent) or not free or free == self._rarity.unheld(free)
+        second = second and self._may_waste
         best: tuple[K, int, bool] | None = None
         best_gain_s = 0.0
         for other, their in self._sources.items():
@@ -244,6 +255,8 @@ class Schedule(Generic[K]):
                 moves = place >= REQUESTS_BEGUN
                 if request.overdue or not (moves or second):
                     continue
+                if not moves and now - request.asked_at < _UNUSUAL * self._usual_s:
+                    continue
                 remaining_s = their.remaining_s(ahead_bytes, self._usual_s, now)
                 gain_s = remaining_s - 2.0 * source.expected_s(request.length, self._usual_s)
                 gain_s -= _MOVE_MARGIN_S if moves else _DUPLICATE_MARGIN_S
@@ -254,7 +267,15 @@ class Schedule(Generic[K]):
         other, index, moves = best
         if moves:
             self._withdraw(other, index)
+        else:
+            self._duplicates[index] = self._length_of(index)
+            self._duplicate_bytes += self._duplicates[index]
         return index
+
+    @property
+    def _may_waste(self) -> bool:
+        limit = max(DUPLICATE_BYTES_MIN, DUPLICATE_PART_MAX * self._arrived_bytes)
+        return self._duplicate_bytes + self.wasted_bytes < limit
 
     def _may_have(self, peer: K, index: int, moves: bool) -> bool:
         """Whether another request for this chunk, to this peer, would not be one too many."""
@@ -288,6 +309,8 @@ class Schedule(Generic[K]):
         askers.pop(peer, None)
         if not askers:
             del self._askers[index]
+        if len(askers) < 2:
+            self._duplicate_bytes -= self._duplicates.pop(index, 0)
         self._free_unless_asked(index)
         return request
 
@@ -313,6 +336,7 @@ class Schedule(Generic[K]):
         self._now_here(index)
         source = self._sources.get(peer)
         if source is not None and (request := self._drop(peer, source, index)) is not None:
+            self._arrived_bytes += request.length
             self._usual_s += _USUAL_WEIGHT * (now - request.asked_at - self._usual_s)
             new = not source.proven
             source.delivered(request, now)

@@ -27,6 +27,7 @@ from p2pmodel.limits import (
 )
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.swarm import Schedule
+from p2pmodel.swarm import schedule as schedule_module
 from p2pmodel.swarm.rarity import Rarity
 
 
@@ -205,6 +206,48 @@ def test_nothing_is_asked_for_twice_while_somebody_can_be_asked_for_something_ne
         more = ask(schedule, "fast", now)
         assert not set(more) & set(waiting), "the slow one can still be asked for what the fast one lacks"
         queue += more
+
+
+def at_the_end(count: int = 400) -> tuple[Schedule[str], float]:
+    """One peer owes the last chunks and says nothing more; another has nothing left to be asked for."""
+    schedule = plan(count)
+    join(schedule, stuck=everything(count), free=everything(count))
+    now = settled(schedule, {"stuck": 20, "free": 20}, lambda: schedule.missing.bit_count() <= 8)
+    for index in list(schedule._sources["free"].requests):
+        schedule.arrived("free", index, now)
+    return schedule, now
+
+
+def twice(schedule: Schedule[str], now: float, until: float) -> list[tuple[float, int]]:
+    """When second copies of what is stuck are asked for; nothing of it comes."""
+    asked = []
+    for tick in range(int((until - now) / 0.05)):
+        at = now + 0.05 * tick
+        for index in ask(schedule, "free", at):
+            if index in schedule._sources["stuck"].requests:
+                asked.append((at, index))
+            else:
+                schedule.arrived("free", index, at)
+    return asked
+
+
+def test_a_second_copy_is_asked_for_of_what_has_been_out_for_unusually_long_only() -> None:
+    schedule, now = at_the_end()
+    asked = twice(schedule, now, now + 1.5)
+    assert asked
+    for at, index in asked:
+        assert (
+            at - schedule._sources["stuck"].requests[index].asked_at
+            >= schedule_module._UNUSUAL * schedule.usual_s - 0.01
+        )
+
+
+def test_second_copies_end_where_too_much_has_come_twice_already() -> None:
+    schedule, now = at_the_end()
+    schedule.wasted_bytes = 400 * CHUNK_BYTES // 100
+    assert twice(schedule, now, now + 1.5) == []
+    schedule.expire(now + REQUEST_DEADLINE_MAX_S)
+    assert twice(schedule, now + REQUEST_DEADLINE_MAX_S, now + REQUEST_DEADLINE_MAX_S + 1), "its deadline still holds"
 
 
 def test_nobody_fetches_twice_from_equal_peers() -> None:
@@ -552,6 +595,14 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         assert schedule._missing.bits ^ schedule._free.bits == fresh & schedule._missing.bits
         assert schedule.complete == (not schedule._missing.bits)
         assert {index: set(peers) for index, peers in self.schedule._askers.items()} == askers
+
+    @invariant()
+    def second_copies_are_those_of_chunks_that_two_are_asked_for(self) -> None:
+        if not hasattr(self, "schedule"):
+            return
+        schedule = self.schedule
+        assert all(len(schedule._askers[index]) > 1 for index in schedule._duplicates)
+        assert schedule._duplicate_bytes == sum(schedule._duplicates.values())
 
     @invariant()
     def fresh_requests_for_a_chunk_are_few(self) -> None:
