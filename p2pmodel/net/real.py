@@ -28,6 +28,7 @@ from p2pmodel.net.admission import Crowd
 from p2pmodel.net.buffers import BufferPool, Shared
 from p2pmodel.net.handshake import Handshake, Session, tls_context
 from p2pmodel.net.identity import Identity
+from p2pmodel.net.memory import give_back
 from p2pmodel.net.outbox import SEALED_RECORD_BYTES
 from p2pmodel.net.receiver import SCRATCH_BYTES
 from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listener
@@ -45,6 +46,9 @@ _NOT_SENT_BYTES = 512 * 1024
 _SEND_BUFFER_BYTES_MAX = 16 * 1024 * 1024
 _ACCEPTS_PER_WAKE = 32
 """Far below `HALF_OPEN_MAX`, so that whoever is accepted gets to answer before a flood can make it the oldest."""
+_CROWD = 64
+"""After so many connections freed memory is given back, `_CROWD_GONE_S` later."""
+_CROWD_GONE_S = 30.0
 _ACCEPT_PAUSE_S = 0.5
 """When the process is out of descriptors: the socket stays readable, so trying at once would only burn cycles."""
 
@@ -154,6 +158,13 @@ class RealNetwork:
             await asyncio.wait([running])
             raise
 
+    def spare(self, work: Callable[[], None]) -> None:
+        """Do this in a thread at some time, or not at all where this network has ended."""
+        try:
+            self._executor.submit(work)
+        except RuntimeError:
+            pass
+
     async def close(self) -> None:
         # Waiting for a thread that reads from a slow disk must not hold up the loop.
         await asyncio.get_running_loop().run_in_executor(None, self._end_threads)
@@ -195,6 +206,8 @@ class _TcpListener:
         )
         self._welcomes: dict[asyncio.Task[None], None] = {}
         """Those of the half-open, and those that are on their way out."""
+        self._came = 0
+        self._giving_back: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock, self._on_readable)
 
@@ -210,6 +223,8 @@ class _TcpListener:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
             self._sock.close()
+        if self._giving_back is not None:
+            self._giving_back.cancel()
         for task in self._welcomes:
             task.cancel()
 
@@ -239,6 +254,16 @@ class _TcpListener:
         self._half_open.add(task, address)
         self._welcomes[task] = None
         task.add_done_callback(partial(self._ended, sock))
+        self._count()
+
+    def _count(self) -> None:
+        self._came += 1
+        if self._came >= _CROWD and self._giving_back is None:
+            self._giving_back = self._loop.call_later(_CROWD_GONE_S, self._give_back)
+
+    def _give_back(self) -> None:
+        self._came, self._giving_back = 0, None
+        self._network.spare(give_back)
 
     def _accept_again(self) -> None:
         if self._sock.fileno() >= 0:

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of everything that reads datagrams: `python tests/fuzz/fuzz_datagrams.py --seconds 300`.
+"""Coverage-guided fuzzing of what reads others' bytes: `python tests/fuzz/fuzz_datagrams.py --seconds 300`.
 
 Needs the optional `fuzz` dependencies. Each target runs in a process of its own for its part of the time; the corpus
 is read and what was found is written elsewhere, so that the tree changes only where somebody copies an input over.
@@ -24,7 +24,7 @@ def fuzz(target: str, arguments: list[str]) -> None:
     import atheris
 
     sys.path.insert(0, str(HERE))
-    with atheris.instrument_imports(include=["p2pmodel", "fuzz_targets"]):
+    with atheris.instrument_imports(include=["p2pmodel", "fuzz_targets", "peer_targets"]):
         import fuzz_targets
 
     atheris.Setup([sys.argv[0], *arguments], fuzz_targets.TARGETS[target])
@@ -35,7 +35,7 @@ def main() -> int:
     sys.path.insert(0, str(HERE))
     from fuzz_targets import TARGETS
 
-    parser = argparse.ArgumentParser(description="Fuzz the overlay's decoders and a whole node.")
+    parser = argparse.ArgumentParser(description="Fuzz every decoder, a whole node and a whole connection.")
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"of {', '.join(TARGETS)}; all by default")
     parser.add_argument("--seconds", type=int, default=300, help="for all targets together")
     parser.add_argument("--found", type=Path, help="directory for new inputs; a temporary one by default")
@@ -43,8 +43,8 @@ def main() -> int:
     chosen = options.targets or list(TARGETS)
     if unknown := set(chosen) - set(TARGETS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
-    # The whole node has the most to find.
-    shares = {target: 4 if target == "node" else 1 for target in chosen}
+    # A whole node and a whole link have the most to find.
+    shares = {target: 4 if target in ("node", "link") else 1 for target in chosen}
     found = options.found or Path(tempfile.mkdtemp(prefix="p2pmodel-fuzz-"))
     failed, total = [], 0
     print(f"{'target':<22}{'executions':>12}{'edges':>8}{'features':>10}{'corpus':>8}  inputs in {found}")

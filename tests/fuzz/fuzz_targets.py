@@ -1,4 +1,6 @@
-"""What hostile bytes can reach in the overlay, one function each: it returns for any input, or the code has a fault.
+"""What hostile bytes can reach, one function each: it returns for any input, or the code has a fault.
+
+Here is the overlay; `peer_targets.py` has what belongs to connections.
 
 A decoder may raise `DecodeError` and nothing else. A whole node may raise nothing at all.
 """
@@ -11,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from peer_targets import PEER_TARGETS
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.model import SecretKey
@@ -237,4 +240,5 @@ TARGETS: dict[str, Callable[[bytes], Any]] = {
     "neighbours": neighbours,
     "announce_state": announce_state,
     "node": node,
+    **PEER_TARGETS,
 }

@@ -23,7 +23,13 @@ from fuzz_targets import (
     make_node,
     pack_story,
 )
+from peer_targets import CLIENT, MODEL, pack_conversation
 
+from p2pmodel.net import Hello
+from p2pmodel.net.handshake import Handshake, tls_context
+from p2pmodel.net.identity import encode_hello
+from p2pmodel.net.outbox import make_record
+from p2pmodel.net.records import DirectionKeys, Kind
 from p2pmodel.overlay.announcements import Announcements
 from p2pmodel.overlay.node_id import challenge_for, node_id, prove
 from p2pmodel.overlay.records import sign_batch
@@ -42,6 +48,7 @@ from p2pmodel.overlay.wire import (
     encode_request,
     get_providers,
 )
+from p2pmodel.swarm import wire
 
 HARM = {
     "nested": b"\x91" * 1300,
@@ -110,6 +117,54 @@ def seeds() -> dict[str, dict[str, bytes]]:
         "neighbours": {"good": NEIGHBOURS, "nested": b"[" * 5000},
         "announce_state": {"good": kept.state(1.0, 1e9)} | HARM,
         "node": stories,
+        **peer_seeds(),
+    }
+
+
+def peer_seeds() -> dict[str, dict[str, bytes]]:
+    model, digest = MODEL.model_id.raw, MODEL[3].digest.raw
+    messages = {
+        "subscribe": wire.Subscribe(model),
+        "unsubscribe": wire.Unsubscribe(model),
+        "have-map": wire.HaveMapOf(model, 12, b"\xff\x0f"),
+        "unknown": wire.Unknown(model),
+        "have": wire.Have(model, [3, 11]),
+        "request-chunk": wire.RequestChunk(7, model, digest, 1000),
+        "request-object": wire.RequestObject(8, digest),
+        "cancel": wire.Cancel(7),
+        "reject": wire.Reject(1, "no"),
+        "request-statements": wire.RequestStatements(9, model),
+        "request-name": wire.RequestName(10, STRANGER.public.raw, "name", "1"),
+        "statements": wire.Statements(1, [b"x"]),
+        "ping": wire.Ping(),
+        "peers": wire.Peers(model, [(STRANGER.public.raw, STRANGER_AT.pack())]),
+    }
+    said = {name: wire.encode(message) for name, message in messages.items()}
+    begin = (7).to_bytes(4, "big") + (20).to_bytes(4, "big")
+    stream = (b"\x01\x00\x00\x02\x91\x0d" + b"\x02\x00\x00\x08" + begin) + b"\x03\x00\x00\x14" + bytes(20)
+    sealed = make_record(DirectionKeys(bytes(32)), Kind.MESSAGE, b"\x91\x0d")
+    first = Handshake(CLIENT, tls_context(CLIENT), outgoing=True).to_send()
+    answer = b"\0\0" + (1).to_bytes(4, "big") + (1000).to_bytes(4, "big")
+    stories = {
+        "everything": pack_conversation(*said.values()),
+        "answered": pack_conversation(said["have-map"]) + answer * 2,
+        "rejected": pack_conversation(said["have-map"], said["reject"], said["reject"], said["unknown"], said["have"]),
+        "again": pack_conversation(
+            *[said["subscribe"], said["unsubscribe"]] * 3, said["request-chunk"], said["cancel"]
+        ),
+        "harm": pack_conversation(*HARM.values()),
+    }
+    return {
+        "handshake": {"hello": b"\xff" + first, "pieces": b"\x10" + first, "http": b"\xffGET / HTTP/1.1\r\n\r\n"},
+        "hello": {"good": encode_hello(Hello(1, NETWORK_ID, True, 4000, "agent"))} | HARM,
+        "records": {"good": stream, "cut": stream[:-3], "twice": stream * 2, "long": b"\x01\xff\xff\xff"},
+        "sealed_records": {"other-key": bytes(sealed), "clear": stream},
+        "message": said | HARM,
+        "manifest": {"good": MODEL.manifest.encode(), "nested": b"[" * 5000},
+        "chunk_list": {"good": MODEL[0].digest.raw + b"\0\0\3\xe8", "broken": bytes(35), "empty-chunk": bytes(36)},
+        "have_map": {"good": b"\0\x0c\xff\x0f", "spare": b"\0\x0c\xff\xff"},
+        "schedule": {"story": bytes(range(90)), "all": bytes([0, 255, 255, 3, 0, 0, 5, 0, 0, 2, 0, 0] * 5)},
+        "link": stories,
     }
 
 
