@@ -74,6 +74,8 @@ HALF_OPEN_PER_GROUP_MAX = 64
 """As many as of one address. A group has no more under way at once; its own eldest makes room for its newest."""
 SEND_QUEUE_BYTES_MAX = 4 * MIB
 """Control bytes queued to a peer that does not read; past it the connection is closed."""
+SEND_QUEUES_BYTES_MAX = 64 * MIB
+"""The same over all peers; past it every connection is closed for which more than one long message waits."""
 UPLOAD_SLOTS_MIN, UPLOAD_SLOTS_MAX = 4, 8
 """Answers that leave at once (BitTorrent: 4; libtorrent: 8). Few pass a chunk on soon, many fill long paths."""
 UPLOADS_MAX = 64

@@ -87,6 +87,8 @@ class Shared:
     receive_buffers: BufferPool
     send_buffers: BufferPool
     scratch: bytearray
+    queued_bytes: int = 0
+    """Of messages that have not left yet; the loop's."""
     _of_thread: threading.local = field(default_factory=threading.local)
 
     def plain_record(self) -> memoryview:

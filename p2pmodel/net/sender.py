@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, SEND_QUEUE_BYTES_MAX
+from p2pmodel.limits import CONTROL_BYTES_MAX, SEND_QUEUE_BYTES_MAX, SEND_QUEUES_BYTES_MAX
 from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.outbox import (
     SEALED_RECORD_BYTES,
@@ -102,14 +102,19 @@ class Sender:
             self._messages.append(message)
             threaded = self._threaded
             left, self._left_bytes = self._left_bytes, 0
-        self._message_bytes += len(message) - left
+        self._count(len(message) - left)
         if not threaded and self._message_bytes > _FLUSH_BYTES:
             self._flush()
         elif not threaded and not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
-        if self._message_bytes > SEND_QUEUE_BYTES_MAX:
+        crowded = self._shared.queued_bytes > SEND_QUEUES_BYTES_MAX and self._message_bytes > CONTROL_BYTES_MAX
+        if crowded or self._message_bytes > SEND_QUEUE_BYTES_MAX:
             self._close(ProtocolError("the peer does not read what it is sent"))
+
+    def _count(self, more: int) -> None:
+        self._message_bytes += more
+        self._shared.queued_bytes += more
 
     def _flush(self) -> None:
         self._flushing = False
@@ -123,7 +128,7 @@ class Sender:
             return
         with self._lock:
             left, self._left_bytes = self._left_bytes, 0
-        self._message_bytes -= left + self._outbox.message_bytes_left
+        self._count(-left - self._outbox.message_bytes_left)
         self._outbox.message_bytes_left = 0
         self._watch(self._outbox.pending)
 
@@ -211,6 +216,7 @@ class Sender:
         with self._lock:
             self._ended = True
             ours = self._parked or not self._threaded
+        self._count(-self._message_bytes)
         self._watch(False)
         if self._deadline is not None:
             self._deadline.cancel()

@@ -17,7 +17,7 @@ from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
-from p2pmodel.net import buffers, receiver
+from p2pmodel.net import buffers, receiver, sender
 from p2pmodel.net.outbox import make_record
 from p2pmodel.net.records import Kind
 
@@ -167,6 +167,27 @@ async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
         near.send(bytes(CONTROL_BYTES_MAX))
         assert near._sender.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
     assert isinstance(await handler.until_closed(), ProtocolError)
+
+
+async def test_many_peers_that_read_no_messages_do_not_add_up(town, monkeypatch) -> None:
+    monkeypatch.setattr(sender, "SEND_QUEUES_BYTES_MAX", 2 * MIB)
+    network, handlers = town.network(identity(1)), []
+    for number in range(8):
+        accepted = asyncio.get_running_loop().create_future()
+        address = await town.listen(town.network(identity(10 + number)), accepted.set_result)
+        near, handler = await network.connect(address, None), Handler()
+        near.start(handler)
+        town._channels.append(near)
+        handlers.append(handler)
+        await accepted
+        # The kernels' buffers take some megabytes of each.
+        for _ in range(150):
+            near.send(bytes(60_000))
+            assert network.shared.queued_bytes < 2 * MIB + 8 * CONTROL_BYTES_MAX
+    await comes_true(lambda: any(handler.of("closed") for handler in handlers))
+    for channel in town._channels:
+        channel.close(PeerGoneError("enough"))
+    await comes_true(lambda: network.shared.queued_bytes == 0)
 
 
 async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town, monkeypatch) -> None:
