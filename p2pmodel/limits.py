@@ -82,6 +82,8 @@ UPLOADS_MAX = 64
 """The same with those that crawl: each holds up nobody but itself, and a buffer."""
 REQUESTS_PER_PEER_MAX = 256
 """Chunk requests that a peer may have waiting with us."""
+OBJECTS_OUT_BYTES_MAX = 64 * MIB
+"""Manifests and chunk lists that are on their way out; each counts once, however many ask for it."""
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
 HAVES_PER_MESSAGE_MAX = 2_048

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
-from p2pmodel.limits import REQUESTS_PER_PEER_MAX
+from p2pmodel.limits import OBJECTS_OUT_BYTES_MAX, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
@@ -35,6 +35,38 @@ class Uploads:
     network: Network
     turns: Turns
     seeding: Seeding
+    objects: ObjectsOut = field(default_factory=lambda: ObjectsOut())
+
+
+class ObjectsOut:
+    """Objects on their way out: each is in memory once, whoever asks for it, and all of them are so many bytes."""
+
+    def __init__(self, bytes_max: int = OBJECTS_OUT_BYTES_MAX) -> None:
+        self.bytes = 0
+        self._bytes_max = bytes_max
+        self._held: dict[Digest, tuple[bytes, int]] = {}
+        self._turn = asyncio.Lock()
+
+    async def take(self, digest: Digest, read: Callable[[Digest], Awaitable[bytes | None]]) -> bytes | None:
+        """None where it is not here, or no more may be held. Otherwise `give_back` follows."""
+        async with self._turn:
+            data, users = self._held.get(digest, (None, 0))
+            if data is None:
+                if self.bytes >= self._bytes_max:
+                    return None
+                data = await read(digest)
+                if data is None:
+                    return None
+                self.bytes += len(data)
+            self._held[digest] = data, users + 1
+            return data
+
+    def give_back(self, digest: Digest) -> None:
+        data, users = self._held.pop(digest)
+        if users > 1:
+            self._held[digest] = data, users - 1
+        else:
+            self.bytes -= len(data)
 
 
 class UploadQueue:
@@ -124,19 +156,26 @@ class UploadQueue:
                 if not isinstance(request, wire.RequestObject):
                     await self._answer_statements(request)
                     continue
-                data = await self._object(request)
-                if data is None:
-                    self._reject(request, "not held here")
-                else:
-                    await self._send(request, ObjectInMemory(data))
+                await self._send_object(request, Digest(request.digest))
         except PeerFault:
             return
         finally:
             self._sending_small = False
 
-    async def _object(self, request: wire.RequestObject) -> bytes | None:
+    async def _send_object(self, request: wire.RequestObject, digest: Digest) -> None:
+        objects = self._uploads.objects
+        data = await objects.take(digest, self._read_object)
+        if data is None:
+            self._reject(request, "not held here, or too much is asked for")
+            return
         try:
-            return await self._uploads.network.offload(self._uploads.shelf.object, Digest(request.digest))
+            await self._send(request, ObjectInMemory(data))
+        finally:
+            objects.give_back(digest)
+
+    async def _read_object(self, digest: Digest) -> bytes | None:
+        try:
+            return await self._uploads.network.offload(self._uploads.shelf.object, digest)
         except P2PModelError:
             # Our disk's trouble is none of the peer's business; it asks elsewhere.
             return None
