@@ -73,8 +73,8 @@ class OpenRequests:
         self._next_id = 1
         self._open: dict[int, ChunkRequest | ObjectRequest | StatementsRequest] = {}
         self._cancelled: dict[int, int] = {}
-        self._begun: set[int] = set()
-        """Ids whose answers are coming in or being verified: a second answer is one too many."""
+        self._begun: dict[int, int] = {}
+        """Ids whose answers are coming in or being verified, with their lengths: a second answer is one too many."""
         self.wasted_bytes = 0
         """Bytes of answers that came after they had been cancelled."""
 
@@ -99,8 +99,6 @@ class OpenRequests:
             return False
         length = request.length if isinstance(request, ChunkRequest) else OBJECT_BYTES_MAX
         self._cancelled[request_id] = length
-        if request_id in self._begun:
-            self.wasted_bytes += length
         while len(self._cancelled) > _CANCELLED_MAX:
             del self._cancelled[next(iter(self._cancelled))]
         return True
@@ -110,7 +108,7 @@ class OpenRequests:
         if request_id in self._begun:
             raise ProtocolError("a second answer to one request")
         sink = self._sink(request_id, length)
-        self._begun.add(request_id)
+        self._begun[request_id] = length
         return sink
 
     def _sink(self, request_id: int, length: int) -> BulkSink:
@@ -127,13 +125,14 @@ class OpenRequests:
         limit = self._cancelled.get(request_id, 0)
         if length > limit:
             raise ProtocolError("an answer that was not asked for")
-        self.wasted_bytes += length
         return _Discard()
 
     def finished(self, request_id: int, error: P2PModelError | None) -> None:
         """The answer has been consumed, or its sink failed. Raises the error where it is the peer's fault."""
-        self._cancelled.pop(request_id, None)
-        self._begun.discard(request_id)
+        length = self._begun.pop(request_id, 0)
+        # Counted when it is here: a slow answer that was cancelled may never come to its end.
+        if self._cancelled.pop(request_id, None) is not None:
+            self.wasted_bytes += length
         request = self._open.pop(request_id, None)
         if isinstance(request, ChunkRequest):
             request.settle(error)

@@ -193,15 +193,21 @@ class Schedule(Generic[K]):
         return withdrawn
 
     def _may_ask(self, source: Source, now: float) -> bool:
-        # Where others deliver, a stranger has to show one chunk before it is trusted with more.
-        careful = source.snubbed or source.refusals >= REFUSALS_IN_A_ROW_MAX or (self._proven and not source.proven)
-        if len(source.requests) >= (1 if careful else source.window):
+        if len(source.requests) >= self._window(source):
             return False
         if now < source.paused_until and self._proven and not source.proven:
             return False
         limit = IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
         # One request at a time is always allowed, so that a few slow peers with full windows cannot starve the rest.
         return self._in_flight_bytes < limit or not source.requests
+
+    def _window(self, source: Source) -> int:
+        if source.snubbed or source.refusals >= REFUSALS_IN_A_ROW_MAX:
+            return 1
+        if source.proven:
+            return source.window
+        # A stranger has to show one chunk before it is trusted with more, unless there is hardly anybody else.
+        return 1 if self._proven else max(1, source.window // len(self._sources))
 
     def _pick(self, peer: K, source: Source, now: float) -> int | None:
         if now >= source.batch_until:
@@ -243,7 +249,7 @@ class Schedule(Generic[K]):
             return None
         free = self._free.bits
         second = bool(urgent) or not free or free == self._rarity.unheld(free)
-        second = second and self._may_waste
+        may_waste = self._may_waste
         best: tuple[K, int, bool] | None = None
         best_gain_s = 0.0
         for other, their in self._sources.items():
@@ -253,7 +259,8 @@ class Schedule(Generic[K]):
             for place, (index, request) in enumerate(their.requests.items()):
                 ahead_bytes += request.length
                 moves = place >= REQUESTS_BEGUN
-                if request.overdue or not (moves or second):
+                # Who has never delivered will hardly do so now: that costs nothing.
+                if request.overdue or not (moves or (second and (may_waste or not their.proven))):
                     continue
                 if not moves and now - request.asked_at < _UNUSUAL * self._usual_s:
                     continue
@@ -387,7 +394,7 @@ class Schedule(Generic[K]):
         late: dict[K, None] = {}
         for peer, source in self._sources.items():
             for place, request in enumerate(list(source.requests.values())):
-                if request.overdue or now < request.deadline:
+                if request.overdue or now < min(request.deadline, source.deadline(request, self._usual_s)):
                     continue
                 late[peer] = None
                 source.was_late(request, now)

@@ -117,6 +117,12 @@ class Source:
         patience_s = max(_PATIENCE * self.expected_s(length, usual_s), REQUEST_DEADLINE_MIN_S)
         return min(patience_s * 2.0 ** min(self.lapses, 8), REQUEST_DEADLINE_MAX_S)
 
+    def deadline(self, request: Request, usual_s: float) -> float:
+        """That of a request to a stranger, by what is usual by now: the first ones were made before that was known."""
+        if self.proven:
+            return request.deadline
+        return request.asked_at + self.patience_s(request.length, usual_s)
+
     def remaining_s(self, ahead_bytes: int, usual_s: float, now: float) -> float:
         """How long until the first `ahead_bytes` of what it owes are here; it owes something.
 

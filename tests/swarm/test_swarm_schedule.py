@@ -71,8 +71,9 @@ def test_a_chunk_is_not_asked_of_two_peers_while_others_are_free() -> None:
 def test_after_the_first_chunks_the_rarest_is_asked_first() -> None:
     schedule = plan(50, seed=3)
     join(schedule, a=everything(50), b=everything(50) & ~(1 << 17), c=everything(50) & ~(1 << 17))
-    for index in ask(schedule, "b"):
-        schedule.arrived("b", index, 0.01)
+    for now in (0.01, 0.02, 0.03, 0.04):
+        for index in ask(schedule, "b", now):
+            schedule.arrived("b", index, now + 0.01)
     assert ask(schedule, "a", 1.0)[0] == 17
 
 
@@ -152,8 +153,9 @@ def test_a_late_peer_is_asked_for_one_chunk_at_a_time() -> None:
 
 def test_what_a_peer_that_leaves_was_asked_for_is_free_at_once() -> None:
     schedule = plan(3)
-    join(schedule, a=0b111, b=0b111)
+    join(schedule, a=0b111)
     assert sorted(ask(schedule, "a")) == [0, 1, 2]
+    join(schedule, b=0b111)
     schedule.peer_left("a")
     assert schedule.in_flight_bytes == 0
     assert sorted(ask(schedule, "b")) == [0, 1, 2]
@@ -321,6 +323,26 @@ def test_a_stranger_shows_one_chunk_before_it_is_trusted_with_more_where_others_
     assert ask(schedule, "stranger", 0.2) == []
     schedule.arrived("stranger", shown, 0.3)
     assert len(ask(schedule, "stranger", 0.3)) > 1
+
+
+def test_of_several_strangers_each_is_asked_for_little_until_one_has_delivered() -> None:
+    schedule = plan(100)
+    join(schedule, **dict.fromkeys("abcd", everything(100)))
+    assert [len(ask(schedule, peer)) for peer in "abcd"] == [1, 1, 1, 1]
+    schedule.peer_left("c")
+    schedule.peer_left("d")
+    assert [len(ask(schedule, peer)) for peer in "ab"] == [1, 1], "two of four places each"
+
+
+def test_a_stranger_that_was_asked_before_anything_was_known_is_late_by_what_is_usual_since() -> None:
+    schedule = plan(400)
+    join(schedule, silent=everything(400))
+    ask(schedule, "silent")
+    join(schedule, good=everything(400))
+    now = settled(schedule, {"good": 50}, lambda: schedule.missing.bit_count() < 330)
+    assert schedule.usual_s < 0.4 and now < 2
+    assert schedule.expire(now) == []
+    assert schedule.expire(2.5) == ["silent"]
 
 
 def settled(schedule: Schedule[str], rates: dict[str, float], until: Callable[[], bool], now: float = 0.0) -> float:
