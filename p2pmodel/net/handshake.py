@@ -14,13 +14,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from OpenSSL import SSL
 
 from p2pmodel.errors import DecodeError, HandshakeError
-from p2pmodel.limits import HANDSHAKE_BYTES_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmodel.limits import HANDSHAKE_BYTES_MAX, LANE_TOKEN_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmodel.model import PublicKey
 from p2pmodel.net.identity import Identity, decode_hello, encode_hello
 from p2pmodel.net.records import SECRET_BYTES, DirectionKeys
 from p2pmodel.net.seam import Hello
 
 EXPORTER_LABEL = b"EXPORTER-p2pmodel-records-1"
+LANE_LABEL = b"EXPORTER-p2pmodel-lane-1"
 ALPN = b"p2pmodel/1"
 _TLS_HEADER_BYTES = 5
 _TLS_RECORD_BYTES_MAX = 16384 + 256
@@ -36,6 +37,8 @@ class Session:
     receiving: DirectionKeys | None
     surplus: bytes
     """Bytes of our own records that came in behind the handshake."""
+    lane_token: bytes = b""
+    """From the exporter as well, so that nobody else can add a connection to this one."""
 
 
 def tls_context(identity: Identity) -> SSL.Context:
@@ -66,9 +69,16 @@ class Handshake:
     """
 
     def __init__(
-        self, identity: Identity, context: SSL.Context, *, outgoing: bool, expected: PublicKey | None = None
+        self,
+        identity: Identity,
+        context: SSL.Context,
+        *,
+        outgoing: bool,
+        expected: PublicKey | None = None,
+        lane: bytes = b"",
     ) -> None:
         self.session: Session | None = None
+        self._lane = lane
         self._identity = identity
         self._outgoing = outgoing
         self._expected = expected
@@ -125,7 +135,7 @@ class Handshake:
 
     def _our_hello(self) -> Hello:
         ours = self._identity
-        return Hello(PROTOCOL_VERSION, ours.network_id, ours.encryption, ours.port, ours.agent)
+        return Hello(PROTOCOL_VERSION, ours.network_id, ours.encryption, ours.port, ours.agent, self._lane)
 
     def _authenticate(self) -> PublicKey:
         if self._tls.get_alpn_proto_negotiated() != ALPN:
@@ -160,7 +170,8 @@ class Handshake:
             secrets = self._tls.export_keying_material(EXPORTER_LABEL, 2 * SECRET_BYTES)
             client, server = DirectionKeys(secrets[:SECRET_BYTES]), DirectionKeys(secrets[SECRET_BYTES:])
             sending, receiving = (client, server) if self._outgoing else (server, client)
-        self.session = Session(self._peer, hello, sending, receiving, bytes(self._buffer))
+        token = self._tls.export_keying_material(LANE_LABEL, LANE_TOKEN_BYTES)
+        self.session = Session(self._peer, hello, sending, receiving, bytes(self._buffer), token)
         self._buffer.clear()
 
 

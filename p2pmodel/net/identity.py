@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from p2pmodel.errors import DecodeError
-from p2pmodel.limits import AGENT_CHARS_MAX
+from p2pmodel.limits import AGENT_CHARS_MAX, LANE_TOKEN_BYTES
 from p2pmodel.model import SecretKey
 from p2pmodel.net.seam import Hello
 
@@ -29,6 +29,7 @@ class _WireHello(msgspec.Struct, array_like=True):
     encryption: bool
     port: int
     agent: str
+    lane: bytes = b""
 
 
 _decoder = msgspec.msgpack.Decoder(_WireHello)
@@ -36,7 +37,7 @@ _decoder = msgspec.msgpack.Decoder(_WireHello)
 
 def encode_hello(hello: Hello) -> bytes:
     return msgspec.msgpack.encode(
-        _WireHello(hello.version, hello.network_id, hello.encryption, hello.port, hello.agent)
+        _WireHello(hello.version, hello.network_id, hello.encryption, hello.port, hello.agent, hello.lane)
     )
 
 
@@ -50,7 +51,9 @@ def decode_hello(encoded: bytes) -> Hello:
         raise DecodeError("a hello with fields outside their limits")
     if len(wire.agent) > AGENT_CHARS_MAX or not wire.agent.isprintable():
         raise DecodeError("a hello whose agent is not a short printable text")
-    return Hello(wire.version, wire.network_id, wire.encryption, wire.port, wire.agent)
+    if len(wire.lane) not in (0, LANE_TOKEN_BYTES):
+        raise DecodeError("a hello with a token of another length")
+    return Hello(wire.version, wire.network_id, wire.encryption, wire.port, wire.agent, wire.lane)
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listen
 from p2pmodel.net.tcp import TcpChannel
 from p2pmodel.net.threads import Mailbox, Threads
 from p2pmodel.net.udp import UdpDatagrams, bind, bound_address
+from p2pmodel.net.widening import Widening
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class RealNetwork:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="p2pmodel")
         self._shared: Shared | None = None
         self._tls = tls_context(identity)
+        self._widening = Widening(self._dial)
 
     @property
     def clock(self) -> Clock:
@@ -109,6 +111,25 @@ class RealNetwork:
         return listener
 
     async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
+        sock, session = await self._dial(address, expected)
+        return self._channel(sock, address, session, outgoing=True)
+
+    async def welcome(self, sock: socket.socket, address: Address) -> Channel | None:
+        """Carry out the handshake with whoever has connected. None where it is one more connection of a channel."""
+        session = await self._secure(sock, address, outgoing=False)
+        if session.hello.lane:
+            self._widening.take_in(sock, session)
+            return None
+        return self._channel(sock, address, session, outgoing=False)
+
+    def _channel(self, sock: socket.socket, address: Address, session: Session, *, outgoing: bool) -> TcpChannel:
+        channel = TcpChannel(sock, address, session, self.shared, outgoing=outgoing)
+        self._widening.watch(channel, session)
+        return channel
+
+    async def _dial(
+        self, address: Address, expected: PublicKey | None, lane: bytes = b""
+    ) -> tuple[socket.socket, Session]:
         if not address.is_routable:
             raise PeerGoneError(f"{address} is no address to connect to")
         family = socket.AF_INET6 if address.ip.version == 6 else socket.AF_INET
@@ -127,17 +148,23 @@ class RealNetwork:
         except asyncio.CancelledError:
             sock.close()
             raise
-        return await self.secure(sock, address, outgoing=True, expected=expected)
+        return sock, await self._secure(sock, address, outgoing=True, expected=expected, lane=lane)
 
-    async def secure(
-        self, sock: socket.socket, address: Address, *, outgoing: bool, expected: PublicKey | None = None
-    ) -> TcpChannel:
-        """Carry out the handshake on a connected socket, which this owns from now on."""
+    async def _secure(
+        self,
+        sock: socket.socket,
+        address: Address,
+        *,
+        outgoing: bool,
+        expected: PublicKey | None = None,
+        lane: bytes = b"",
+    ) -> Session:
+        """Carry out the handshake on a connected socket, which is closed where it fails."""
         try:
             _tune(sock, address)
-            handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected)
+            handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected, lane=lane)
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                session = await _shake(sock, handshake)
+                return await _shake(sock, handshake)
         except TimeoutError as error:
             sock.close()
             raise HandshakeError(f"{address} did not finish its handshake in time") from error
@@ -147,7 +174,6 @@ class RealNetwork:
         except BaseException:
             sock.close()
             raise
-        return TcpChannel(sock, address, session, self.shared, outgoing=outgoing)
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._executor, lambda: work(*args, **kwargs))
@@ -166,6 +192,7 @@ class RealNetwork:
             pass
 
     async def close(self) -> None:
+        await self._widening.close()
         # Waiting for a thread that reads from a slow disk must not hold up the loop.
         await asyncio.get_running_loop().run_in_executor(None, self._end_threads)
 
@@ -278,10 +305,11 @@ class _TcpListener:
 
     async def _welcome(self, sock: socket.socket, address: Address) -> None:
         try:
-            channel = await self._network.secure(sock, address, outgoing=False)
+            channel = await self._network.welcome(sock, address)
         except HandshakeError:
             return
-        self._accept(channel)
+        if channel is not None:
+            self._accept(channel)
 
 
 def _tune(sock: socket.socket, address: Address) -> None:

@@ -102,6 +102,8 @@ class Hello:
     port: int
     """Where this peer listens (UDP and TCP), 0 where it cannot be reached."""
     agent: str
+    lane: bytes = b""
+    """Not a new channel but one more connection of the one whose handshake gave both sides this token."""
 
 
 class Channel(Protocol):
@@ -112,8 +114,10 @@ class Channel(Protocol):
     outgoing: bool
     hello: Hello
     encrypted: bool
-    answers_ahead: int
-    """Answers that `send_bulk` takes at a time: the next can be made ready while one leaves."""
+
+    @property
+    def answers_ahead(self) -> int:
+        """How many answers are worth giving to `send_bulk` at a time, now: the next is made ready while one leaves."""
 
     @property
     def bytes_received(self) -> int: ...
@@ -130,8 +134,8 @@ class Channel(Protocol):
     async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
         """Send the bytes of `source` as the answer to a request and release it. Returns when they have left.
 
-        False where the source had nothing: then nothing was sent. Messages may overtake it. At most `answers_ahead` at
-        a time; they leave in the order of the calls. Raises `PeerGoneError` where the channel has closed, and what
+        False where the source had nothing: then nothing was sent. Messages may overtake it, and one answer
+        another. Raises `PeerGoneError` where the channel has closed, and what
         `source` raised; then the channel is closed, because half an answer cannot be taken back.
         """
 

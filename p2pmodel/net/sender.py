@@ -90,6 +90,11 @@ class Sender:
     # --- on the loop --------------------------------------------------------------------------------------------------
 
     @property
+    def answers_due(self) -> int:
+        """Answers that have not left yet."""
+        return len(self._due)
+
+    @property
     def message_bytes(self) -> int:
         """Of messages that have not left yet."""
         return self._message_bytes

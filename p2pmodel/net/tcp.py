@@ -1,30 +1,43 @@
-"""A channel over a TCP socket: a receiving half, a sending half, and one end for both.
+"""A channel over TCP: lanes of a receiving and a sending half each, one handler, and one end for all.
 
-The loop moves what is small; bulk moves in threads (`receiver.py`, `sender.py`). What a peer can make us hold: one
-partial record, one answer's buffer out of a bounded pool (reading pauses while none is free), one sealed record on its
-way out, and `SEND_QUEUE_BYTES_MAX` of messages that it does not read.
+The loop moves what is small; bulk moves in threads (`receiver.py`, `sender.py`). Messages go over the first lane,
+answers over the one that has least to do. What a peer can make us hold, on each lane: one partial record, one answer's
+buffer out of a bounded pool (reading pauses while none is free), one sealed record on its way out; and in all
+`SEND_QUEUE_BYTES_MAX` of messages that it does not read.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
+from p2pmodel.limits import LANES_PER_CHANNEL_MAX
 from p2pmodel.net.address import Address
 from p2pmodel.net.buffers import Shared
 from p2pmodel.net.handshake import Session
+from p2pmodel.net.lanes import LanePlan, round_trip_s
 from p2pmodel.net.receiver import Receiver
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
 from p2pmodel.net.sender import Sender
 from p2pmodel.net.threads import SharedSocket
 
+_ANSWERS_PER_LANE = 2
+
+
+@dataclass(slots=True)
+class _Lane:
+    socket: SharedSocket
+    sender: Sender
+    receiver: Receiver
+    surplus: bytes
+
 
 class TcpChannel:
-    """See `seam.Channel`. Owns the socket from the end of the handshake on."""
-
-    answers_ahead = 2
+    """See `seam.Channel`. Owns its sockets from the end of their handshakes on."""
 
     def __init__(
         self, sock: socket.socket, address: Address, session: Session, shared: Shared, *, outgoing: bool
@@ -34,40 +47,88 @@ class TcpChannel:
         self.outgoing = outgoing
         self.hello = session.hello
         self.encrypted = session.sending is not None
+        self.on_narrow: Callable[[], None] = lambda: None
+        """Called where another lane would carry more; whoever can open one gives it to `attach`."""
+        self.on_closed: Callable[[], None] = lambda: None
+        self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._handler: ChannelHandler | None = None
         self._closed: P2PModelError | None = None
-        self._socket = SharedSocket(sock)
-        self._sender = Sender(self._socket, shared, session.sending, self.close)
-        self._receiver = Receiver(self._socket, shared, session.receiving, self)
-        self._surplus = session.surplus
+        self._lanes: list[_Lane] = []
+        self._add_lane(sock, session)
+        self._plan = LanePlan(time.monotonic(), 0)
+
+    def _add_lane(self, sock: socket.socket, session: Session) -> _Lane:
+        shared_socket = SharedSocket(sock)
+        sender = Sender(shared_socket, self._shared, session.sending, self.close)
+        receiver = Receiver(shared_socket, self._shared, session.receiving, self)
+        lane = _Lane(shared_socket, sender, receiver, session.surplus)
+        self._lanes.append(lane)
+        return lane
+
+    @property
+    def lanes(self) -> int:
+        return len(self._lanes)
+
+    @property
+    def answers_ahead(self) -> int:
+        return _ANSWERS_PER_LANE * len(self._lanes)
 
     @property
     def bytes_received(self) -> int:
-        return self._receiver.bytes_received
+        return sum([lane.receiver.bytes_received for lane in self._lanes])
 
     @property
     def bytes_sent(self) -> int:
-        return self._sender.bytes_sent
+        return sum([lane.sender.bytes_sent for lane in self._lanes])
 
     def start(self, handler: ChannelHandler) -> None:
         self._handler = handler
-        surplus, self._surplus = self._surplus, b""
-        self._receiver.start(surplus)
+        for lane in self._lanes:
+            self._start(lane)
+
+    def _start(self, lane: _Lane) -> None:
+        surplus, lane.surplus = lane.surplus, b""
+        lane.receiver.start(surplus)
+
+    def attach(self, sock: socket.socket, session: Session) -> bool:
+        """One more connection to the same peer; False where it is not wanted, and whoever brought it closes it."""
+        fits = session.peer == self.peer and (session.sending is not None) == self.encrypted
+        if not fits or self._closed is not None or len(self._lanes) >= LANES_PER_CHANNEL_MAX:
+            return False
+        lane = self._add_lane(sock, session)
+        if self._handler is not None:
+            self._start(lane)
+        return True
 
     def send(self, message: bytes) -> None:
-        self._sender.send(message)
+        self._lanes[0].sender.send(message)
 
     async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
-        return await self._sender.send_bulk(request_id, source)
+        lane = min(self._lanes, key=lambda lane: lane.sender.answers_due)
+        try:
+            return await lane.sender.send_bulk(request_id, source)
+        finally:
+            self._look()
+
+    def _look(self) -> None:
+        """Does the path need another lane? Asked after each answer."""
+        now = time.monotonic()
+        if self._closed is not None or not self._plan.due(now):
+            return
+        moved = self.bytes_received + self.bytes_sent
+        if self._plan.lanes(now, moved, round_trip_s(self._lanes[0].socket.sock)) > len(self._lanes):
+            self.on_narrow()
 
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return
         self._closed = reason
-        self._receiver.end()
-        self._sender.end()
-        self._socket.close()
+        for lane in self._lanes:
+            lane.receiver.end()
+            lane.sender.end()
+            lane.socket.close()
+        self.on_closed()
         self.receiver_idle()
 
     # --- receiver.ReceiverOwner ---------------------------------------------------------------------------------------
@@ -88,6 +149,7 @@ class TcpChannel:
         handler = self._handler
         if handler is not None:
             self._guard(lambda: handler.bulk_finished(request_id, error))
+        self._look()
 
     def broken(self, error: Exception) -> None:
         if isinstance(error, P2PModelError):
@@ -99,9 +161,10 @@ class TcpChannel:
 
     def receiver_idle(self) -> None:
         # What has fully arrived is still being verified and written; the handler hears of it before the end.
-        if self._closed is not None and self._handler is not None and self._receiver.idle:
-            self._loop.call_soon(self._handler.closed, self._closed)
-            self._handler = None
+        if self._closed is None or self._handler is None or not all(lane.receiver.idle for lane in self._lanes):
+            return
+        self._loop.call_soon(self._handler.closed, self._closed)
+        self._handler = None
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:

@@ -5,7 +5,6 @@ Nothing runs for a peer that asks for nothing: a task is there as long as there 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -89,7 +88,6 @@ class UploadQueue:
         self._small: dict[int, SmallRequest] = {}
         self._sending_chunks = 0
         self._sending_small = False
-        self._room = asyncio.Semaphore(channel.answers_ahead)
 
     def add(self, request: Answer) -> None:
         """Raises `ProtocolError` where the peer asks without measure or uses an id twice."""
@@ -181,8 +179,7 @@ class UploadQueue:
             return None
 
     async def _send(self, request: wire.RequestChunk | wire.RequestObject, source: BulkSource) -> bool:
-        async with self._room:
-            sent = await self._channel.send_bulk(request.request, source)
+        sent = await self._channel.send_bulk(request.request, source)
         if not sent:
             self._reject(request, "not held here")
         return sent

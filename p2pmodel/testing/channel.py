@@ -69,6 +69,8 @@ class SimChannel:
         self._held_up: list[Callable[[], None]] = []
         """Sent while the other side could not be reached: the kernel repeats it until it can."""
         self._leaving: asyncio.Future[None] | None = None
+        self._turn = asyncio.Lock()
+        """Answers leave one after the other."""
         self._answers_due: deque[int] = deque()
         """Sequence numbers of answers that have left the other side and are not here yet."""
         self._after_answers: deque[tuple[int, bytes]] = deque()
@@ -167,6 +169,11 @@ class SimChannel:
 
     async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
         try:
+            await self._turn.acquire()
+        except asyncio.CancelledError:
+            source.release()
+            raise
+        try:
             if self._closed is not None:
                 raise PeerGoneError("the connection closed")
             if not source.open():
@@ -178,9 +185,10 @@ class SimChannel:
             raise
         finally:
             source.release()
+            self._turn.release()
 
     async def _send_bulk(self, request_id: int, source: BulkSource) -> None:
-        assert self._leaving is None, "one answer at a time"
+        assert self._leaving is None
         length, data, now = source.length, content_of(source), self._internet.now
         if self.host.stalls:
             await self._leave(math.inf)

@@ -165,7 +165,7 @@ async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
     near.start(handler)
     for _ in range(40):
         near.send(bytes(CONTROL_BYTES_MAX))
-        assert near._sender.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
+        assert near._lanes[0].sender.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
     assert isinstance(await handler.until_closed(), ProtocolError)
 
 
@@ -205,7 +205,7 @@ async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town, 
 
     sending = asyncio.get_running_loop().create_task(serve())
     await handler.until(lambda: len(handler.of("begins")) == 3)
-    await comes_true(lambda: pair.far._receiver.waits_for_a_buffer)
+    await comes_true(lambda: pair.far._lanes[0].receiver.waits_for_a_buffer)
     assert handler.of("finished") == []
     goes_on.set()
     await sending
@@ -231,8 +231,8 @@ async def test_a_channel_that_closes_while_it_waits_for_a_buffer_leaves_the_turn
     sending = [loop.create_task(near.send_bulk(1, Source(bytes([5]) * MIB))) for near, _, _ in ends]
     for _, _, handler in ends:
         await handler.until(lambda handler=handler: handler.of("begins"))
-    await comes_true(lambda: sum(end[1]._receiver.waits_for_a_buffer for end in ends) == 2)
-    waiting = [end for end in ends if end[1]._receiver.waits_for_a_buffer]
+    await comes_true(lambda: sum(end[1]._lanes[0].receiver.waits_for_a_buffer for end in ends) == 2)
+    waiting = [end for end in ends if end[1]._lanes[0].receiver.waits_for_a_buffer]
     waiting[0][1].close(PeerGoneError("enough"))
     goes_on.set()
     await waiting[1][2].until(lambda: waiting[1][2].of("finished"))
@@ -250,7 +250,7 @@ async def test_a_reset_at_any_point_ends_both_sides_and_gives_the_buffers_back(t
     source = Source(bytes(4 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= 3 * MIB else None)
     sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
     await comes_true(lambda: pair.far.bytes_received >= after_bytes)
-    _reset(pair.far._socket.sock)
+    _reset(pair.far._lanes[0].socket.sock)
     pair.far.close(PeerGoneError("reset"))
     await pair.near_handler.until_closed()
     goes_on.set()
@@ -442,8 +442,8 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
 )
 async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town, damage, encryption) -> None:
     pair = await town.pair(encryption=encryption)
-    record = bytes(make_record(pair.near._sender._outbox.keys, Kind.MESSAGE, b"payload"))
-    pair.near._socket.sock.send(damage(record))
+    record = bytes(make_record(pair.near._lanes[0].sender._outbox.keys, Kind.MESSAGE, b"payload"))
+    pair.near._lanes[0].socket.sock.send(damage(record))
     assert isinstance(await pair.far_handler.until_closed(), ProtocolError)
     assert pair.far_handler.messages in ([], [b"payload"])
     assert len(pair.far_handler.messages) == (damage(record) == record + record)
@@ -451,8 +451,8 @@ async def test_a_record_that_is_not_right_ends_the_channel_and_nothing_else(town
 
 async def test_our_own_records_sent_back_to_us_end_the_channel(town) -> None:
     pair = await town.pair()
-    record = make_record(pair.near._sender._outbox.keys, Kind.MESSAGE, b"payload")
-    pair.far._socket.sock.send(record)
+    record = make_record(pair.near._lanes[0].sender._outbox.keys, Kind.MESSAGE, b"payload")
+    pair.far._lanes[0].socket.sock.send(record)
     assert isinstance(await pair.near_handler.until_closed(), ProtocolError)
     assert pair.near_handler.messages == []
 

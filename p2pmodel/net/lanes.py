@@ -1,0 +1,55 @@
+"""How many connections to one peer carry what its path can carry.
+
+One TCP connection has at most its window under way: some megabytes, whatever the path could take (`tcp_wmem`; measured:
+30 MB/s at 80 ms on a line of 125). A few side by side have that many windows, and recover from losses one by one. So
+a channel may grow *lanes*: more sockets to the same peer, each with a handshake and keys of its own. On short paths
+there is one. A plain object; times are monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from p2pmodel.limits import LANES_PER_CHANNEL_MAX, MIB
+
+_LOOK_S = 0.25
+_LONG_PATH_S = 0.010
+_BYTES_PER_LANE = MIB
+"""Under way on each connection before another is worth its handshake."""
+_RTT_OFFSET = 68
+"""Of `tcpi_rtt`, in microseconds, in Linux' `struct tcp_info` (linux/tcp.h)."""
+
+
+class LanePlan:
+    """Asked now and then, says how many connections there should be."""
+
+    def __init__(self, now: float, moved_bytes: int) -> None:
+        self._looked_at = now
+        self._moved_bytes = moved_bytes
+
+    def due(self, now: float) -> bool:
+        return now - self._looked_at >= _LOOK_S
+
+    def lanes(self, now: float, moved_bytes: int, round_trip_s: float) -> int:
+        """`moved_bytes` counts what the channel has carried so far, in both directions."""
+        rate = (moved_bytes - self._moved_bytes) / max(now - self._looked_at, 1e-3)
+        self._looked_at, self._moved_bytes = now, moved_bytes
+        if round_trip_s < _LONG_PATH_S:
+            return 1
+        return min(1 + int(rate * round_trip_s / _BYTES_PER_LANE), LANES_PER_CHANNEL_MAX)
+
+
+def round_trip_s(sock: socket.socket) -> float:
+    """What the kernel has measured on this connection; 0 where it does not tell."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None:
+        return 0.0
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, option, _RTT_OFFSET + 4)
+    except OSError:
+        return 0.0
+    if len(info) < _RTT_OFFSET + 4:
+        return 0.0
+    microseconds: int = struct.unpack_from("=I", info, _RTT_OFFSET)[0]
+    return microseconds / 1e6
