@@ -5,6 +5,7 @@ Nothing runs for a peer that asks for nothing: a task is there as long as there 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
