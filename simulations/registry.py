@@ -16,6 +16,7 @@ MODULES = {
     "slow_tail": "simulations.slow_tail",
     "short_lives": "simulations.short_lives",
     "byzantine": "simulations.byzantine",
+    "slot_thieves": "simulations.slot_thieves",
     "sybil": "simulations.sybil",
     "eclipse": "simulations.eclipse",
     "announce": "simulations.announce",

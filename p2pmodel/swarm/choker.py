@@ -5,7 +5,8 @@ each fourth turn is drawn among all who wait (BitTorrent's optimistic slot), and
 average, so that coming back under another name gains nothing. Few slots, because an answer that shares the line with
 many others is passed on that much later; as many as the measured capacity fills. A peer that takes its answer far
 slower than is usual does not hold up the others: its slot is given on while it goes on, and where very many do, the
-slowest of those that have had long enough is to be cut.
+slowest of those that have had long enough is to be cut. A peer that takes from us while we fetch as well, and gives
+nothing back, is served one answer at a time, when nobody else waits.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Turn(Generic[K]):
 
     peer: K
     length: int
+    owing: bool = False
     begun_at: float | None = None
 
 
@@ -71,6 +73,8 @@ class Choker(Generic[K]):
         self._rng = rng
         self._fixed = slots
         self._waiting: dict[Turn[K], None] = {}
+        self._owing: dict[Turn[K], None] = {}
+        """Waiting too, of peers that take and do not give."""
         self._sending: dict[Turn[K], None] = {}
         self._served: dict[K, float] = {}
         """Seconds in a slot, each weighed by `_weight` of when it was: so none has to be made less as time goes on."""
@@ -81,7 +85,7 @@ class Choker(Generic[K]):
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._owing)
 
     @property
     def slots(self) -> int:
@@ -93,26 +97,29 @@ class Choker(Generic[K]):
     def sends_to(self, peer: K) -> bool:
         return any(turn.peer == peer for turn in self._sending)
 
-    def ask(self, peer: K, length: int, now: float) -> Turn[K]:
-        """This peer waits for its turn from now on."""
+    def ask(self, peer: K, length: int, *, owing: bool = False) -> Turn[K]:
+        """This peer waits for its turn from now on; one that is `owing`, until nobody else waits."""
         if peer not in self._served:
             self._served[peer] = sum(self._served.values()) / max(len(self._served), 1)
-        turn = Turn(peer, length)
-        self._waiting[turn] = None
+        turn = Turn(peer, length, owing)
+        (self._owing if owing else self._waiting)[turn] = None
         return turn
 
     def give(self, now: float) -> Turn[K] | None:
         """Whose turn it is now, if there is a slot."""
-        if not self._waiting or len(self._sending) >= UPLOADS_MAX:
+        waiting = self._waiting
+        if not waiting and not any(turn.owing for turn in self._sending):
+            waiting = self._owing
+        if not waiting or len(self._sending) >= UPLOADS_MAX:
             return None
         if len(self._sending) >= self.slots and self._moving(now) >= self.slots:
             return None
         self._given += 1
         if self._given % _OPTIMISTIC_EVERY:
-            turn = min(self._waiting, key=lambda turn: self._served.get(turn.peer, 0.0))
+            turn = min(waiting, key=lambda turn: self._served.get(turn.peer, 0.0))
         else:
-            turn = self._rng.choice(list(self._waiting))
-        del self._waiting[turn]
+            turn = self._rng.choice(list(waiting))
+        del waiting[turn]
         self._capacity.advance(now, bool(self._sending))
         self._sending[turn] = None
         turn.begun_at = now
@@ -128,16 +135,17 @@ class Choker(Generic[K]):
 
     def give_on_s(self, now: float) -> float | None:
         """When `give` should be asked again although nothing is done: how long until the next slot is given on."""
-        if not self._waiting or not self._sending:
+        if not self.waiting or not self._sending:
             return None
         begun = [at for turn in self._sending if now - (at := turn.begun_at or 0.0) < self._patience_s]
         return max(min(begun) + self._patience_s - now, _TICK_S) if begun else _PATIENCE_MAX_S
 
     def done(self, turn: Turn[K], now: float, *, sent: bool) -> None:
         """The answer has left, or will not; or nobody waits for it any more."""
-        if turn in self._waiting:
-            del self._waiting[turn]
-            return
+        for waiting in (self._waiting, self._owing):
+            if turn in waiting:
+                del waiting[turn]
+                return
         self._capacity.advance(now, bool(self._sending))
         del self._sending[turn]
         if turn.begun_at is None or not sent:

@@ -45,6 +45,8 @@ class _Shown:
     took_at: float = 0.0
     """When something was sent to it for the last time."""
     everything: bool = False
+    idle: bool = False
+    """It asks, and does not take what it asked for: shown nothing more until it does."""
 
 
 class SuperSeed(Generic[K]):
@@ -132,6 +134,7 @@ class SuperSeed(Generic[K]):
         """A chunk has left."""
         if peer in self._peers:
             self._peers[peer].took_at = now
+            self._peers[peer].idle = False
         bit = 1 << index
         if not self._unsent & bit:
             return
@@ -160,7 +163,7 @@ class SuperSeed(Generic[K]):
             self._turns.rotate(-1)
             shown = self._peers[peer]
             fresh = self._unshown & ~shown.bits
-            if shown.everything or len(shown.waiting) >= each or not fresh:
+            if shown.everything or shown.idle or len(shown.waiting) >= each or not fresh:
                 full += 1
                 continue
             full = 0
@@ -185,6 +188,10 @@ class SuperSeed(Generic[K]):
         if lately:
             self._stale_s = max(_STALE_S, 2.0 * len(self._waiting_at) / lately)
         told = self._open_to_the_picky(now, idle)
+        for peer, shown in self._peers.items():
+            if shown.waiting and now - max(min(shown.waiting.values()), shown.took_at) > self._stale_s:
+                self._take_back(peer, shown)
+                shown.idle = True
         for more in (self.news(now), self._once_more(now)):
             for peer, bits in more.items():
                 told[peer] = told.get(peer, 0) | bits

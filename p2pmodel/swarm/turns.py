@@ -22,6 +22,10 @@ _SIGN_OF_LIFE_S = REQUEST_DEADLINE_MAX_S / 4
 class Served(Hashable, Protocol):
     """A link that is given upload slots."""
 
+    @property
+    def owing(self) -> bool:
+        """Whether it takes while we fetch, and gives nothing back."""
+
     def ping(self) -> None: ...
 
     def close(self, reason: P2PModelError) -> None: ...
@@ -40,7 +44,7 @@ class Turns:
 
     async def take(self, peer: Served, length: int) -> Turn[Served]:
         """Until it is this peer's turn to be sent `length` bytes. `done` must follow."""
-        turn = self._choker.ask(peer, length, self._clock.monotonic())
+        turn = self._choker.ask(peer, length, owing=peer.owing)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._granted[turn] = granted
         self._pump()

@@ -195,6 +195,9 @@ class SimChannel:
         if self.host.mute:
             await self._leave(now + BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN)
             raise PeerGoneError("nothing leaves this host")
+        if self.other.host.deaf:
+            await self._leave(now + BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN)
+            raise PeerGoneError("an answer left too slowly")
         if self._internet.watch is not None:
             self._internet.watch.answer(self, request_id, data)
         begins_at, ends_at = self.host.upload.reserve(length, now)

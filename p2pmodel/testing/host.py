@@ -59,6 +59,8 @@ class Host:
         """Takes everything in, keeps its connections open, and says nothing."""
         self.stalls = False
         """Takes every request, and no answer ever leaves."""
+        self.deaf = False
+        """Takes messages in and no answer: the window of whoever sends it one stays shut."""
         self.clock_error_s = 0.0
         """How far its wall clock is ahead."""
         self.side = 0

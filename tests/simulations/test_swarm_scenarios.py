@@ -12,11 +12,12 @@ from p2pmodel.swarm.download import Download
 from p2pmodel.testing.condensed import CondensedIntake, CondensedStore
 from p2pmodel.testing.events import EventLog
 from p2pmodel.testing.report import Line, Result
-from simulations import byzantine, figures, flash_crowd, seed_leaves, short_lives, slow_tail
+from simulations import byzantine, figures, flash_crowd, seed_leaves, short_lives, slot_thieves, slow_tail
 from simulations.byzantine import ByzantineOptions
 from simulations.flash_crowd import FlashCrowdOptions
 from simulations.seed_leaves import SeedLeavesOptions
 from simulations.short_lives import ShortLivesOptions
+from simulations.slot_thieves import SlotThievesOptions
 from simulations.slow_tail import SlowTailOptions
 
 pytestmark = pytest.mark.slow
@@ -118,6 +119,15 @@ def test_a_seed_spreads_distinct_chunks_so_that_little_more_than_one_copy_is_eno
     lost = seed_leaves.run(options, Watcher())
     assert value(lost, "chunks that nobody had when it left, most") > 0
     assert value(lost, "trials in which all 8 completed") == 0
+
+
+@pytest.mark.parametrize("kind", ["deaf", "greedy"])
+def test_peers_that_take_slots_and_give_nothing_do_not_keep_others_from_it(kind: str) -> None:
+    options = SlotThievesOptions(peers=8, size="16MiB", kind=kind)
+    result = slot_thieves.run(options, Watcher())
+    assert value(result, "honest peers that completed") == 1
+    assert value(result, "mean time over the same without thieves") < 2
+    assert (value(result, "copies that a thief took") > 0) == (kind == "greedy")
 
 
 def test_trials_have_seeds_of_their_own_and_all_count() -> None:

@@ -21,7 +21,7 @@ class Line:
         self.choker: Choker[str] = Choker(Random(seed), slots)
         self.bytes_per_s = bytes_per_s
         self.crawl_s = crawl_s
-        self.crawlers = ""
+        self.crawlers = self.owing = ""
         self.now = self.free_at = 0.0
         self.leaving: list[tuple[float, Turn[str]]] = []
         self.served: Counter[str] = Counter()
@@ -29,7 +29,7 @@ class Line:
 
     def ask(self, peer: str, count: int = 1) -> None:
         for _ in range(count):
-            self.choker.ask(peer, CHUNK_BYTES, self.now)
+            self.choker.ask(peer, CHUNK_BYTES, owing=peer in self.owing)
 
     def run(self, until: float, always: str = "") -> None:
         """Peers in `always` ask again as soon as they have got something."""
@@ -143,6 +143,20 @@ def test_where_only_those_who_do_not_read_are_left_the_one_that_had_longest_is_t
     assert quick.choker.overstayed(quick.now) is None
 
 
+def test_whoever_takes_and_gives_nothing_is_served_when_nobody_else_waits() -> None:
+    line = Line(10e6, slots=1)
+    line.owing = "xy"
+    for peer in "xyab":
+        line.ask(peer)
+    line.run(20.0, always="xyab")
+    assert line.served["x"] + line.served["y"] < 0.1 * (line.served["a"] + line.served["b"])
+    alone = Line(10e6)
+    alone.owing = "x"
+    alone.ask("x")
+    alone.run(20.0, always="x")
+    assert alone.served["x"] > 150
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_turns_may_end_in_any_order_and_at_any_time(seed: int) -> None:
     dice = Random(seed)
@@ -153,7 +167,7 @@ def test_turns_may_end_in_any_order_and_at_any_time(seed: int) -> None:
         now += dice.random() * 0.2
         match dice.randrange(4):
             case 0:
-                waiting.append(choker.ask(dice.randrange(20), CHUNK_BYTES, now))
+                waiting.append(choker.ask(dice.randrange(20), CHUNK_BYTES))
             case 1 if waiting and dice.random() < 0.3:
                 choker.done(waiting.pop(dice.randrange(len(waiting))), now, sent=False)
             case 2 if sending:
