@@ -25,7 +25,7 @@ _DUPLICATE_MARK = 0.01
 @dataclass(frozen=True, kw_only=True)
 class SlowTailOptions(CrowdOptions):
     peers: int = option(8, "Peers that hold the model; one more fetches it.", low=2, high=64, metavar="N")
-    size: str = option("512MiB", "Of the model, as in 3GB or 512MiB.", metavar="SIZE")
+    size: str = option("1GiB", "Of the model, as in 3GB or 512MiB.", metavar="SIZE")
     when: float = option(0.95, "One of them slows down once so much is here.", low=0.01, high=0.99, metavar="PART")
     slow: float = option(0.01, "To so much of its speed.", low=0.0001, high=1, metavar="PART")
     trials: int = option(1, "Runs, each with a seed of its own.", low=1, high=10_000, metavar="N")

@@ -25,7 +25,7 @@ from p2pmodel.swarm.requests import ChunkRequest
 from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake
 
-_TICK_MAX_S = 0.25
+_TICK_MAX_S = 0.1
 _TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
 _STILL_S = 2.0

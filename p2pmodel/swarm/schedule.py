@@ -40,10 +40,12 @@ _BATCH_S = 0.1
 _BATCH_CHUNKS_MAX = 64
 _USUAL_WEIGHT = 1 / 16
 _MOVE_MARGIN_S = 0.01
-_DUPLICATE_MARGIN_S = 0.1
+_DUPLICATE_MARGIN_S = 0.05
 """Without a margin, equal peers would fetch each other's last chunks twice."""
 _UNUSUAL = 1.3
-"""A second copy is asked for of what has been out for so many times as long as is usual."""
+"""A second copy is asked for of what has been out for so many times as long as is usual,"""
+_UNUSUAL_FOR_IT = 2.5
+"""or for so many times as long as this peer needs, if that is less."""
 
 
 class Schedule(Generic[K]):
@@ -262,7 +264,7 @@ class Schedule(Generic[K]):
                 # Who has never delivered will hardly do so now: that costs nothing.
                 if request.overdue or not (moves or (second and (may_waste or not their.proven))):
                     continue
-                if not moves and now - request.asked_at < _UNUSUAL * self._usual_s:
+                if not moves and now - request.asked_at < self._unusual_s(their, ahead_bytes):
                     continue
                 remaining_s = their.remaining_s(ahead_bytes, self._usual_s, now)
                 gain_s = remaining_s - 2.0 * source.expected_s(request.length, self._usual_s)
@@ -278,6 +280,13 @@ class Schedule(Generic[K]):
             self._duplicates[index] = self._length_of(index)
             self._duplicate_bytes += self._duplicates[index]
         return index
+
+    def _unusual_s(self, source: Source, ahead_bytes: int) -> float:
+        """How long this may be out before a second copy is thought of: by what is usual, or by its own haste."""
+        usual_s = _UNUSUAL * self._usual_s
+        if not source.proven:
+            return usual_s
+        return min(usual_s, _UNUSUAL_FOR_IT * ahead_bytes / source.rate_bytes_per_s)
 
     @property
     def _may_waste(self) -> bool:
