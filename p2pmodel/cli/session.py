@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,9 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     logging.addLevelName(logging.WARNING, "warning")
     logging.addLevelName(logging.ERROR, "error")
     entry = _cancelled_by_sigterm(work)
+    # What imports made stays; what a transfer makes dies young, and is looked at less often (4 % of its CPU time).
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             return runner.run(entry)
