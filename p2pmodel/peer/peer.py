@@ -85,6 +85,8 @@ class Peer:
         self.listen: Address
         self._network_type = network
         self._rng = rng or SystemRandom()
+        self._dice = rng or Random(SystemRandom().getrandbits(256))
+        """For what is no secret, such as which chunk is asked for next: the system's would cost a call for each."""
         self._open_store = open_store or partial(Store.open, files=files)
         self._stack = AsyncExitStack()
         self._background: dict[asyncio.Task[None], None] = {}
@@ -126,7 +128,7 @@ class Peer:
             key=self.peer_id,
             network=self.network,
             shelf=StoreShelf(self.store),
-            rng=self._rng,
+            rng=self._dice,
             upload_limit_bytes_per_s=config.upload_limit_bytes_per_s,
             download_limit_bytes_per_s=config.download_limit_bytes_per_s,
             upload_slots=config.upload_slots,
