@@ -147,8 +147,8 @@ PEER_CHUNKS_REJECTED_MAX = 1
 """A chunk is verified whole and comes from one peer, so one corrupt chunk proves the liar."""
 CLAIM_INTERVAL_S = 5.0
 CLAIM_BYTES = 4 * GIB
-"""Verified bytes become durable claims in batches: an fsync for each 16 KiB would cap at 3 MB/s (iroh), and one for each
-256 MiB took a quarter of a 2 GiB transfer (measured). What a power cut finds unclaimed is hashed, not fetched, again."""
+"""Verified bytes become durable claims in batches: an fsync for each 16 KiB would cap at 3 MB/s (iroh), and one for
+each 256 MiB took a quarter of a 2 GiB transfer (measured). What a power cut finds unclaimed is hashed, not fetched."""
 FETCH_MISS_S = 3.0
 """A model that nobody holds is reported within this time."""
 FETCH_STALL_S = 30.0

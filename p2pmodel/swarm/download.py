@@ -333,19 +333,23 @@ class Download:
         now = self._clock.monotonic()
         if now < self._not_before or self._failure is not None or not link.may_ask:
             return
-        if self.links.get(link.peer) is not link or link.peer in self.banned:
+        if self.links.get(link.peer) is not link or link.peer in self.banned or self._paced(now):
             return
         for index in self._schedule.next_requests(link.peer, now):
             self._cancel_withdrawn()
             self._request(link, index)
-            if not link.may_ask:
+            self._pace.spend(self.layout.length(index))
+            if self._paced(now) or not link.may_ask:
                 return
-            wait_s = self._pace.take(self.layout.length(index), now)
-            if wait_s > 0:
-                self._not_before = now + wait_s
-                self.account.paced(self._not_before, now)
-                asyncio.get_running_loop().call_later(wait_s, self._fill_all)
-                return
+
+    def _paced(self, now: float) -> bool:
+        """Whether our own limit wants a pause before the next request; then it has begun."""
+        wait_s = self._pace.wait_s(now)
+        if wait_s > 0:
+            self._not_before = now + wait_s
+            self.account.paced(self._not_before, now)
+            asyncio.get_running_loop().call_later(wait_s, self._fill_all)
+        return wait_s > 0
 
     def _cancel_withdrawn(self) -> None:
         for peer, index in self._schedule.withdrawn():

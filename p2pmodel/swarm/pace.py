@@ -1,8 +1,15 @@
-"""A limit in bytes per second as a token bucket that may go into debt: who takes a chunk waits until it is paid."""
+"""A limit in bytes per second as a token bucket that may go into debt: who takes a chunk waits until it is paid.
+
+A line of that rate delivers its first chunk after the time that it takes. So the first one waits as well, up to a
+second: a minute at 1 MB/s then carries what it should, and not a chunk more.
+"""
 
 from __future__ import annotations
 
-_BURST_S = 0.25
+from p2pmodel.limits import CHUNK_BYTES
+
+_BURST_S = 0.1
+_FIRST_S = 1.0
 
 
 class Pace:
@@ -32,7 +39,7 @@ class Pace:
             return 0.0
         burst = self.rate_bytes_per_s * _BURST_S
         if self._last is None:
-            self._credit_bytes += burst
+            self._credit_bytes -= min(CHUNK_BYTES, self.rate_bytes_per_s * _FIRST_S)
         else:
             self._credit_bytes = min(self._credit_bytes + (now - self._last) * self.rate_bytes_per_s, burst)
         self._last = now

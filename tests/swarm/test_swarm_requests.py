@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import OBJECT_BYTES_MAX
+from p2pmodel.limits import CHUNK_BYTES, OBJECT_BYTES_MAX
 from p2pmodel.model import Digest
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
@@ -185,12 +185,20 @@ def test_ids_of_cancelled_requests_are_forgotten_in_the_end(opened) -> None:
     sizes=st.lists(st.integers(1, 4 << 20), min_size=1, max_size=50),
 )
 def test_the_rate_holds_over_any_sequence_of_chunks(rate: int, sizes: list[int]) -> None:
-    """In simulated time; what may leave at once is a quarter of a second's worth and the last chunk."""
+    """In simulated time: what went before is paid for, and of the last one a second's worth or a chunk."""
     pace, now = Pace(rate), 0.0
     for size in sizes:
         now += pace.take(size, now)
-    allowed = rate * (now + 0.25) + sizes[-1]
-    assert sum(sizes) <= allowed * 1.0001
+    allowed = rate * (now + 0.1) + max(sizes[-1] - min(CHUNK_BYTES, rate), 0)
+    assert sum(sizes) <= allowed * 1.0001 + 1
+
+
+def test_a_minute_at_a_megabyte_a_second_is_right_to_the_chunk() -> None:
+    """Whole chunks that leave at once, as on a fast line behind the limit."""
+    pace, now, sent = Pace(1_000_000), 0.0, 0
+    while (now := now + pace.take(CHUNK_BYTES, now)) <= 10:
+        sent += CHUNK_BYTES
+    assert 0.9 < sent / 10_000_000 <= 1.0
 
 
 def test_the_rate_is_reached_within_five_percent() -> None:
@@ -213,17 +221,17 @@ def test_several_who_take_from_one_pace_share_its_rate() -> None:
 
 def test_idleness_saves_up_no_more_than_a_short_burst() -> None:
     pace = Pace(1000)
-    pace.take(1, 0.0)
+    assert pace.take(1, 0.0) == pytest.approx(1.0)
     pace.take(1, 1000.0)
     assert pace.take(1000, 1000.0) == 0.0
-    assert pace.take(1, 1000.0) == pytest.approx(0.75, abs=0.01)
+    assert pace.take(1, 1000.0) == pytest.approx(0.9, abs=0.01)
 
 
 def test_what_is_given_back_may_be_taken_again() -> None:
     pace = Pace(1000)
     pace.take(100_000, 0.0)
     pace.give_back(100_000)
-    assert pace.take(100, 0.0) == 0.0
+    assert pace.take(100, 1.0) == 0.0
 
 
 def test_without_a_limit_nobody_waits() -> None:
