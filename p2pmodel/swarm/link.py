@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
@@ -25,6 +25,7 @@ from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Address, BulkSink, Channel, ended
 from p2pmodel.swarm import wire
+from p2pmodel.swarm.following import Expecting, Listening
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
 
@@ -35,49 +36,6 @@ _OBJECT_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 4
 """Objects and statements asked of one peer at once; more wait here, for a peer that is asked for too much hangs up."""
 _CHUNK_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 2
 """Chunks asked of one peer at once, over all downloads: the rest of the peer's patience."""
-
-
-class Listening(Protocol):
-    """Who follows a model on a link: a running download."""
-
-    def link_has(self, link: Link, held: HaveMap) -> None:
-        """The peer holds these chunks (all of them, not only the new ones)."""
-
-    def link_unknown(self, link: Link) -> None: ...
-
-    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
-        """The peer names others who follow the model. Addresses of a narrower scope than its own are left out."""
-
-    def link_closed(self, link: Link, reason: P2PModelError) -> None: ...
-
-
-class _Expecting:
-    """A follower for the time until the download begins."""
-
-    def __init__(self) -> None:
-        self._unknown = False
-        self._peers: list[tuple[PublicKey, Address]] = []
-
-    def link_has(self, link: Link, held: HaveMap) -> None:
-        self._unknown = False
-
-    def link_unknown(self, link: Link) -> None:
-        self._unknown = True
-
-    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
-        self._peers = list(peers)
-
-    def link_closed(self, link: Link, reason: P2PModelError) -> None:
-        """Whoever found the link sees that it has gone."""
-
-    def pass_on(self, link: Link, held: HaveMap | None, follower: Listening) -> None:
-        """Raises `PeerFault` where what the peer said does not fit the model."""
-        if held is not None:
-            follower.link_has(link, held)
-        elif self._unknown:
-            follower.link_unknown(link)
-        if self._peers:
-            follower.link_peers(link, self._peers)
 
 
 class Link:
@@ -203,16 +161,16 @@ class Link:
     def expect(self, model_id: ModelId) -> None:
         """Follow a model whose download begins as soon as more is known of it: what is said is kept until then."""
         if model_id not in self.followers:
-            self.follow(model_id, _Expecting())
+            self.follow(model_id, Expecting())
 
     def expect_no_more(self, model_id: ModelId) -> None:
-        if isinstance(self.followers.get(model_id), _Expecting):
+        if isinstance(self.followers.get(model_id), Expecting):
             self.unfollow(model_id)
 
     def follow(self, model_id: ModelId, follower: Listening) -> None:
         before = self.followers.get(model_id)
         self.followers[model_id] = follower
-        if not isinstance(before, _Expecting):
+        if not isinstance(before, Expecting):
             self._send(wire.Subscribe(model_id.raw))
             return
         try:

@@ -34,7 +34,7 @@ class _Nowhere:
 
 
 class Thief:
-    """Fills `swarm.link.Listening`. Give it victims with `rob`."""
+    """Fills `swarm.following.Listening`. Give it victims with `rob`."""
 
     def __init__(self, crowd: Crowd, member: Member, layout: Layout) -> None:
         self.bytes_taken = 0
