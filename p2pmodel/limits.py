@@ -93,7 +93,7 @@ OBJECTS_OUT_BYTES_MAX = 64 * MIB
 """Manifests and chunk lists that are on their way out; each counts once, however many ask for it."""
 MODELS_PER_PEER_MAX = 256
 """Models that one connection may subscribe to."""
-HAVES_PER_MESSAGE_MAX = 2_048
+HAVES_PER_MESSAGE_MAX = 1_024
 """So many cost the receiver half a ms; who has more to tell sends the next message, or a have-map."""
 LINKS_PER_FETCH_ENOUGH = 24
 """Connections that a fetch opens while every missing chunk has a holder among them; others may connect to us as well.

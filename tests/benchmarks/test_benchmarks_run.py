@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import network
+from tests.benchmarks.hostile.flood import Flood
 from tests.benchmarks.index import Index
 
 _ROOT = Path(__file__).parents[2]
@@ -115,3 +116,14 @@ def _marked(work: Path) -> list[str]:
         except OSError:
             continue  # it has ended meanwhile
     return found
+
+
+def test_what_a_flood_found_can_be_told() -> None:
+    flood = Flood(
+        print, found={"flood": {"opened": 9_997, "end_ratio": 1.19, "failures": {"refused": 3}, "left": None}}
+    )
+    told = "\n".join(flood.tables())
+    assert "9,997" in told and "1.190" in told and "3 x refused" in told
+    flood.found["flood"]["failures"] = {}
+    assert "none" in "\n".join(flood.tables())
+    assert next(line.ok for line in flood.lines() if line.what.startswith("memory a minute after")) is False

@@ -60,7 +60,7 @@ class Flood:
 
     def tables(self) -> list[str]:
         rows = [
-            [part, name, f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"]
+            [part, name, _text(value)]
             for part, values in self.found.items()
             if isinstance(values, dict)
             for name, value in values.items()
@@ -93,6 +93,12 @@ class Flood:
 
     def as_json(self) -> dict[str, object]:
         return {**self.found, "lines": [line.as_json() for line in self.lines()]}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):  # reasons and how often each was met
+        return ", ".join(f"{count:,} x {reason}" for reason, count in value.items()) or "none"
+    return f"{value:,.3f}" if isinstance(value, float) else f"{value:,}"
 
 
 def _unshare() -> list[str]:
