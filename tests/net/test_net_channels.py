@@ -426,6 +426,34 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
     assert town.lent_bytes == 0
 
 
+async def test_an_answer_that_drips_without_a_pause_is_cut_off_by_the_thread_that_reads_it(town, monkeypatch) -> None:
+    """Never silent for long enough to go back to the loop, whose timer would see it."""
+    monkeypatch.setattr(receiver, "patience_s", lambda length: 0.05)
+    pair = await town.pair()
+    pause = threading.Event()
+    source = Source(bytes(16 * MIB), lambda offset: pause.wait(0.005))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    assert "slowly" in str(await pair.far_handler.until_closed())
+    await gone(sending)
+
+
+async def test_a_message_waits_for_the_end_of_a_record_that_has_left_in_part(town, tmp_path) -> None:
+    """In the clear a record leaves straight from its file, as much at a time as the socket takes."""
+    near, far = await town.channels(*(identity(number, encryption=False) for number in (1, 2)))
+    near.start(Handler())
+    data = data_of(3, 16 * MIB)
+    (tmp_path / "file").write_bytes(data)
+    with (tmp_path / "file").open("rb") as file:
+        sending = asyncio.get_running_loop().create_task(near.send_bulk(7, Source(data, fd=file.fileno())))
+        await comes_true(lambda: near._lanes[0].sender._parked)  # nobody reads: the socket is full
+        near.send(b"in the middle")
+        handler = Handler()
+        far.start(handler)
+        await sending
+    await handler.until(lambda: handler.of("finished") and handler.messages)
+    assert handler.sinks[7].data == data and handler.messages == [b"in the middle"]
+
+
 # --- a hostile far end ---------------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from p2pmodel.model import Digest
 from p2pmodel.net import Address
 from p2pmodel.swarm import source as source_module
 from p2pmodel.swarm import wire
+from p2pmodel.swarm.pace import Pace
 
 
 def holds_all(hostile: Hostile, model: Model) -> None:
@@ -532,3 +533,14 @@ async def test_connections_are_enough_only_where_each_chunk_has_a_holder_and_the
     download._schedule._sources[seed.key.public].snubbed = True
     assert not download.links_enough, "one that promises and does not deliver keeps nobody else away"
     leech.swarm.close_download(download)
+
+
+async def test_everything_that_is_asked_for_counts_against_the_download_limit(town, monkeypatch) -> None:
+    spent: list[int] = []
+    spend = Pace.spend
+    monkeypatch.setattr(Pace, "spend", lambda pace, size: (spent.append(size), spend(pace, size)))
+    seed = await town.seed(1)
+    leech = await town.peer(2, download_limit_bytes_per_s=100_000_000)
+    seed.swarm._uploads.turns._pace.spend = lambda size: None
+    await leech.fetch([seed])
+    assert sum(spent) >= sum(map(len, town.model.chunks))
