@@ -85,8 +85,9 @@ UPLOAD_SLOTS_MIN, UPLOAD_SLOTS_MAX = 4, 8
 """Answers that leave at once (BitTorrent: 4; libtorrent: 8). Few pass a chunk on soon, many fill long paths."""
 UPLOADS_MAX = 64
 """The same with those that crawl: each holds up nobody but itself, and a buffer."""
-OWED_BYTES_MAX = 4 * MIB
-"""What a peer may have had of us, beyond twice what it gave, before others come first: it begins with something."""
+OWED_ANSWERS_MAX = 4
+"""What a peer may have had of us, beyond twice what it gave, before others come first, in chunks of the longest kind
+that it was sent: it begins with something, and honest peers too want more of each other now and less later."""
 REQUESTS_PER_PEER_MAX = 256
 """Chunk requests that a peer may have waiting with us."""
 OBJECTS_OUT_BYTES_MAX = 64 * MIB

@@ -15,7 +15,7 @@ from p2pmodel.limits import (
     HAVES_PER_MESSAGE_MAX,
     MODELS_PER_PEER_MAX,
     OBJECT_BYTES_MAX,
-    OWED_BYTES_MAX,
+    OWED_ANSWERS_MAX,
     REQUEST_DEADLINE_MAX_S,
     REQUESTS_PER_PEER_MAX,
     STATEMENTS_PER_ANSWER_BYTES_MAX,
@@ -107,7 +107,8 @@ class Link:
     @property
     def owing(self) -> bool:
         """Whether the peer has had far more of us than we of it, while we fetch ourselves."""
-        return bool(self.followers) and self.channel.bytes_sent - 2 * self.channel.bytes_received > OWED_BYTES_MAX
+        owed_bytes = self.channel.bytes_sent - 2 * self.channel.bytes_received
+        return bool(self.followers) and owed_bytes > OWED_ANSWERS_MAX * self._queue.longest_bytes
 
     @property
     def requests_out(self) -> int:

@@ -10,6 +10,8 @@ from p2pmodel.limits import CHUNK_BYTES
 
 _BURST_S = 0.1
 _FIRST_S = 1.0
+_MOMENT_S = 1e-5
+"""A shorter pause may be rounding, and one too short for the clock would be begun again for ever."""
 
 
 class Pace:
@@ -43,7 +45,8 @@ class Pace:
         else:
             self._credit_bytes = min(self._credit_bytes + (now - self._last) * self.rate_bytes_per_s, burst)
         self._last = now
-        return max(-self._credit_bytes, 0.0) / self.rate_bytes_per_s
+        wait_s = -self._credit_bytes / self.rate_bytes_per_s
+        return wait_s if wait_s > _MOMENT_S else 0.0
 
     def spend(self, size_bytes: int) -> None:
         """Account for bytes whether or not it was their time."""

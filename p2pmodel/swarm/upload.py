@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
-from p2pmodel.limits import OBJECTS_OUT_BYTES_MAX, REQUESTS_PER_PEER_MAX
+from p2pmodel.limits import CHUNK_BYTES, OBJECTS_OUT_BYTES_MAX, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
@@ -88,6 +88,8 @@ class UploadQueue:
         self._chunks: dict[int, wire.RequestChunk] = {}
         self._small: dict[int, SmallRequest] = {}
         self._sending_chunks = 0
+        self.longest_bytes = CHUNK_BYTES
+        """The longest chunk that this peer was sent, at least an ordinary one."""
         self._sending_small = False
 
     def add(self, request: Answer) -> None:
@@ -145,6 +147,7 @@ class UploadQueue:
         source = SoughtChunk(uploads.shelf, Digest(request.digest), request.length, place)
         if not await self._send(request, source):
             return False
+        self.longest_bytes = max(self.longest_bytes, request.length)
         uploads.seeding.sent(self._asker, request)
         return True
 

@@ -234,5 +234,17 @@ def test_what_is_given_back_may_be_taken_again() -> None:
     assert pace.take(100, 1.0) == 0.0
 
 
+@given(rate=st.integers(1, 10**9), size=st.integers(1, 1 << 22), now=st.floats(0.0, 1e9))
+def test_who_has_waited_as_long_as_told_need_not_wait_again(rate: int, size: int, now: float) -> None:
+    """Else a pause that is too short for the clock would be begun again and again, at the same instant."""
+    pace = Pace(rate)
+    pace.spend(size)
+    for _ in range(3):
+        wait_s = pace.wait_s(now)
+        assert wait_s == 0.0 or now + wait_s > now
+        now += wait_s
+    assert pace.wait_s(now) == 0.0
+
+
 def test_without_a_limit_nobody_waits() -> None:
     assert Pace(None).take(1 << 40, 0.0) == 0.0
