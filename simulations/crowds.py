@@ -22,7 +22,7 @@ from p2pmodel.testing.internet import Internet
 from p2pmodel.testing.keys import quick_keys
 from p2pmodel.testing.loop import run
 from p2pmodel.testing.overlays import calm_collector
-from simulations.scenario import Options, option
+from simulations.scenario import Observer, Options, option
 
 T = TypeVar("T")
 
@@ -96,6 +96,22 @@ def in_crowd(
         found = run(whole())
     gc.collect()
     return found
+
+
+def in_crowds(
+    options: CrowdOptions,
+    trials: int,
+    observer: Observer,
+    story: Callable[[Crowd, Layout], Coroutine[None, None, T]],
+) -> tuple[list[T], float]:
+    """`in_crowd` so many times, each with a seed of its own; all that was returned, and the virtual seconds in all."""
+    told, seconds = [], 0.0
+    for number in range(trials):
+        observer.progress(f"trial {number + 1} of {trials}")
+        one, took_s = in_crowd(options, options.seed + number, observer.log, story)
+        told.append(one)
+        seconds += took_s
+    return told, seconds
 
 
 async def add_fetchers(crowd: Crowd, count: int, nat: float) -> list[Member]:

@@ -10,7 +10,7 @@ from p2pmodel.model import Layout
 from p2pmodel.testing.crowd import Crowd, Member
 from p2pmodel.testing.report import Line, Result, quantile, share
 from simulations import figures
-from simulations.crowds import SAMPLE_S, SETTLE_S, CrowdOptions, add_fetchers, fetch_all, in_crowd, notes
+from simulations.crowds import SAMPLE_S, SETTLE_S, CrowdOptions, add_fetchers, fetch_all, in_crowds, notes
 from simulations.scenario import Observer, Scenario, option
 
 _LOOK_S = 0.01
@@ -46,16 +46,10 @@ class _Trial:
 
 
 def run(options: SeedLeavesOptions, observer: Observer) -> Result:
-    trials, seconds = [], 0.0
-    for number in range(options.trials):
-        observer.progress(f"trial {number + 1} of {options.trials}")
+    async def story(crowd: Crowd, layout: Layout) -> _Trial:
+        return await _story(crowd, layout, options)
 
-        async def story(crowd: Crowd, layout: Layout) -> _Trial:
-            return await _story(crowd, layout, options)
-
-        trial, took_s = in_crowd(options, options.seed + number, observer.log, story)
-        trials.append(trial)
-        seconds += took_s
+    trials, seconds = in_crowds(options, options.trials, observer, story)
     shown = next((trial for trial in trials if trial.complete < options.peers), trials[0])
     return Result(
         lines=_lines(trials, options),

@@ -14,7 +14,7 @@ from p2pmodel.testing.crowd import Crowd, Member
 from p2pmodel.testing.host import Host
 from p2pmodel.testing.report import Line, Result, share
 from simulations import figures
-from simulations.crowds import SAMPLE_S, SETTLE_S, CrowdOptions, in_crowd, notes
+from simulations.crowds import SAMPLE_S, SETTLE_S, CrowdOptions, in_crowds, notes
 from simulations.scenario import Observer, Scenario, option
 
 _PATIENCE_S = 3600.0
@@ -62,16 +62,10 @@ class _Trial:
 
 
 def run(options: ShortLivesOptions, observer: Observer) -> Result:
-    trials, seconds = [], 0.0
-    for number in range(options.trials):
-        observer.progress(f"trial {number + 1} of {options.trials}")
+    async def story(crowd: Crowd, layout: Layout) -> _Trial:
+        return await _Story(crowd, layout, options).tell()
 
-        async def story(crowd: Crowd, layout: Layout) -> _Trial:
-            return await _Story(crowd, layout, options).tell()
-
-        trial, took_s = in_crowd(options, options.seed + number, observer.log, story)
-        trials.append(trial)
-        seconds += took_s
+    trials, seconds = in_crowds(options, options.trials, observer, story)
     return Result(
         lines=_lines(trials),
         virtual_seconds=seconds,

@@ -11,7 +11,7 @@ from p2pmodel.model import Layout
 from p2pmodel.testing.crowd import Crowd, Member
 from p2pmodel.testing.report import Line, Result, quantile, share
 from simulations import figures
-from simulations.crowds import SETTLE_S, CrowdOptions, in_crowd, notes
+from simulations.crowds import SETTLE_S, CrowdOptions, in_crowds, notes
 from simulations.scenario import Observer, Scenario, option
 
 _SAMPLE_S = 0.01
@@ -48,16 +48,10 @@ class _Trial:
 
 
 def run(options: SlowTailOptions, observer: Observer) -> Result:
-    trials, seconds = [], 0.0
-    for number in range(options.trials):
-        observer.progress(f"trial {number + 1} of {options.trials}")
+    async def story(crowd: Crowd, layout: Layout) -> _Trial:
+        return await _story(crowd, layout, options)
 
-        async def story(crowd: Crowd, layout: Layout) -> _Trial:
-            return await _story(crowd, layout, options)
-
-        trial, took_s = in_crowd(options, options.seed + number, observer.log, story)
-        trials.append(trial)
-        seconds += took_s
+    trials, seconds = in_crowds(options, options.trials, observer, story)
     ended = [trial for trial in trials if trial.whole]
     shown = max(ended, key=lambda trial: trial.last_part, default=trials[0])
     return Result(

@@ -29,12 +29,6 @@ class Pace:
             self._credit_bytes, self._last = 0.0, None  # what moved without a limit is no debt
         return before is not None and (rate_bytes_per_s is None or rate_bytes_per_s > before)
 
-    def take(self, size_bytes: int, now: float) -> float:
-        """Account for `size_bytes` and return how long to wait before sending them, in seconds."""
-        wait_s = self.wait_s(now)
-        self._credit_bytes -= size_bytes
-        return wait_s
-
     def wait_s(self, now: float) -> float:
         """How long until something may be taken."""
         if self.rate_bytes_per_s is None:
@@ -51,7 +45,3 @@ class Pace:
     def spend(self, size_bytes: int) -> None:
         """Account for bytes whether or not it was their time."""
         self._credit_bytes -= size_bytes
-
-    def give_back(self, size_bytes: int) -> None:
-        """What was taken is not sent after all."""
-        self._credit_bytes += size_bytes
