@@ -18,8 +18,7 @@ from typing import Any
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.store.files import Files
 
-SCHEMA_VERSION = 1
-_SCHEMA = """
+_VERSION_1 = """
 CREATE TABLE objects (digest BLOB PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE statements (
     model_id BLOB NOT NULL, signer BLOB NOT NULL, name TEXT NOT NULL, revision TEXT NOT NULL,
@@ -43,6 +42,16 @@ CREATE TABLE files (
 ) WITHOUT ROWID;
 CREATE INDEX files_by_identity ON files (identity);
 """
+_VERSION_2 = """
+-- Models that the cache never lets go of by itself.
+CREATE TABLE pins (model_id BLOB PRIMARY KEY) WITHOUT ROWID;
+-- Files that are let go of, noted in the transaction that forgets them and until they are durably gone.
+CREATE TABLE leaving (location BLOB PRIMARY KEY, root BLOB NOT NULL, identity BLOB NOT NULL) WITHOUT ROWID;
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2)
+"""What makes each version of the schema out of the one before it, the first out of an empty file. Never changed once it
+is on main; what comes new is appended."""
+SCHEMA_VERSION = len(_MIGRATIONS)
 
 Row = tuple[Any, ...]
 
@@ -93,8 +102,9 @@ class Database:
         (version,) = self._writer.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
             raise RefusedError(f"{str(self.path)!r} was written by a newer version of p2pmodel; upgrade this one")
-        if version == 0:
-            self._writer.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            steps = "".join(_MIGRATIONS[version:])  # all or nothing: a crash leaves the older version, whole
+            self._writer.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version={SCHEMA_VERSION}; COMMIT;")
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Writer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,8 +15,7 @@ from p2pmodel.errors import DecodeError, InterruptedFetchError, NotFoundError, P
 from p2pmodel.limits import CHUNK_BYTES, OBJECT_BYTES_MAX, STATEMENTS_PER_MODEL_MAX
 from p2pmodel.model import Digest, FileEntry, Layout, Manifest, SecretKey, Sha256, Statement, sign_statement
 from p2pmodel.store import BadRange, DirectoryLock
-from p2pmodel.store.database import Database
-from p2pmodel.store.os_files import OS_FILES
+from p2pmodel.store.database import _MIGRATIONS, SCHEMA_VERSION, Database
 
 
 def test_an_object_comes_back_by_its_hash_or_not_at_all(shop):
@@ -269,6 +269,32 @@ def test_an_index_of_a_newer_version_or_a_damaged_one_is_refused_in_words(shop, 
         shop.store()
 
 
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_an_index_of_an_older_version_is_brought_up_to_date_and_keeps_what_it_says(shop, files, moves, version):
+    seed, published = shop.published()
+    seed.close()
+    path = shop.base / "source-data" / "store.sqlite3"
+    tables = ("objects", "statements", "models", "chunks", "copies", "files")
+    with closing(sqlite3.connect(":memory:")) as older:
+        older.executescript("".join(_MIGRATIONS[:version]))
+        columns = {t: ", ".join(row[1] for row in older.execute(f"PRAGMA table_info({t})")) for t in tables}
+    with closing(files.connect(path)) as now:
+        rows = {table: now.execute(f"SELECT {columns[table]} FROM {table}").fetchall() for table in tables}
+    path.unlink()
+    with closing(files.connect(path)) as old:
+        old.executescript(f"BEGIN; {''.join(_MIGRATIONS[:version])} PRAGMA user_version={version}; COMMIT;")
+        old.execute("BEGIN IMMEDIATE")
+        for table, found in rows.items():
+            for row in found:
+                old.execute(f"INSERT INTO {table} ({columns[table]}) VALUES ({', '.join('?' * len(row))})", row)
+        old.execute("COMMIT")
+    again = shop.store("source-data")
+    assert again.have_map(published.model_id).whole
+    assert all(moves.read_chunk(again, place.digest) for place in published.layout)
+    with closing(files.connect(path)) as now:
+        assert now.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+
+
 def test_a_closed_store_says_so(shop):
     store = shop.store()
     store.close()
@@ -277,8 +303,8 @@ def test_a_closed_store_says_so(shop):
         store.put_object(b"x")
 
 
-def test_after_what_may_be_lost_everything_is_durable_again(tmp_path) -> None:
-    database = Database(tmp_path / "index", OS_FILES)
+def test_after_what_may_be_lost_everything_is_durable_again(files, tmp_path):
+    database = Database(tmp_path / "index", files)
     with database.transaction(durable=False) as writer:
         assert writer.execute("PRAGMA synchronous") == [(1,)]
     with pytest.raises(ValueError), database.transaction(durable=False):
