@@ -14,12 +14,17 @@ CHUNK_BYTES = MIB
 """Where a tensor or a plain file is cut. Measured: hashing and writing are flat from 256 KiB up; 1 MiB keeps
 the first verified byte of a 1 Mbit/s link within the ten seconds that ML clients wait."""
 CHUNK_BYTES_LARGE = 4 * MIB
-"""Used for files above `LARGE_FILE_BYTES`, to keep the number of chunks of a 681 GB model under 200,000."""
+"""Used for tensors from `LARGE_TENSOR_BYTES` on, and for other files above `LARGE_FILE_BYTES`: a model of 810 GB in
+large tensors has 200,000 chunks; one of 681 GB in tensors of 14 MiB has 650,000, still within what an index holds."""
+LARGE_TENSOR_BYTES = 256 * MIB
+"""A matter of the tensor and not of its file: otherwise a model in one file shares nothing with itself in shards."""
 CHUNK_BYTES_MAX = 4 * MIB
 """The longest chunk that is accepted: one receive buffer."""
 LARGE_FILE_BYTES = 16 * GIB
 SMALL_TENSOR_BYTES = 64 * KIB
 """Tensors below this are gathered into runs; a chunk for each would cost more in hashes than it saves."""
+TENSOR_GROUP_BYTES = 256 * KIB
+"""How many bytes of small tensors share a chunk on the average: what one that is added or gone costs."""
 CHUNKS_PER_MODEL_MAX = 1 << 21
 """2 TiB at 1 MiB; keeps a have-map at 256 KiB."""
 OBJECT_BYTES_MAX = 16 * MIB

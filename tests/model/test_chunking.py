@@ -16,7 +16,9 @@ from p2pmodel.limits import (
     CHUNKS_PER_FILE_MAX,
     FILE_BYTES_MAX,
     LARGE_FILE_BYTES,
+    LARGE_TENSOR_BYTES,
     SMALL_TENSOR_BYTES,
+    TENSOR_GROUP_BYTES,
 )
 from p2pmodel.model import Digest, PortablePath
 from p2pmodel.model.chunking import chunk_lengths, header_parser
@@ -85,10 +87,58 @@ def test_a_file_of_too_many_chunks_is_refused_and_one_of_too_many_tensors_cut_at
     assert set(chunk_lengths(size, header(8, sizes))) == {CHUNK_BYTES_LARGE, size % CHUNK_BYTES_LARGE}
 
 
+def named(header_bytes: int, sizes: dict[str, int]) -> TensorHeader:
+    spans, offset = [], header_bytes
+    for name, size in sizes.items():
+        spans.append(TensorSpan(name, "U8", (size,), offset, size))
+        offset += size
+    return TensorHeader(header_bytes, tuple(spans), {})
+
+
 def test_small_tensors_are_gathered_but_never_across_a_large_one():
-    sizes = [10, 20, SMALL_TENSOR_BYTES, 30, 40] + [SMALL_TENSOR_BYTES - 1] * 17
-    lengths = list(chunk_lengths(8 + sum(sizes), header(8, sizes)))
-    assert lengths == [8, 30, SMALL_TENSOR_BYTES, 70 + 15 * (SMALL_TENSOR_BYTES - 1), 2 * (SMALL_TENSOR_BYTES - 1)]
+    sizes = [10, 20, SMALL_TENSOR_BYTES, 30, 40]
+    assert list(chunk_lengths(8 + sum(sizes), header(8, sizes))) == [8, 30, SMALL_TENSOR_BYTES, 70]
+
+
+def test_small_tensors_share_chunks_of_a_quarter_of_a_mebibyte_on_the_average_and_none_is_longer_than_one():
+    for size in (100, 8_192, SMALL_TENSOR_BYTES - 1):
+        sizes = {f"layers.{number}.norm": size for number in range(64 * TENSOR_GROUP_BYTES // size)}
+        lengths = list(chunk_lengths(8 + sum(sizes.values()), named(8, sizes)))[1:]
+        assert sum(lengths) == sum(sizes.values()) and max(lengths) <= CHUNK_BYTES
+        assert TENSOR_GROUP_BYTES // 2 < sum(lengths) / len(lengths) < 2 * TENSOR_GROUP_BYTES
+
+
+def test_a_small_tensor_that_is_new_gone_or_grown_spoils_the_chunk_that_it_is_in_and_no_other():
+    sizes = {f"layers.{number}.norm": 8_192 for number in range(1_000)}
+    for changed in (
+        {**{f"layers.{number}.first": 8_192 for number in range(3)}, **sizes},
+        {name: size for name, size in sizes.items() if name != "layers.500.norm"},
+        {**sizes, "layers.500.norm": 9_000},
+    ):
+        before, after = (set(groups(tensors)) for tensors in (sizes, changed))
+        assert len(before - after) <= 2 and len(after - before) <= 3 and len(before) > 20
+
+
+def groups(sizes: dict[str, int]) -> list[tuple[str, ...]]:
+    """The names of the small tensors that stand in one chunk, chunk by chunk."""
+    made, names = named(8, sizes), iter(sizes.items())
+    found = []
+    for length in list(chunk_lengths(8 + sum(sizes.values()), made))[1:]:
+        group, room = [], length
+        while room:
+            name, size = next(names)
+            group.append(name)
+            room -= size
+        found.append(tuple(group))
+    return found
+
+
+def test_the_chunks_of_a_very_large_tensor_are_the_same_in_one_file_and_in_a_shard_of_it():
+    big = LARGE_TENSOR_BYTES + 5
+    shard = list(chunk_lengths(8 + big, header(8, [big])))
+    whole = list(chunk_lengths(8 + 80 * big, header(8, [big] * 80)))
+    assert shard == [8, *[CHUNK_BYTES_LARGE] * 64, 5] and whole == [8, *shard[1:] * 80]
+    assert 8 + big < LARGE_FILE_BYTES < 8 + 80 * big
 
 
 @pytest.mark.parametrize(
