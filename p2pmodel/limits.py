@@ -253,6 +253,9 @@ WITHDRAW_TIMEOUT_S = 3.0
 # --- the store ---------------------------------------------------------------------------------------------------
 OPEN_FILES_MAX = 128
 """Files kept open for serving, and as many again for a fetch: far below the usual 1,024 descriptors of a process."""
+SERVING_BUFFER_BYTES_MAX = 64 * MIB
+"""Chunks that were read and checked and are on their way out; past it a chunk is read once to be hashed and once more,
+by pieces, to be sent, with the marks of its file looked at in between."""
 HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
 """Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
 HASH_THREADS_MAX = 8

@@ -101,7 +101,21 @@ class Copy:
 
     @property
     def fault(self) -> str:
-        return next((file.fault for file in self.files if file.fault), "")
+        """What is wrong with the first file that has something: it changed or vanished, or chunks of it are damaged."""
+        return next((file.fault for file in self.files if file.fault), "") or self._damage()
+
+    def _damage(self) -> str:
+        with self._lock:
+            if self._bits.bit_count() == self.count:
+                return ""
+            for file in self._files.values():
+                if file.state is not FileState.PARTIAL and (lost := file.mask & ~self._bits):
+                    count = lost.bit_count()
+                    return (
+                        f"{str(file.location)!r} has {count} damaged chunk{'s' if count != 1 else ''}; "
+                        "`p2pmodel verify --repair` fetches what is bad"
+                    )
+        return ""
 
     def fault_of(self, indices: Iterable[int]) -> str:
         return next((file.fault for index in indices if (file := self.file(index)) is not None and file.fault), "")
@@ -240,6 +254,18 @@ class Catalogue:
         with self._database.transaction() as writer:
             self.save_files(writer, copy, [changed])
         return True
+
+    def lose(self, copy: Copy, bits: int) -> None:
+        """These chunks are not on the disk as they should be: neither memory nor database says any more that they are.
+
+        The index in the database may say less than memory does, because a fetch claims later what it has; never more.
+        """
+        copy.drop(bits)
+        with self._database.transaction() as writer:
+            rows = writer.execute("SELECT have FROM copies WHERE number = ?", (copy.number,))
+            if rows:
+                proven = int.from_bytes(rows[0][0], "little") & ~bits
+                self.save_have(writer, copy, proven, clean=copy.clean)
 
     def known_file(self, identity: FileIdentity) -> tuple[ModelId, int] | None:
         """A model and file number under which a file with these marks was published, so hashed whole, before.

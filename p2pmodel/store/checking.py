@@ -16,7 +16,7 @@ from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashPool
 from p2pmodel.store.publishing import Tally
 from p2pmodel.store.serving import changed_text
-from p2pmodel.store.values import BadRange, FileState
+from p2pmodel.store.values import BadRange, FileIdentity, FileState
 
 
 class Checker:
@@ -40,7 +40,19 @@ class Checker:
             elif not kept.is_same(status.identity):
                 fault = changed_text(kept)
             news |= self._catalogue.mark(copy, kept.index, fault)
+            if status is not None and not fault:
+                self._doubt(copy, kept.index, status.identity)
         return news
+
+    def _doubt(self, copy: Copy, index: int, found: FileIdentity) -> None:
+        """Something was done to a file that its size and time do not tell of: it has to be hashed again some time."""
+        kept = copy.file(index)
+        if kept is None or kept.state is not FileState.PROVEN or kept.identity.ctime_ns in (0, found.ctime_ns):
+            return
+        changed = replace(kept, identity=replace(kept.identity, ctime_ns=0))
+        copy.put(changed)
+        with self._database.transaction() as writer:
+            self._catalogue.save_files(writer, copy, [changed])
 
     def verify(self, copy: Copy, layout: Layout, tally: Tally, stop: threading.Event) -> list[BadRange]:
         """Hash every file of a copy; its bits and faults are then what the disk says."""
@@ -70,7 +82,7 @@ class Checker:
         try:
             before = file.status().identity
             good, sha256 = self._hash(file, copy, kept, layout, tally, stop)
-            unchanged = file.status().identity == before
+            unchanged = file.status().identity.untouched(before)
         finally:
             file.close()
         claimed = kept.mask if kept.state is not FileState.PARTIAL else copy.bits & kept.mask

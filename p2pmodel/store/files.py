@@ -16,7 +16,7 @@ from typing import Protocol
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.limits import SMALL_FILE_BYTES_MAX
-from p2pmodel.store.values import DirectoryEntry, FileStatus
+from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus
 
 
 class OpenFile(Protocol):
@@ -109,6 +109,9 @@ class Files(Protocol):
 
     def status(self, path: Path) -> FileStatus | None:
         """Of what the path leads to, links followed; None where that is nothing."""
+
+    def unsettled_s(self, identity: FileIdentity) -> float:
+        """How long until a change of this file is sure to show in its times: two in one tick of a clock look alike."""
 
     def entries(self, path: Path) -> list[DirectoryEntry]:
         """What is in a directory, by name. Raises `RefusedError`, and `P2PModelError` where it is none."""

@@ -155,7 +155,7 @@ def hash_file(
             raise InterruptedFetchError("stopped")
         buffers.reverse()
         offset, block = offset + size, following
-    if file.status().identity != before:
+    if not file.status().identity.untouched(before):
         raise VerificationError(f"{str(file.path)!r} changed while it was being read")
     chunk_list = ChunkList.of(chunks)
     # The hash of a file of one chunk is that chunk's.

@@ -209,9 +209,11 @@ class Intake:
                 raise P2PModelError(f"{str(kept.location)!r} has vanished")
             try:
                 placed.sync()
+                found = placed.status().identity  # it got its name since: that is a change of the file, and ours
             finally:
                 placed.close()
-            return kept, replace(kept, state=FileState.PROVEN)
+            identity = found if found == kept.identity else kept.identity
+            return kept, replace(kept, state=FileState.PROVEN, identity=identity)
         except P2PModelError:
             if self._copy.file(file_index) is not kept:  # it has got its final name meanwhile
                 return self._sync(file_index)

@@ -7,6 +7,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 _FILE_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 """`O_NONBLOCK`: opening a pipe that somebody put in a file's place must not wait for ever."""
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY
+_TICK_S = 0.02
+"""Two ticks of the slowest timer that Linux is built with (100 Hz)."""
+_COARSE_TICK_S = 2.0
 _KINDS: dict[int, Kind] = {
     stat.S_IFREG: "file",
     stat.S_IFDIR: "directory",
@@ -29,7 +33,9 @@ _KINDS: dict[int, Kind] = {
 
 
 def file_status(result: os.stat_result) -> FileStatus:
-    identity = FileIdentity(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns)
+    identity = FileIdentity(
+        result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns
+    )
     kind = _KINDS.get(stat.S_IFMT(result.st_mode), "device")
     return FileStatus(identity, kind, result.st_nlink, result.st_blocks * 512)
 
@@ -229,6 +235,11 @@ class OsFiles(Files):
             if error.errno in (*_ABSENT, errno.ELOOP):
                 return None
             raise os_fault(error, path, "look at") from error
+
+    def unsettled_s(self, identity: FileIdentity) -> float:
+        # What the kernel writes into a file's times is as coarse as its timer; FAT and old file systems know seconds.
+        tick_s = _TICK_S if identity.ctime_ns % 1_000_000_000 else _COARSE_TICK_S
+        return max(0.0, min(tick_s, identity.ctime_ns / 1e9 + tick_s - time.time()))
 
     def entries(self, path: Path) -> list[DirectoryEntry]:
         try:

@@ -16,7 +16,7 @@ from p2pmodel.model import Layout, Manifest
 from p2pmodel.model.chunking import chunk_lengths
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
-from p2pmodel.store.files import Files
+from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashedFile, HashPool, hash_file, read_tensor_header
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.values import FileIdentity, FileState, Published
@@ -80,7 +80,7 @@ class Publisher:
         if file is None:
             raise VerificationError(f"{str(found.location)!r} changed while it was being read: it has vanished")
         try:
-            identity = file.status().identity
+            identity = self._settled(file, stop)
             known = self._known(found, identity)
             if known is not None:
                 parsed = chunk_lengths(identity.size, read_tensor_header(file, found.path, identity.size))
@@ -88,10 +88,24 @@ class Publisher:
                     tally.add(identity.size, found.path.text, read=False)
                     return known, identity, found.location
             hashed = hash_file(file, identity, found.path, self._pool, tally.add, stop)
-            file.sync()  # bytes, barrier, claim: whoever wrote it a moment ago may not have waited for the disk
             return hashed, identity, found.location
         finally:
             file.close()
+
+    def _settled(self, file: OpenFile, stop: threading.Event) -> FileIdentity:
+        """The marks of a file from which every later change shows.
+
+        Synced first: bytes, barrier, claim, and whoever wrote it a moment ago may not have waited for the disk; also,
+        what another program writes through a mapping shows in a file's times from its next write-back on, not before.
+        """
+        file.sync()
+        while True:
+            identity = file.status().identity
+            wait_s = self._files.unsettled_s(identity)
+            if not wait_s:
+                return identity
+            if stop.wait(wait_s):
+                raise InterruptedFetchError("stopped")
 
     def _known(self, found: FoundFile, identity: FileIdentity) -> HashedFile | None:
         place = self._catalogue.known_file(identity)

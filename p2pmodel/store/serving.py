@@ -1,4 +1,9 @@
-"""Chunks as they go out: ranges of open files whose identity is checked before and after each read.
+"""Chunks as they go out: read whole from open files, and checked, before a byte of them leaves.
+
+The marks of the file are looked at before and after each read, and the bytes are hashed in the memory from which they
+are sent: no program that writes meanwhile, no file system with coarse times and no bad sector can make other bytes
+leave than those that were asked for. Where the kernel sends straight from the file (`hash_each_read` off), a chunk is
+hashed once for as long as the file is open and its marks stay the same.
 
 Open files are kept, at most `OPEN_FILES_MAX`, and closed least recently used first; one that is being sent from stays
 open until its source is released, so that deleting a model in the middle of a transfer breaks nothing.
@@ -9,16 +14,17 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from p2pmodel.errors import VerificationError
-from p2pmodel.limits import OPEN_FILES_MAX
-from p2pmodel.model import ChunkPlace
+from p2pmodel.errors import P2PModelError, VerificationError
+from p2pmodel.limits import CHUNK_BYTES, CHUNK_BYTES_MAX, OPEN_FILES_MAX, SERVING_BUFFER_BYTES_MAX
+from p2pmodel.model import ChunkPlace, Digest
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.files import Files, OpenFile
 
 Key = tuple[int, int]
 """Copy number and file number."""
+_SPARE_BUFFERS = 16
 
 
 @dataclass(slots=True)
@@ -26,6 +32,9 @@ class _Entry:
     file: OpenFile
     users: int = 0
     dropped: bool = False
+    proven: set[int] = field(default_factory=set)
+    """Chunks that were hashed while the file was as of `proven_at`, its last time of any change."""
+    proven_at: int = 0
 
 
 class OpenFiles:
@@ -89,31 +98,77 @@ class OpenFiles:
             self._drop(key)
 
 
+class _Buffers:
+    """Memory for chunks on their way out; what comes back is lent again. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lent_bytes = 0
+        self._free: dict[int, list[memoryview]] = {CHUNK_BYTES: [], CHUNK_BYTES_MAX: []}
+
+    def lease(self, length: int) -> memoryview | None:
+        """None where too much is lent."""
+        size = CHUNK_BYTES if length <= CHUNK_BYTES else CHUNK_BYTES_MAX
+        with self._lock:
+            if self._lent_bytes + size > SERVING_BUFFER_BYTES_MAX:
+                return None
+            self._lent_bytes += size
+            if free := self._free[size]:
+                return free.pop()
+        return memoryview(bytearray(size))
+
+    def release(self, buffer: memoryview) -> None:
+        with self._lock:
+            self._lent_bytes -= len(buffer)
+            if sum(len(free) for free in self._free.values()) < _SPARE_BUFFERS:
+                self._free[len(buffer)].append(buffer)
+
+
 class ChunkSource:
     """The bytes of one chunk on this disk, ready to be sent: what `net` calls a bulk source."""
 
-    __slots__ = ("_entry", "_place", "_server", "copy", "length")
+    __slots__ = ("_data", "_entry", "_server", "copy", "length", "place")
 
     def __init__(self, server: Server, entry: _Entry, copy: Copy, place: ChunkPlace) -> None:
-        self._server, self._entry, self._place, self.copy = server, entry, place, copy
+        self._server, self._entry, self.place, self.copy = server, entry, place, copy
+        self._data: memoryview | None = None
         self.length = place.length
 
     def open(self) -> bool:
-        """Whoever made this has opened the file."""
-        return True
+        """Read the chunk and check it. False where it is not what it should be: then the copy does not have it any more.
+
+        Without it, `read_into` gives the bytes as they are on the disk.
+        """
+        if not self._server.hash_each_read and self._server.is_proven(self._entry, self.copy, self.place):
+            return True
+        buffer = self._server.buffers.lease(self.length)
+        # So many are on their way out that this one is read twice: once to be hashed, once more by pieces to be sent.
+        view = (memoryview(bytearray(self.length)) if buffer is None else buffer)[: self.length]
+        good = self._server.read(self._entry, self.copy, self.place, view)
+        if good and buffer is not None and self._server.hash_each_read:
+            self._data = buffer
+        elif buffer is not None:
+            self._server.buffers.release(buffer)
+        return good
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` of the chunk. Raises `VerificationError` where the file changed meanwhile."""
-        count = self._entry.file.read_into(buffer, self._place.offset + offset)
-        if count != len(buffer) or not self._server.is_unchanged(self._entry, self.copy, self._place.file_index):
+        if self._data is not None:
+            buffer[:] = self._data[offset : offset + len(buffer)]
+            return
+        count = self._entry.file.read_into(buffer, self.place.offset + offset)
+        if count != len(buffer) or not self._server.is_unchanged(self._entry, self.copy, self.place.file_index):
             raise VerificationError(f"{str(self._entry.file.path)!r} changed while it was being served")
 
     def file_range(self) -> tuple[int, int] | None:
         """File descriptor and offset for `sendfile`; None where the file is not one of the system's."""
         fd = self._entry.file.fileno()
-        return None if fd is None else (fd, self._place.offset)
+        return None if fd is None else (fd, self.place.offset)
 
     def release(self) -> None:
+        if self._data is not None:
+            self._server.buffers.release(self._data)
+            self._data = None
         self._server.open_files.release(self._entry)
 
 
@@ -122,6 +177,10 @@ class Server:
 
     def __init__(self, files: Files, catalogue: Catalogue) -> None:
         self.open_files = OpenFiles()
+        self.buffers = _Buffers()
+        self.hash_each_read = True
+        self.wrong_reads = 0
+        """Reads that came back wrong and, at once repeated, right: a disk or a memory that is about to fail."""
         self._files, self._catalogue = files, catalogue
 
     def open(self, copy: Copy, place: ChunkPlace) -> ChunkSource | None:
@@ -145,6 +204,32 @@ class Server:
         if kept is None or not kept.readable:
             return None
         return self.open_files.acquire((copy.number, file_index), lambda: self._files.open_file(kept.location))
+
+    def is_proven(self, entry: _Entry, copy: Copy, place: ChunkPlace) -> bool:
+        """Whether the chunk was hashed before, and nothing was done to its file since."""
+        if not self.is_unchanged(entry, copy, place.file_index):
+            return False
+        changed_at = entry.file.status().identity.ctime_ns
+        return entry.proven_at == changed_at and place.index in entry.proven
+
+    def read(self, entry: _Entry, copy: Copy, place: ChunkPlace, view: memoryview) -> bool:
+        """Fill `view` with a chunk, and whether it is that. One that is not is held no more, nor is a changed file."""
+        changed_at = entry.file.status().identity.ctime_ns
+        for attempt in range(2):
+            try:
+                count = entry.file.read_into(view, place.offset)
+            except P2PModelError:  # a bad sector: the second try comes from the disk as well
+                count = -1
+            if not self.is_unchanged(entry, copy, place.file_index):
+                return False
+            if count == place.length and Digest.of(view) == place.digest:
+                self.wrong_reads += attempt
+                if entry.proven_at != changed_at:
+                    entry.proven, entry.proven_at = set(), changed_at
+                entry.proven.add(place.index)
+                return True
+        self._catalogue.lose(copy, 1 << place.index)
+        return False
 
     def is_unchanged(self, entry: _Entry, copy: Copy, file_index: int) -> bool:
         while True:

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Literal
 
 from p2pmodel.model import Layout, ModelId
 
-_IDENTITY = struct.Struct(">QQQq")
+_IDENTITY = struct.Struct(">QQQqq")
+_WITHOUT_CTIME = struct.Struct(">QQQq")
+"""As indexes of version 1 have it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """The marks of a file that has not been written since: the same as those of git's index and of rsync."""
+    """The marks of a file that has not been written since: the same as those of git's index and of rsync.
+
+    Two are equal where all but `ctime_ns` is: that changes with a write, which no program can hide, but with a new mode
+    or name as well. So where it alone differs, the file is in doubt until it has been hashed again.
+    """
 
     device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int = field(default=0, compare=False)
+    """0: in doubt."""
 
     def pack(self) -> bytes:
-        return _IDENTITY.pack(self.device, self.inode, self.size, self.mtime_ns)
+        return _IDENTITY.pack(self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns)
 
     @classmethod
     def unpack(cls, packed: bytes) -> FileIdentity:
-        return cls(*_IDENTITY.unpack(packed))
+        layout = _IDENTITY if len(packed) == _IDENTITY.size else _WITHOUT_CTIME
+        return cls(*layout.unpack(packed))
+
+    def untouched(self, other: FileIdentity) -> bool:
+        """Whether nothing at all was done to the file between these two looks."""
+        return self == other and self.ctime_ns == other.ctime_ns
 
     def same_place(self, other: FileIdentity) -> bool:
         """Whether both name the same file at the same length, whenever it was last written."""

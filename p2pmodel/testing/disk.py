@@ -168,6 +168,7 @@ class SimDisk(SimFiles):
             for inode, copy in copies.items():
                 copy.links, copy.target, copy.contents = inode.links, inode.target, inode.contents.copy()
                 copy.mtime_ns, copy.durable_mtime_ns = inode.mtime_ns, inode.durable_mtime_ns
+                copy.ctime_ns = inode.ctime_ns
                 copy.entries = {name: copies[below] for name, below in inode.entries.items()}
                 copy.durable_entries = {name: copies[below] for name, below in inode.durable_entries.items()}
                 if inode.database is not None:
@@ -359,6 +360,7 @@ class SimDisk(SimFiles):
     def _touch(self, inode: Inode) -> None:
         now_ns = int(self._clock() * 1e9) if self._clock is not None else 0
         inode.mtime_ns = now_ns if now_ns > inode.mtime_ns else inode.mtime_ns + 1
+        inode.ctime_ns = max(now_ns, inode.ctime_ns + 1)
 
     def close(self) -> None:
         """Let go of the databases; the processes are dead."""

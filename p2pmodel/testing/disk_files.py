@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from p2pmodel.errors import RefusedError, UsageError
 from p2pmodel.store.files import Directory, Files, Lock, OpenFile, os_fault
 from p2pmodel.store.lock import LOCK_NAME
-from p2pmodel.store.values import DirectoryEntry, FileStatus
+from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus
 from p2pmodel.testing.disk_database import SimConnection, sqlite_fault
 from p2pmodel.testing.disk_names import Inode
 
@@ -282,6 +282,9 @@ class SimFiles(_Part, Files):
                 if error.errno in (*_ABSENT, errno.ELOOP):
                     return None
                 raise
+
+    def unsettled_s(self, identity: FileIdentity) -> float:
+        return 0.0  # each change of a simulated file has a time of its own
 
     def entries(self, path: Path) -> list[DirectoryEntry]:
         with self._doing("list", path, "read the directory"):

@@ -32,6 +32,8 @@ class Inode:
         self.number, self.kind = number, kind
         self.links = 0
         self.mtime_ns = self.durable_mtime_ns = 0
+        self.ctime_ns = 1
+        """Of the last change of any kind; where there is no clock, their number."""
         self.contents = Contents()
         self.target = ""
         self.entries: dict[str, Inode] = {}
@@ -43,7 +45,8 @@ class Inode:
     def status(self) -> FileStatus:
         size = self.database.size if self.database is not None else self.contents.size
         allocated = self.database.size if self.database is not None else self.contents.allocated_bytes
-        return FileStatus(FileIdentity(_DEVICE, self.number, size, self.mtime_ns), self.kind, self.links, allocated)
+        identity = FileIdentity(_DEVICE, self.number, size, self.mtime_ns, self.ctime_ns)
+        return FileStatus(identity, self.kind, self.links, allocated)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -132,8 +135,10 @@ class Names:
         for edit in change:
             if edit.before is not None:
                 edit.before.links -= 1
+                edit.before.ctime_ns += 1
             if edit.after is not None:
                 edit.after.links += 1
+                edit.after.ctime_ns += 1
                 edit.directory.entries[edit.name] = edit.after
             else:
                 del edit.directory.entries[edit.name]
