@@ -123,6 +123,7 @@ class Peer:
         self._stack.push_async_callback(self.network.close)
         self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
+        self.store.hash_each_read = identity.encryption  # in the clear the kernel sends from the file, unseen by us
         await self.network.offload(self.store.check_files)  # nobody is told of what went while we were down
         self.swarm = Swarm(
             key=self.peer_id,

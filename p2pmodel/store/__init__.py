@@ -4,6 +4,8 @@ from p2pmodel.store.files import Directory, Files, Lock, OpenFile
 from p2pmodel.store.intake import Intake
 from p2pmodel.store.lock import DirectoryLock
 from p2pmodel.store.os_files import OS_FILES
+from p2pmodel.store.repairing import Repair
+from p2pmodel.store.scrubbing import Scrubbed, Scrubber, ScrubPosition
 from p2pmodel.store.serving import ChunkSource
 from p2pmodel.store.store import Store
 from p2pmodel.store.values import BadRange, Published, StoredModel
@@ -19,6 +21,10 @@ __all__ = [
     "Lock",
     "OpenFile",
     "Published",
+    "Repair",
+    "ScrubPosition",
+    "Scrubbed",
+    "Scrubber",
     "Store",
     "StoredModel",
 ]

@@ -43,6 +43,8 @@ class KeptFile:
     fault: str = ""
     trusted: bool = True
     """False for a file that an earlier run placed and did not prove."""
+    repairing: bool = False
+    """Bad chunks of it are being written over."""
 
     @property
     def mask(self) -> int:
@@ -59,8 +61,8 @@ class KeptFile:
         return self.identity.same_place(identity) or self.identity.could_have_been(identity)
 
     def is_same(self, identity: FileIdentity) -> bool:
-        """Whether what was just found on disk is this file, unchanged; a partial file is written all the time."""
-        if self.state is FileState.PARTIAL:
+        """Whether what was just found on disk is this file, unchanged by others; we write to some all the time."""
+        if self.state is FileState.PARTIAL or self.repairing:
             return self.identity.same_place(identity) and self.identity.mtime_ns <= identity.mtime_ns
         return self.identity == identity
 
@@ -95,6 +97,17 @@ class Copy:
             return self._bits & self._hidden
 
     @property
+    def proven(self) -> int:
+        """What the database may say of a copy to which no fetch writes: what is here, and what is hidden."""
+        with self._lock:
+            return self._bits
+
+    def lost(self, file: KeptFile) -> int:
+        """The chunks of a file that are not what they should be."""
+        with self._lock:
+            return file.mask & ~self._bits
+
+    @property
     def files(self) -> list[KeptFile]:
         with self._lock:
             return list(self._files.values())
@@ -104,17 +117,19 @@ class Copy:
         """What is wrong with the first file that has something: it changed or vanished, or chunks of it are damaged."""
         return next((file.fault for file in self.files if file.fault), "") or self._damage()
 
-    def _damage(self) -> str:
+    @property
+    def damaged(self) -> list[tuple[KeptFile, int]]:
+        """Files under their final names of which chunks are not what they should be, and those chunks."""
         with self._lock:
             if self._bits.bit_count() == self.count:
-                return ""
-            for file in self._files.values():
-                if file.state is not FileState.PARTIAL and (lost := file.mask & ~self._bits):
-                    count = lost.bit_count()
-                    return (
-                        f"{str(file.location)!r} has {count} damaged chunk{'s' if count != 1 else ''}; "
-                        "`p2pmodel verify --repair` fetches what is bad"
-                    )
+                return []
+            named = (file for file in self._files.values() if file.state is not FileState.PARTIAL)
+            return [(file, lost) for file in named if (lost := file.mask & ~self._bits)]
+
+    def _damage(self) -> str:
+        for file, lost in self.damaged:
+            chunks = f"{lost.bit_count()} damaged chunk{'s' if lost.bit_count() != 1 else ''}"
+            return f"{str(file.location)!r} has {chunks}; `p2pmodel verify --repair` fetches what is bad"
         return ""
 
     def fault_of(self, indices: Iterable[int]) -> str:
@@ -254,6 +269,14 @@ class Catalogue:
         with self._database.transaction() as writer:
             self.save_files(writer, copy, [changed])
         return True
+
+    def regain(self, copy: Copy, bits: int) -> None:
+        """These chunks of a proven file were read from the disk as they should be, after they had been lost."""
+        copy.add(bits)
+        with self._database.transaction() as writer:
+            rows = writer.execute("SELECT have FROM copies WHERE number = ?", (copy.number,))
+            if rows:
+                self.save_have(writer, copy, int.from_bytes(rows[0][0], "little") | bits, clean=copy.clean)
 
     def lose(self, copy: Copy, bits: int) -> None:
         """These chunks are not on the disk as they should be: neither memory nor database says any more that they are.

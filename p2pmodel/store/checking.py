@@ -80,6 +80,8 @@ class Checker:
             self._catalogue.mark(copy, kept.index, f"{str(kept.location)!r} has vanished")
             return [BadRange(entry.path.text, 0, entry.size, "the file is missing")]
         try:
+            if kept.state is FileState.PLACED:
+                self._make_durable(file)
             before = file.status().identity
             good, sha256 = self._hash(file, copy, kept, layout, tally, stop)
             unchanged = file.status().identity.untouched(before)
@@ -96,10 +98,21 @@ class Checker:
         if unchanged and before.size == entry.size and (not bad or kept.could_be(before) or kept.is_same(before)):
             # Touched, or damaged in place: what was read is what the bits say. A file with other content that somebody
             # wrote keeps its fault, and with it the protection against being overwritten.
-            copy.put(replace(kept, identity=before, fault="", trusted=True))
+            state = FileState.PROVEN if kept.state is FileState.PLACED else kept.state
+            copy.put(replace(kept, state=state, identity=before, fault="", trusted=True))
         else:
             copy.put(replace(kept, fault=changed_text(kept)))
         return bad
+
+    def _make_durable(self, file: OpenFile) -> None:
+        """What an earlier run placed and did not prove, it may not have waited for."""
+        file.sync()
+        directory = self._files.open_directory(file.path.parent)
+        if directory is not None:
+            try:
+                directory.sync()
+            finally:
+                directory.close()
 
     def _hash(
         self, file: OpenFile, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event

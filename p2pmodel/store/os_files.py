@@ -33,9 +33,7 @@ _KINDS: dict[int, Kind] = {
 
 
 def file_status(result: os.stat_result) -> FileStatus:
-    identity = FileIdentity(
-        result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns
-    )
+    identity = FileIdentity(result.st_dev, result.st_ino, result.st_size, result.st_mtime_ns, result.st_ctime_ns)
     kind = _KINDS.get(stat.S_IFMT(result.st_mode), "device")
     return FileStatus(identity, kind, result.st_nlink, result.st_blocks * 512)
 

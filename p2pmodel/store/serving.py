@@ -135,7 +135,7 @@ class ChunkSource:
         self.length = place.length
 
     def open(self) -> bool:
-        """Read the chunk and check it. False where it is not what it should be: then the copy does not have it any more.
+        """Read the chunk and check it. False where it is not what it should be: it is held no more then.
 
         Without it, `read_into` gives the bytes as they are on the disk.
         """

@@ -25,6 +25,8 @@ from p2pmodel.store.intake import Intake
 from p2pmodel.store.objects import Objects, Statements
 from p2pmodel.store.os_files import OS_FILES
 from p2pmodel.store.publishing import OnProgress, Publisher, Tally
+from p2pmodel.store.repairing import Repair
+from p2pmodel.store.scrubbing import Scrubber
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
 from p2pmodel.store.values import BadRange, FileState, Published, StoredModel
@@ -45,6 +47,7 @@ class Store:
         self._server = Server(files, self._catalogue)
         self._publisher = Publisher(files, database, self._objects, self._catalogue, self._pool)
         self._checker = Checker(files, database, self._catalogue, self._pool)
+        self.scrubber = Scrubber(files, database, self._catalogue, self.layout)
         self._lock = threading.Lock()
         self._intakes: dict[Intake, None] = {}
 
@@ -97,6 +100,20 @@ class Store:
         return self._statements.find_name(name, namespace=namespace, revision=revision)
 
     # --- publishing and serving
+
+    @property
+    def hash_each_read(self) -> bool:
+        """Whether a chunk is hashed whenever it is read for others, or once while its file stays as it is."""
+        return self._server.hash_each_read
+
+    @hash_each_read.setter
+    def hash_each_read(self, value: bool) -> None:
+        self._server.hash_each_read = value
+
+    @property
+    def wrong_reads(self) -> int:
+        """Reads that came back wrong and, at once repeated, right."""
+        return self._server.wrong_reads
 
     def publish(
         self,
@@ -247,6 +264,16 @@ class Store:
 
         Raises `NotFoundError` where nothing of it is here, `RefusedError` while it is being fetched to that place.
         """
+        copy, layout = self._to_check(model_id, path)
+        tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
+        stop = stop or threading.Event()
+        _hold(copy, stop)
+        try:
+            return self._checker.verify(copy, layout, tally, stop)
+        finally:
+            copy.busy.release()
+
+    def _to_check(self, model_id: ModelId, path: Path | None) -> tuple[Copy, Layout]:
         copies = self._catalogue.copies(model_id)
         if path is not None:
             copies = [copy for copy in copies if copy.root == self._files.resolve(path)]
@@ -257,13 +284,38 @@ class Store:
         with self._lock:
             if any(intake.copy is copy for intake in self._intakes):
                 raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
-        tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
-        stop = stop or threading.Event()
-        _hold(copy, stop)
+        return copy, layout
+
+    def open_repair(
+        self, model_id: ModelId, *, path: Path | None = None, stop: threading.Event | None = None
+    ) -> Repair:
+        """Begin to put right the chunks that `verify` found to be bad. Call `begin` next, and `close` in the end.
+
+        Raises as `verify` does.
+        """
+        copy, layout = self._to_check(model_id, path)
+        _hold(copy, stop or threading.Event())
         try:
-            return self._checker.verify(copy, layout, tally, stop)
-        finally:
+            return Repair(
+                layout,
+                copy,
+                files=self._files,
+                database=self._database,
+                catalogue=self._catalogue,
+                local_chunks=LocalChunks(self._find, lambda: True),
+                on_close=copy.busy.release,
+            )
+        except BaseException:
             copy.busy.release()
+            raise
+
+    def damaged(self) -> list[tuple[ModelId, Path]]:
+        """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""
+        return [
+            (copy.model_id, copy.root)
+            for copy in self._catalogue.all_copies()
+            if copy.kind == "fetched" and copy.damaged
+        ]
 
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.
