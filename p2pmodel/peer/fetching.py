@@ -54,7 +54,7 @@ from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
-from p2pmodel.store import Intake, Store
+from p2pmodel.store import Intake, Repair, Store
 from p2pmodel.swarm import Account, Download, Link, SmoothRate, Swarm, Tally
 
 log = logging.getLogger(__name__)
@@ -289,7 +289,7 @@ class Fetching:
 
     # --- chunks --------------------------------------------------------------------------------------------------
 
-    async def transfer(self, layout: Layout, intake: Intake, finder: Finder) -> None:
+    async def transfer(self, layout: Layout, intake: Intake | Repair, finder: Finder) -> None:
         """Pull what the intake misses. Raises `NoPeersError` after a long stall, and whatever our own disk raises."""
         swarm = self.rooms.swarm
         await self.rooms.announcer.begin(layout)
@@ -320,7 +320,7 @@ class Fetching:
             await cancelled((claims, watch, running))
             swarm.close_download(download)
 
-    async def _claim_now_and_then(self, intake: Intake, download: Download) -> None:
+    async def _claim_now_and_then(self, intake: Intake | Repair, download: Download) -> None:
         claimed = 0
         last = self._now()
         while True:
@@ -331,7 +331,7 @@ class Fetching:
                 await self.rooms.network.offload(intake.claim)
                 last = self._now()
 
-    async def _watch(self, layout: Layout, intake: Intake, download: Download, finder: Finder) -> None:
+    async def _watch(self, layout: Layout, intake: Intake | Repair, download: Download, finder: Finder) -> None:
         total = _size(layout, intake.wanted)
         base = _size(layout, HaveMap(len(layout), intake.wanted.bits & intake.have.bits))
         moved_at, fetched, came = self._now(), 0, 0

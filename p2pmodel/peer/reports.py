@@ -258,5 +258,14 @@ class VerifyReport(msgspec.Struct, frozen=True, kw_only=True):
     files: int
     bytes_checked: int
     ok: bool
+    """Whether every byte is right now, after the repair where there was one."""
     bad: list[BadRange]
+    """What was found."""
     seconds: float
+    left: list[BadRange] = []
+    """What is bad still; the same as `bad` where nothing was repaired."""
+    repaired: bool = False
+    """Whether something was bad and all of it is right now."""
+    bytes_fetched: int = 0
+    bytes_reused: int = 0
+    """What the repair found on this disk in other places."""

@@ -61,6 +61,11 @@ class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
 class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     target: str
     """A reference, or an absolute path of something published or fetched here."""
+    repair: bool = False
+    """Fetch the chunks that are bad and write them where they belong, into published files too."""
+    bootstrap: list[str] = []
+    peers: list[str] = []
+    timeout_s: float | None = None
 
 
 class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

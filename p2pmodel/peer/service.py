@@ -35,7 +35,6 @@ from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
 from p2pmodel.peer.rendering import detail, neighbours, signers, summary
 from p2pmodel.peer.reports import (
-    BadRange,
     FetchReport,
     Limits,
     ModelDetail,
@@ -50,6 +49,7 @@ from p2pmodel.peer.reports import (
 from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.retrieval import Retrieval
 from p2pmodel.peer.units import format_duration
+from p2pmodel.peer.verifying import Verification
 from p2pmodel.store import Published
 from p2pmodel.swarm import Link
 from p2pmodel.version import __version__
@@ -270,29 +270,15 @@ class LocalService:
     # --- verifying -----------------------------------------------------------------------------------------------
 
     async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
-        peer, began = self._peer, self._now()
-        loop, stop = asyncio.get_running_loop(), threading.Event()
-
-        def tell(done: int, total: int, file: str) -> None:
-            if on_progress is not None:
-                news = Progress(phase="hashing", bytes_done=done, bytes_total=total, file=file)
-                loop.call_soon_threadsafe(on_progress, news)
-
-        model_id, path = await self._target(request.target)
-        await peer.closed(model_id)
-        bad = await peer.until_stopped(stop, peer.store.verify, model_id, path=path, on_progress=tell, stop=stop)
-        await peer.announcer.update(model_id)
-        model = await peer.network.offload(peer.store.model, model_id)
-        assert model is not None
-        return VerifyReport(
-            model_id=model_id.hex,
-            path=str(path or model.path),
-            files=model.files,
-            bytes_checked=model.bytes_total,
-            ok=not bad,
-            bad=[BadRange(file=r.file, offset=r.offset, length=r.length, reason=r.reason) for r in bad],
-            seconds=round(self._now() - began, 3),
-        )
+        async with time_limit(request.timeout_s):
+            model_id, path = await self._target(request.target)
+            if request.repair:
+                await self._enter(request.bootstrap)
+            direct = await resolve(request.peers)
+            entries = self._entry_peers(request.bootstrap)
+            progress = on_progress or (lambda _: None)
+            checking = Verification(self._peer, model_id, path, progress, direct, entries)
+            return await checking.run(repair=request.repair)
 
     async def _target(self, target: str) -> tuple[ModelId, Path | None]:
         path = Path(target)

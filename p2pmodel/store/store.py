@@ -309,6 +309,10 @@ class Store:
             copy.busy.release()
             raise
 
+    def is_fetched(self, model_id: ModelId, path: Path | None) -> bool:
+        """Whether what `verify` would check was put there by p2pmodel."""
+        return self._to_check(model_id, path)[0].kind == "fetched"
+
     def damaged(self) -> list[tuple[ModelId, Path]]:
         """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""
         return [

@@ -149,6 +149,10 @@ class CondensedStore:
         self._copies: dict[ModelId, _Copy] = {}
         self._statements: dict[ModelId, list[SignedStatement]] = {}
 
+        self.hash_each_read = False
+        self.wrong_reads = 0
+        self.scrubber = _NothingToScrub()
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -264,6 +268,17 @@ class CondensedStore:
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Nothing is left unproven."""
         return []
+
+    def damaged(self) -> list[tuple[ModelId, Path]]:
+        """Nothing rots."""
+        return []
+
+
+class _NothingToScrub:
+    """Fills what the peer uses of `store.Scrubber`."""
+
+    bytes_total = 0
+    in_doubt = False
 
 
 def as_store(store: CondensedStore) -> Store:

@@ -56,7 +56,7 @@ def test_only_the_bad_chunks_are_written_and_the_file_keeps_its_name(damaged, mo
 
 
 def test_a_repair_that_did_not_get_everything_keeps_what_it_got(damaged, moves, shop):
-    seed, published, store, out = damaged
+    seed, published, store, _out = damaged
     repair = store.open_repair(published.model_id)
     repair.begin()
     put_right(seed, repair, moves, [2])
@@ -70,7 +70,7 @@ def test_a_repair_that_did_not_get_everything_keeps_what_it_got(damaged, moves, 
 
 
 def test_a_wrong_chunk_is_not_written(damaged):
-    seed, published, store, out = damaged
+    _seed, published, store, out = damaged
     before = (out / "a.bin").read_bytes()
     repair = store.open_repair(published.model_id)
     repair.begin()
@@ -81,7 +81,7 @@ def test_a_wrong_chunk_is_not_written(damaged):
 
 
 def test_what_is_on_this_disk_elsewhere_is_not_asked_for(damaged, shop):
-    seed, published, store, out = damaged
+    _seed, published, store, out = damaged
     store.publish(published.path)
     repair = store.open_repair(published.model_id, path=out)
     repair.begin()
@@ -91,7 +91,7 @@ def test_what_is_on_this_disk_elsewhere_is_not_asked_for(damaged, shop):
 
 
 def test_files_that_are_short_or_gone_are_named_and_not_touched(damaged, moves):
-    seed, published, store, out = damaged
+    _seed, published, store, out = damaged
     moves.truncate(out / "a.bin", 100)
     (out / "b.bin").unlink()
     store.verify(published.model_id)
@@ -191,7 +191,7 @@ def test_whatever_call_it_dies_in_nothing_good_is_lost_and_nothing_bad_is_claime
 
 
 def test_a_scrub_reads_everything_once_and_finds_what_is_bad(damaged, moves):
-    seed, published, store, out = damaged
+    _seed, published, store, out = damaged
     moves.damage(out / "b.bin", data=b"c")
     position, read, bad = ScrubPosition(), 0, {}
     for _ in range(10):
