@@ -51,7 +51,8 @@ class Verification:
         if bad and repair:
             async with self.peer.only_fetch(self.model_id):
                 beyond = await self._repair()
-            if beyond and await self.peer.network.offload(self.peer.store.is_fetched, self.model_id, self.path):
+            fetched = await self.peer.network.offload(self.peer.store.is_fetched, self.model_id, self.path)
+            if beyond and fetched:
                 await self._fetch_again(beyond)
                 await self.peer.closed(self.model_id)
             left = await self._check()
