@@ -112,6 +112,16 @@ SUGGESTED_DIALS_MAX = 512
 """Dials that other peers can cause in one fetch by naming addresses: no fetch becomes a tool to scan others."""
 PEERS_PER_MESSAGE_MAX = 32
 """Peers that one peer tells another of, for one model."""
+PROBES_PER_MESSAGE_MAX = 16
+"""Chunks that a peer is asked for the models of: one fifth of the chunks in common is noticed in 97 of 100 cases."""
+MODELS_PER_ANSWER_MAX = 8
+"""Models that it then names, those that share most first: more would hardly add chunks."""
+RELATIVES_PER_FETCH_MAX = 8
+"""Models that share chunks with the one that is fetched and whose holders are asked for those."""
+RELATIVES_PER_PEER_MAX = 2
+"""So many of them may have been named by one peer: whoever invents some leaves room for others' true ones."""
+RELATIVE_CHUNKS_MIN, RELATIVE_SIZE_MAX = 65_536, 4
+"""A related model may have so many chunks, or so many times as many as the fetched one: its lists must be read."""
 BULK_BUFFER_BYTES_MAX = 64 * MIB
 """Answers on their way in, over all connections, and as much again on their way out; when it is used up, reading
 pauses: as many chunks as are in flight, and each slow peer one more."""

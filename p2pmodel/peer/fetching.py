@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -52,6 +52,7 @@ from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay import Overlay, overlay_key
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.relatives import Relatives
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
 from p2pmodel.store import Intake, Repair, Store
@@ -64,8 +65,6 @@ _WAIT_S = 0.5
 _ETA_MEMORY_S = 30.0
 _TRICKLE_BYTES = 16 * KIB
 """Less than this in `FETCH_STALL_S` is no progress: half a kilobyte a second."""
-_CHUNK_LOOKUPS = 8
-"""Missing chunks looked up in the overlay by their own hash, when no connected peer holds them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +304,17 @@ class Fetching:
         self.tally = download.tally
         finder.on_link = download.add_link
         finder.enough = lambda: download.links_enough
+        relatives = Relatives(
+            layout,
+            download,
+            finder,
+            store=self.rooms.store,
+            overlay=self.rooms.overlay,
+            swarm=swarm,
+            network=self.rooms.network,
+            rng=self.rooms.rng,
+        )
+        searching = asyncio.get_running_loop().create_task(relatives.run())
         claims = asyncio.get_running_loop().create_task(self._claim_now_and_then(intake, download))
         watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
         running = asyncio.get_running_loop().create_task(download.run())
@@ -317,7 +327,8 @@ class Fetching:
             finder.on_link = lambda link: None
             finder.enough = lambda: False
             download.on_peers = lambda peers: None
-            await cancelled((claims, watch, running))
+            await cancelled((claims, watch, running, searching))
+            relatives.leave()
             swarm.close_download(download)
 
     async def _claim_now_and_then(self, intake: Intake | Repair, download: Download) -> None:
@@ -337,8 +348,6 @@ class Fetching:
         moved_at, fetched, came = self._now(), 0, 0
         steady = SmoothRate(_ETA_MEMORY_S)
         hopeful_at = moved_at
-        looking = None
-        looked_up: set[int] = set()
         while True:
             now = self._now()
             done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
@@ -352,8 +361,6 @@ class Fetching:
                 moved_at, fetched, came = now, download.tally.bytes_fetched, download.answer_bytes
             if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
-                if looking is None or looking.done():
-                    looking = finder.spawn(self._look_up_chunks(layout, download, looked_up))
             if download.sources:
                 hopeful_at = now  # its upload limit may make it pause between chunks for longer than a stall lasts
             if now - max(moved_at, hopeful_at) > FETCH_STALL_S or now - moved_at > FETCH_PATIENCE_S:
@@ -382,22 +389,6 @@ class Fetching:
             f"{who} the {left} chunks that are missing{dropped}; "
             f"{kept:,} bytes are kept, run the same command to resume"
         )
-
-    async def _look_up_chunks(self, layout: Layout, download: Download, looked_up: set[int]) -> None:
-        """Chunks are announced by their own hashes too: somebody may hold them as part of another model."""
-        unheld = [index for index in HaveMap(len(layout), download.unheld) if index not in looked_up]
-        for index in unheld[:_CHUNK_LOOKUPS]:
-            looked_up.add(index)
-            async with aclosing(self.rooms.overlay.providers(overlay_key(layout[index].digest))) as providers:
-                async for provider in providers:
-                    if provider.peer in download.banned:
-                        continue
-                    try:
-                        link = await self.rooms.swarm.connect(provider.address, provider.peer)
-                    except PeerFault:
-                        continue
-                    download.add_link(link)
-                    download.offer(link, 1 << index)
 
 
 def _size(layout: Layout, chunks: HaveMap) -> int:

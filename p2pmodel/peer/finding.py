@@ -158,14 +158,14 @@ class Finder:
             async with aclosing(self._overlay.providers(self._key)) as providers:
                 async for provider in providers:
                     self.providers_seen += 1
-                    if provider.address.scope > self._scope():
+                    if provider.address.scope > self.scope():
                         continue
                     self._dial_soon(provider.address, provider.peer)
             self.rounds += 1
             self._changed.set()
             await asyncio.sleep(_LOOKUP_PAUSES_S[min(self.rounds - 1, len(_LOOKUP_PAUSES_S) - 1)])
 
-    def _scope(self) -> int:
+    def scope(self) -> int:
         """How near an address may be that the overlay tells of: as near as the nearest peer that we talk to anyway."""
         known = [address for _, address in self._overlay.neighbours()]
         return max((address.scope for address in [*known, *self._direct]), default=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from p2pmodel.limits import STATEMENTS_PER_MODEL_MAX
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import BulkSource
@@ -25,6 +27,9 @@ class StoreShelf:
 
     def object(self, digest: Digest) -> bytes | None:
         return self._store.object(digest)
+
+    def models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        return self._store.models_with(digests)
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         return [signed.envelope for signed in self._store.statements(model_id)[:STATEMENTS_PER_MODEL_MAX]]

@@ -12,11 +12,11 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import Literal, Protocol
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.limits import SMALL_FILE_BYTES_MAX
-from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus
+from p2pmodel.store.values import DirectoryEntry, Extent, FileIdentity, FileStatus
 
 
 class OpenFile(Protocol):
@@ -91,9 +91,32 @@ class Lock(Protocol):
     ) -> None: ...
 
 
+class Sharing(Protocol):
+    """What two files can have in common. Nothing of it is durable before the target, or the directory, was synced."""
+
+    def copy(
+        self, source: OpenFile, source_offset: int, target: OpenFile, offset: int, length: int
+    ) -> Literal["reflinked", "copied"]:
+        """Put a range of one file into another, without taking space for it where the file system can.
+
+        Says how most of it came there. The bytes are what the source has by then, fewer where it has become shorter:
+        whoever wants to be sure reads them from the target, which does not change with the source any more.
+        """
+
+    def link(self, source: OpenFile, directory: Directory, name: str) -> bool:
+        """Give an open file one more name. False where that cannot be: another file system, no right, a name in use."""
+
+    def protect(self, file: OpenFile) -> None:
+        """Take away everybody's right to write to it, where there are rights."""
+
+    def extents(self, file: OpenFile) -> list[Extent] | None:
+        """Where a file lies; None where that cannot be known."""
+
+
 class Files(Protocol):
     """What a peer does with a disk. Implementations inherit from it: two methods are made of the others."""
 
+    sharing: Sharing
     threads: int | None
     """How many threads may work on files at once; None leaves it to the machine, 1 keeps all in the caller's."""
 

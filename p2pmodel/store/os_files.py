@@ -14,6 +14,7 @@ from pathlib import Path
 from p2pmodel.errors import RefusedError, UsageError
 from p2pmodel.store.files import Directory, Files, Lock, OpenFile, os_fault
 from p2pmodel.store.lock import DirectoryLock
+from p2pmodel.store.os_sharing import OsSharing
 from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus, Kind
 
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -183,6 +184,9 @@ class OsDirectory:
                 if second.errno not in (errno.ENOTEMPTY, errno.ENOENT, errno.EEXIST):
                     raise os_fault(second, self.path / name, "remove") from second
 
+    def fileno(self) -> int:
+        return self._fd
+
     def free_bytes(self) -> int:
         numbers = os.fstatvfs(self._fd)
         return numbers.f_bavail * numbers.f_frsize
@@ -200,6 +204,7 @@ class OsDirectory:
 class OsFiles(Files):
     """The file system of this machine."""
 
+    sharing = OsSharing()
     threads = None
 
     def open_directory(self, path: Path, *, create: bool = False, private: bool = False) -> Directory | None:

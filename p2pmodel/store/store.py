@@ -8,7 +8,8 @@ be called from any thread; none needs an event loop.
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -153,6 +154,15 @@ class Store:
             return None
         opened = (self._server.open(copy, place) for copy in copies)
         return next((source for source in opened if source is not None), None)
+
+    def models_with(self, digests: Sequence[Digest]) -> list[ModelId]:
+        """Models of which chunks with these hashes are here, those with most of them first."""
+        count: Counter[ModelId] = Counter()
+        for digest in digests:
+            for model_id, index in self._catalogue.places(digest):
+                if any(copy.bits >> index & 1 for copy in self._catalogue.copies(model_id)):
+                    count[model_id] += 1
+        return [model_id for model_id, _ in count.most_common()]
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""

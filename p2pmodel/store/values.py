@@ -74,6 +74,15 @@ class DirectoryEntry:
     target: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of bytes of a file where it lies on the device; `shared` where other files may have it too."""
+
+    physical: int
+    length: int
+    shared: bool
+
+
 class FileState(Enum):
     """How far a file of a copy is on its way; the order of the states is the order on disk."""
 

@@ -4,6 +4,7 @@ from p2pmodel.swarm.accounting import Account, Cause, SmoothRate, Source
 from p2pmodel.swarm.download import Download, Served, Tally
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
+from p2pmodel.swarm.relative import Relative, shared_chunks
 from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake, Shelf
 from p2pmodel.swarm.swarm import Swarm
@@ -15,6 +16,7 @@ __all__ = [
     "Intake",
     "Link",
     "Pace",
+    "Relative",
     "Schedule",
     "Served",
     "Shelf",
@@ -22,4 +24,5 @@ __all__ = [
     "Source",
     "Swarm",
     "Tally",
+    "shared_chunks",
 ]

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
     HAVES_PER_MESSAGE_MAX,
+    MODELS_PER_ANSWER_MAX,
     MODELS_PER_PEER_MAX,
     OBJECT_BYTES_MAX,
     OWED_ANSWERS_MAX,
@@ -218,6 +219,14 @@ class Link:
             self._send(wire.RequestName(request_id, publisher.raw, name, revision))
             return await self._wait(request_id, answer)
 
+    async def request_models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        """Models in which the peer holds any of these chunks, as it says. Raises `PeerFault`."""
+        async with self._turns:
+            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
+            request_id = self._ask(StatementsRequest(answer))
+            self._send(wire.RequestModels(request_id, [digest.raw for digest in digests]))
+            return [ModelId(Digest(raw)) for raw in await self._wait(request_id, answer)]
+
     def _ask(self, request: ObjectRequest | StatementsRequest) -> int:
         if self._closed:
             raise PeerGoneError("the connection has ended")
@@ -316,7 +325,11 @@ class Link:
                 self._requests.rejected(request, reason)
             case wire.Statements(request, envelopes):
                 self._requests.statements(request, envelopes)
+            case wire.Models(request, models):
+                self._requests.statements(request, models)
             case wire.RequestChunk() | wire.RequestObject() | wire.RequestStatements() | wire.RequestName() as asked:
+                self._queue.add(asked)
+            case wire.RequestModels() as asked:
                 self._queue.add(asked)
             case wire.Peers(model, peers):
                 self._peers(ModelId(Digest(model)), peers)
@@ -404,6 +417,10 @@ class Link:
         elif isinstance(request, wire.RequestName):
             publisher = PublicKey(request.publisher)
             envelopes = await offload(shelf.named, publisher, request.name, request.revision)
+        elif isinstance(request, wire.RequestModels):
+            found = await offload(shelf.models, [Digest(raw) for raw in request.digests])
+            self._send(wire.Models(request.request, [model.raw for model in found[:MODELS_PER_ANSWER_MAX]]))
+            return
         else:
             raise TypeError(type(request))
         self._send(wire.Statements(request.request, _fitting(envelopes)))

@@ -53,6 +53,8 @@ class ObjectRequest:
 
 @dataclass(slots=True)
 class StatementsRequest:
+    """What is answered by a list in one message: statements, or the ids of models."""
+
     answer: asyncio.Future[list[bytes]]
 
     def fail(self, error: P2PModelError) -> None:

@@ -5,6 +5,7 @@ Every method may block on a disk and is called off the event loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from p2pmodel.errors import P2PModelError
@@ -25,6 +26,9 @@ class Shelf(Protocol):
         """The chunk with this hash, from any model; `where` says which chunk of which it may be, and may be wrong."""
 
     def object(self, digest: Digest) -> bytes | None: ...
+
+    def models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        """Models that hold chunks with these hashes here, those with most of them first."""
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         """Envelopes, verified when they came in."""

@@ -19,7 +19,7 @@ from p2pmodel.swarm.seeding import Follower, Seeding
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
 from p2pmodel.swarm.turns import Served, Turns
 
-SmallRequest = wire.RequestObject | wire.RequestStatements | wire.RequestName
+SmallRequest = wire.RequestObject | wire.RequestStatements | wire.RequestName | wire.RequestModels
 Answer = wire.RequestChunk | SmallRequest
 
 

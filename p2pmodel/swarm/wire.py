@@ -16,8 +16,10 @@ from p2pmodel.limits import (
     CHUNKS_PER_MODEL_MAX,
     CONTROL_BYTES_MAX,
     HAVES_PER_MESSAGE_MAX,
+    MODELS_PER_ANSWER_MAX,
     OBJECT_BYTES_MAX,
     PEERS_PER_MESSAGE_MAX,
+    PROBES_PER_MESSAGE_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_PER_MODEL_MAX,
 )
@@ -132,6 +134,20 @@ class Peers(Message, frozen=True, tag=14):
     peers: Annotated[list[tuple[Hash, Annotated[bytes, Meta(max_length=18)]]], Meta(max_length=PEERS_PER_MESSAGE_MAX)]
 
 
+class RequestModels(Message, frozen=True, tag=15):
+    """Name models in which you hold chunks with any of these hashes (`Models`)."""
+
+    request: RequestId
+    digests: Annotated[list[Hash], Meta(min_length=1, max_length=PROBES_PER_MESSAGE_MAX)]
+
+
+class Models(Message, frozen=True, tag=16):
+    """The answer: ids of models, those that hold most of what was asked for first."""
+
+    request: RequestId
+    models: Annotated[list[Hash], Meta(max_length=MODELS_PER_ANSWER_MAX)]
+
+
 AnyMessage = (
     Subscribe
     | Unsubscribe
@@ -147,6 +163,8 @@ AnyMessage = (
     | Statements
     | Ping
     | Peers
+    | RequestModels
+    | Models
 )
 
 _decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)

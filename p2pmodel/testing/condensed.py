@@ -12,7 +12,8 @@ as such. Those are the matter of `store` on the simulated disk.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -216,6 +217,12 @@ class CondensedStore:
             if index is not None and index in copy.held:
                 return CondensedSource(copy.held[index], copy.layout[index].length)
         return None
+
+    def models_with(self, digests: Sequence[Digest]) -> list[ModelId]:
+        copies = self._copies.items()
+        places = ((model_id, copy, copy.places.get(one.raw)) for model_id, copy in copies for one in digests)
+        count = Counter(model_id for model_id, copy, index in places if index in copy.held)
+        return [model_id for model_id, _ in count.most_common()]
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         copy = self._copies.get(model_id)

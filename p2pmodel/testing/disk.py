@@ -8,12 +8,12 @@
     store = Store.open(Path("/data"), files=disk.process())
 
 What is modelled: a page cache above a disk, by pages of 4 KiB and sectors of 512 bytes; names and renames that are
-durable only once their directory was synced; holes, reserved space and a capacity; links; locks and open files that
+durable only once their directory was synced; holes, reserved space and a capacity; links, locks and open files that
 end with their process; marks (inode, size, time) by which files are known again; calls that fail with any error; a
 sync that fails once and after which the lost pages count as clean (Rebello et al., ATC 2020); bits that flip. SQLite
 commits are whole and durable when they return, or fail.
 
-What is not: rights and owners, hard links, `mmap`, disks that reorder across a sync or lie about it, the inside of
+What is not: rights and owners, `mmap`, disks that reorder across a sync or lie about it, the inside of
 SQLite's journal, the time that a disk takes, and a rename that a power cut leaves with both names.
 
 The same rng and the same calls give the same disk. Nothing here looks at a clock other than the one that is handed in.
@@ -58,6 +58,8 @@ class SimDisk(SimFiles):
         self.names = Names()
         self.rng = rng if rng is not None else random.Random(0)
         self.capacity_bytes = capacity_bytes
+        self.can_reflink = False
+        """Whether files can share blocks, as on Btrfs and XFS."""
         self.flip_rate = 0.0
         """The chance of each read to come back with one bit flipped."""
         self._clock = clock
@@ -163,6 +165,7 @@ class SimDisk(SimFiles):
         """Another disk that holds, and would lose, the same. It has no processes, no faults, and the same next dice."""
         with self.guard:
             other = SimDisk(random.Random(), clock=self._clock, capacity_bytes=self.capacity_bytes)
+            other.can_reflink = self.can_reflink
             other.rng.setstate(self.rng.getstate())
             copies = {inode: Inode(inode.number, inode.kind) for inode in self.names.everything()}
             for inode, copy in copies.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 OPERATIONS = frozenset(
     {
         "open", "make", "list", "status", "space", "read", "write", "allocate", "sync", "ranges", "rename", "remove",
-        "sync_directory", "lock", "connect", "commit",
+        "link", "sync_directory", "lock", "connect", "commit",
     }
 )  # fmt: skip
 """The kinds of calls that can fail. `commit` is SQLite's, as a whole."""

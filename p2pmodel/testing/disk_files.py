@@ -17,6 +17,7 @@ from p2pmodel.store.lock import LOCK_NAME
 from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus
 from p2pmodel.testing.disk_database import SimConnection, sqlite_fault
 from p2pmodel.testing.disk_names import Inode
+from p2pmodel.testing.disk_sharing import SimSharing
 
 if TYPE_CHECKING:
     from p2pmodel.testing.disk import SimDisk
@@ -131,6 +132,11 @@ class SimFile(_Part):
             self._check()
             yield from list(self._inode.contents.data_ranges(size))
 
+    def linked_from(self, directory: SimDirectory, name: str) -> Inode | None:
+        """What one more name would lead to; None where the file has no name any more, or the name is in use."""
+        self._check()
+        return self._inode if self._inode.links and directory.entry(name) is None else None
+
     def close(self) -> None:
         self._closed = True
         self._process.opened.pop(self, None)
@@ -152,7 +158,7 @@ class SimDirectory(_Part):
     def directory(self, name: str, *, create: bool = False, exclusive: bool = False) -> Directory | None:
         path = self.path / name
         with self._doing("make" if create else "open", path, "open the directory"):
-            found = self._entry(name)
+            found = self.entry(name)
             if found is None and create:
                 found = self._disk.make(self.inode, name, "directory")
             if found is None:
@@ -167,7 +173,7 @@ class SimDirectory(_Part):
     def open(self, name: str, *, write: bool = False, create: bool = False, exclusive: bool = False) -> OpenFile | None:
         path = self.path / name
         with self._doing("open", path, "open"):
-            found = self._entry(name)
+            found = self.entry(name)
             if found is None and create:
                 found = self._disk.make(self.inode, name, "file")
             if found is None:
@@ -181,18 +187,18 @@ class SimDirectory(_Part):
 
     def status(self, name: str) -> FileStatus | None:
         with self._doing("status", self.path / name, "look at"):
-            found = self._entry(name)
+            found = self.entry(name)
             return None if found is None else found.status()
 
     def rename(self, name: str, to: Directory, new_name: str) -> None:
         assert isinstance(to, SimDirectory)
         with self._doing("rename", to.path / new_name, "put in its place"):
-            self._entry(name)
+            self.entry(name)
             self._disk.names.rename(self.inode, name, to.inode, new_name)
 
     def remove(self, name: str) -> None:
         with self._doing("remove", self.path / name, "remove"):
-            found = self._entry(name)
+            found = self.entry(name)
             if found is not None and not found.entries:
                 self._disk.names.set(self.inode, name, None)
 
@@ -209,7 +215,7 @@ class SimDirectory(_Part):
         self._process.opened.pop(self, None)
         _let_go(self._process, self.inode, self)
 
-    def _entry(self, name: str) -> Inode | None:
+    def entry(self, name: str) -> Inode | None:
         assert name and "/" not in name and name not in (".", "..")
         if self._closed:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
@@ -238,6 +244,18 @@ class SimFiles(_Part, Files):
     """The disk as one process sees it. Made by `SimDisk.process`; after `crash` every call raises."""
 
     threads = 1
+
+    def __init__(self, disk: SimDisk, process: SimProcess) -> None:
+        super().__init__(disk, process)
+        self.sharing = SimSharing(self._link, lambda: disk.can_reflink)
+
+    def _link(self, source: SimFile, directory: SimDirectory, name: str) -> bool:
+        with self._doing("link", directory.path / name, "link"):
+            inode = source.linked_from(directory, name)
+            if inode is None:
+                return False
+            self._disk.names.set(directory.inode, name, inode)
+            return True
 
     def crash(self) -> None:
         """This process dies: its files are closed, its locks free, its transactions rolled back."""

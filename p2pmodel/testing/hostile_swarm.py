@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
@@ -38,6 +39,9 @@ class CorruptingShelf:
 
     def object(self, digest: Digest) -> bytes | None:
         return self._shelf.object(digest)
+
+    def models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        return self._shelf.models(digests)
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         return self._shelf.statements(model_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from random import Random
 
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SecretKey
@@ -20,6 +21,9 @@ class _EmptyShelf:
 
     def object(self, digest: Digest) -> bytes | None:
         return None
+
+    def models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        return []
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         return []

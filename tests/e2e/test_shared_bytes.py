@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.checkpoints import base, descendants, save
-from tests.e2e.processes import Network, sha256_of
+from tests.e2e.checkpoints import base, descendants, save, trained, upper_half
+from tests.e2e.processes import Network, Node, sha256_of
+
+MIB = 1 << 20
+UPLINK_MIB = 3
 
 MARKS = {
     "frozen layers": 49,
@@ -38,3 +41,37 @@ def test_a_descendant_takes_from_the_base_on_this_disk_all_but_what_differs(net:
         held[case] = 100 * report["bytes_reused"] / report["bytes_total"]
     print({case: round(share, 2) for case, share in held.items()})  # noqa: T201  (the figures of E8: pytest -s)
     assert {case: held[case] for case, mark in MARKS.items() if held[case] < mark} == {}, held
+
+
+def announced(net: Network, node: Node) -> None:
+    """Wait until others can find each chunk of this peer by its hash."""
+    while True:
+        status = net.run("status", "--json", on=node).json
+        if status["keys_announced"] and not status["keys_pending"]:
+            return
+
+
+@pytest.mark.slow
+def test_a_fine_tune_comes_from_holders_of_its_base_and_only_the_difference_over_the_slow_line(
+    net: Network, tmp_path: Path
+) -> None:
+    holders = [net.daemon(f"base{number}") for number in range(3)]
+    base_id = net.publish(save(tmp_path / "base", base()), on=holders[0])["model_id"]
+    for number, node in enumerate(holders[1:]):
+        assert net.run("fetch", base_id, "--to", tmp_path / f"base{number}", on=node).code == 0
+    tuner = net.daemon("tuner", "--upload-limit", f"{UPLINK_MIB}MiB")
+    source = save(tmp_path / "tuned", trained(base(), upper_half))
+    tuned_id = net.publish(source, on=tuner)["model_id"]
+    for node in holders:
+        announced(net, node)
+
+    done = net.run("fetch", tuned_id, "--to", tmp_path / "out", "--json", on=net.daemon("newcomer"))
+    assert done.code == 0, done.err
+    assert sha256_of(tmp_path / "out") == sha256_of(source)
+    report = done.json
+    given = {peer["peer_id"]: peer["bytes"] for peer in report["peers"]}
+    from_tuner = given.pop(tuner.ready["peer_id"])
+    difference = sum(data.nbytes for name, data in base().items() if upper_half(name))
+    print(f"from the base's {sum(given.values()):,}, tuner {from_tuner:,}, {report['seconds']} s")  # noqa: T201
+    assert from_tuner <= difference + 8 * MIB and len(given) >= 2, (difference, from_tuner, given)
+    assert report["seconds"] < 1.5 * from_tuner / (UPLINK_MIB * MIB) + 2, report

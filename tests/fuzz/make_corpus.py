@@ -137,6 +137,8 @@ def peer_seeds() -> dict[str, dict[str, bytes]]:
         "request-name": wire.RequestName(10, STRANGER.public.raw, "name", "1"),
         "statements": wire.Statements(1, [b"x"]),
         "ping": wire.Ping(),
+        "request-models": wire.RequestModels(11, [digest, bytes(32)]),
+        "models": wire.Models(1, [model]),
         "peers": wire.Peers(model, [(STRANGER.public.raw, STRANGER_AT.pack())]),
     }
     said = {name: wire.encode(message) for name, message in messages.items()}

@@ -161,6 +161,9 @@ class _Shelf:
     def object(self, digest: object) -> None:
         return None
 
+    def models(self, digests: object) -> list[object]:
+        return []
+
     def statements(self, model_id: object) -> list[bytes]:
         return [b"statement"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -104,6 +104,9 @@ class DictShelf:
 
     def object(self, digest: Digest) -> bytes | None:
         return self.objects.get(digest)
+
+    def models(self, digests: Sequence[Digest]) -> list[ModelId]:
+        return []
 
     def statements(self, model_id: ModelId) -> list[bytes]:
         return [b"statement"]

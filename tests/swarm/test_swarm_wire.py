@@ -13,8 +13,10 @@ from p2pmodel.errors import DecodeError
 from p2pmodel.limits import (
     CHUNKS_PER_MODEL_MAX,
     HAVES_PER_MESSAGE_MAX,
+    MODELS_PER_ANSWER_MAX,
     OBJECT_BYTES_MAX,
     PEERS_PER_MESSAGE_MAX,
+    PROBES_PER_MESSAGE_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_PER_MODEL_MAX,
 )
@@ -39,6 +41,8 @@ MESSAGES = st.one_of(
     st.builds(wire.RequestName, REQUEST, HASH, NAME, NAME),
     st.builds(wire.Statements, REQUEST, st.lists(st.binary(max_size=50), max_size=5)),
     st.builds(wire.Ping),
+    st.builds(wire.RequestModels, REQUEST, st.lists(HASH, min_size=1, max_size=PROBES_PER_MESSAGE_MAX)),
+    st.builds(wire.Models, REQUEST, st.lists(HASH, max_size=MODELS_PER_ANSWER_MAX)),
     st.builds(wire.Peers, HASH, st.lists(st.tuples(HASH, st.binary(max_size=18)), max_size=5)),
 )
 
@@ -58,7 +62,7 @@ def test_every_message_decodes_to_itself(message) -> None:
 
 def test_every_kind_of_message_is_in_the_round_trip() -> None:
     tried = {message.__struct_config__.tag for message in wire.AnyMessage.__args__}
-    assert tried == set(range(1, 15)), "a new kind of message needs a line in MESSAGES"
+    assert tried == set(range(1, 17)), "a new kind of message needs a line in MESSAGES"
 
 
 @given(MESSAGES, st.lists(st.one_of(st.integers(-9, 9), st.binary(max_size=9), st.none()), min_size=1, max_size=4))

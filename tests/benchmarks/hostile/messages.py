@@ -26,7 +26,9 @@ from p2pmodel.limits import (
     CONNECTIONS_INCOMING_MAX,
     CONTROL_BYTES_MAX,
     HAVES_PER_MESSAGE_MAX,
+    MODELS_PER_ANSWER_MAX,
     PEERS_PER_MESSAGE_MAX,
+    PROBES_PER_MESSAGE_MAX,
 )
 from p2pmodel.model import ChunkList, Digest, FileEntry, HaveMap, Layout, Manifest, PortablePath, SecretKey, Sha256
 from p2pmodel.net import Address, BulkSource, ChannelHandler, Hello, Identity, RealNetwork, network_id
@@ -109,6 +111,9 @@ class Nothing:
 
     def object(self, digest: object) -> bytes | None:
         return None
+
+    def models(self, digests: object) -> list[object]:
+        return []
 
     def statements(self, model_id: object) -> list[bytes]:
         return []
@@ -321,6 +326,14 @@ def scripts(layout: Layout) -> dict[str, Make]:
         "RequestObject": lambda number, part: wire.encode(wire.RequestObject(1000 + number, content("o", number))),
         "RequestStatements": lambda number, part: wire.encode(wire.RequestStatements(2000 + number, model)),
         "RequestName": named,
+        "RequestModels": lambda number, part: wire.encode(
+            wire.RequestModels(
+                3000 + number, [content("chunk", number + i) for i in range(some(part, PROBES_PER_MESSAGE_MAX))]
+            )
+        ),
+        "Models": lambda number, part: wire.encode(
+            wire.Models(1 << 30, [content("model", i) for i in range(some(part, MODELS_PER_ANSWER_MAX))])
+        ),
         "Cancel": lambda number, part: wire.encode(wire.Cancel(number)),
         "Reject": lambda number, part: wire.encode(wire.Reject(number, "x" * some(part, 200))),
         "Ping": lambda number, part: wire.encode(wire.Ping()),
