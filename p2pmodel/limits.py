@@ -30,6 +30,13 @@ CHUNKS_PER_MODEL_MAX = 1 << 21
 OBJECT_BYTES_MAX = 16 * MIB
 """A manifest or one file's chunk list: 466,033 chunks, 1.8 TiB at 4 MiB a chunk."""
 CHUNKS_PER_FILE_MAX = OBJECT_BYTES_MAX // 36
+BUNDLED_LISTS_BYTES_MAX = 256 * KIB
+"""Chunk lists that come with a manifest where that is asked for, in one answer: those of 7 GiB in chunks of 1 MiB. On a
+longer fetch another round trip is not felt."""
+BUNDLED_LISTS_MAX = 64
+"""Each is looked up by itself where it is sent."""
+BUNDLED_MANIFEST_BYTES_MAX = 64 * KIB
+"""A longer manifest (some 200 files) comes alone: to look for the lists in it would cost the sender milliseconds."""
 MANIFEST_FILES_MAX = 16_384
 MANIFEST_BYTES_MAX = 8 * MIB
 FILE_BYTES_MAX = 1 << 44

@@ -1,5 +1,6 @@
 """WHAT is it? Immutable values: digests, paths, chunk lists, manifests, have-maps, statements. No IO, no clock."""
 
+from p2pmodel.model.bundle import FOOTER_BYTES, Bundle, bundled, encode_bundle
 from p2pmodel.model.chunk_list import Chunk, ChunkList
 from p2pmodel.model.digest import Digest, ModelId, Sha256
 from p2pmodel.model.have_map import HaveMap
@@ -12,6 +13,8 @@ from p2pmodel.model.statement import SignedStatement, Statement, open_statement,
 
 __all__ = [
     "CHUNKER",
+    "FOOTER_BYTES",
+    "Bundle",
     "Chunk",
     "ChunkList",
     "ChunkPlace",
@@ -28,9 +31,11 @@ __all__ = [
     "Sha256",
     "SignedStatement",
     "Statement",
+    "bundled",
     "check_chunk_list",
     "check_name_part",
     "clash",
+    "encode_bundle",
     "open_statement",
     "sign_statement",
 ]

@@ -8,6 +8,7 @@ handshake whatever it is told, come before its hello and so never mix with our r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,7 +18,8 @@ from p2pmodel.errors import DecodeError, HandshakeError
 from p2pmodel.limits import HANDSHAKE_BYTES_MAX, LANE_TOKEN_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
 from p2pmodel.model import PublicKey
 from p2pmodel.net.identity import Identity, decode_hello, encode_hello
-from p2pmodel.net.records import SECRET_BYTES, DirectionKeys
+from p2pmodel.net.outbox import make_record
+from p2pmodel.net.records import SECRET_BYTES, DirectionKeys, Kind
 from p2pmodel.net.seam import Hello
 
 EXPORTER_LABEL = b"EXPORTER-p2pmodel-records-1"
@@ -37,6 +39,8 @@ class Session:
     receiving: DirectionKeys | None
     surplus: bytes
     """Bytes of our own records that came in behind the handshake."""
+    unsent: Sequence[bytes] = ()
+    """What was to be sent first and has not left yet."""
     lane_token: bytes = b""
     """From the exporter as well, so that nobody else can add a connection to this one."""
 
@@ -76,9 +80,14 @@ class Handshake:
         outgoing: bool,
         expected: PublicKey | None = None,
         lane: bytes = b"",
+        first: Sequence[bytes] = (),
     ) -> None:
         self.session: Session | None = None
         self._lane = lane
+        self._first = first
+        self._records = b""
+        """Of what is sent first: they leave right behind our hello."""
+        self._keys: tuple[DirectionKeys, DirectionKeys] | None = None
         self._identity = identity
         self._outgoing = outgoing
         self._expected = expected
@@ -111,10 +120,11 @@ class Handshake:
 
     def to_send(self) -> bytes:
         """Whatever has to go out now; empty where nothing has."""
+        records, self._records = self._records, b""
         try:
-            return self._tls.bio_read(1 << 20)
+            return self._tls.bio_read(1 << 20) + records
         except SSL.WantReadError:
-            return b""
+            return records
         except SSL.Error as error:
             raise HandshakeError("TLS broke off") from error
 
@@ -124,6 +134,7 @@ class Handshake:
                 self._tls.do_handshake()
                 self._peer = self._authenticate()
                 self._tls.send(encode_hello(self._our_hello()))
+                self._seal_first()
             hello = self._tls.recv(1 << 14)
         except SSL.WantReadError:
             return
@@ -132,6 +143,26 @@ class Handshake:
         except SSL.Error as error:
             raise HandshakeError(f"TLS failed: {_reason(error)}") from error
         self._finish(hello)
+
+    def _seal_first(self) -> None:
+        """What is to be sent first need not wait for the other hello where it will be sealed whatever that says.
+
+        The other side has proved its key by now, in a handshake that is fresh: this is no "early data" of TLS, and
+        nobody can replay it.
+        """
+        if not (self._first and self._outgoing and self._identity.encryption):
+            return
+        sending, _ = self._export_keys()
+        self._records = b"".join(make_record(sending, Kind.MESSAGE, message) for message in self._first)
+        self._first = ()
+
+    def _export_keys(self) -> tuple[DirectionKeys, DirectionKeys]:
+        """For sending and for receiving."""
+        if self._keys is None:
+            secrets = self._tls.export_keying_material(EXPORTER_LABEL, 2 * SECRET_BYTES)
+            client, server = DirectionKeys(secrets[:SECRET_BYTES]), DirectionKeys(secrets[SECRET_BYTES:])
+            self._keys = (client, server) if self._outgoing else (server, client)
+        return self._keys
 
     def _our_hello(self) -> Hello:
         ours = self._identity
@@ -167,11 +198,9 @@ class Handshake:
         sending = receiving = None
         # Only where both sides say so do the records travel in the clear; what each said is authenticated by TLS.
         if hello.encryption or self._identity.encryption:
-            secrets = self._tls.export_keying_material(EXPORTER_LABEL, 2 * SECRET_BYTES)
-            client, server = DirectionKeys(secrets[:SECRET_BYTES]), DirectionKeys(secrets[SECRET_BYTES:])
-            sending, receiving = (client, server) if self._outgoing else (server, client)
+            sending, receiving = self._export_keys()
         token = self._tls.export_keying_material(LANE_LABEL, LANE_TOKEN_BYTES)
-        self.session = Session(self._peer, hello, sending, receiving, bytes(self._buffer), token)
+        self.session = Session(self._peer, hello, sending, receiving, bytes(self._buffer), self._first, token)
         self._buffer.clear()
 
 

@@ -3,7 +3,9 @@
 One TCP connection has at most its window under way: some megabytes, whatever the path could take (`tcp_wmem`; measured:
 30 MB/s at 80 ms on a line of 125). A few side by side have that many windows, and recover from losses one by one. So
 a channel may grow *lanes*: more sockets to the same peer, each with a handshake and keys of its own. On short paths
-there is one. A plain object; times are monotonic seconds.
+there is one. Where much is to come over a long path, they are opened before the first has found out what it carries:
+each starts slowly by itself, and together they are there two round trips sooner. A plain object; times are monotonic
+seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ _LOOK_S = 0.25
 _LONG_PATH_S = 0.010
 _BYTES_PER_LANE = MIB
 """Under way on each connection before another is worth its handshake."""
+_MUCH_BYTES = 8 * MIB
+"""So much to come is worth the handshakes of all lanes before anything is known of the path but its length."""
 _RTT_OFFSET = 68
 """Of `tcpi_rtt`, in microseconds, in Linux' `struct tcp_info` (linux/tcp.h)."""
 
@@ -27,6 +31,11 @@ class LanePlan:
     def __init__(self, now: float, moved_bytes: int) -> None:
         self._looked_at = now
         self._moved_bytes = moved_bytes
+        self._expected_bytes = 0
+
+    def expect(self, size_bytes: int) -> None:
+        """So much is to come, from now on."""
+        self._expected_bytes = self._moved_bytes + size_bytes
 
     def due(self, now: float) -> bool:
         return now - self._looked_at >= _LOOK_S
@@ -37,6 +46,8 @@ class LanePlan:
         self._looked_at, self._moved_bytes = now, moved_bytes
         if round_trip_s < _LONG_PATH_S:
             return 1
+        if self._expected_bytes - moved_bytes >= _MUCH_BYTES:
+            return LANES_PER_CHANNEL_MAX
         return min(1 + int(rate * round_trip_s / _BYTES_PER_LANE), LANES_PER_CHANNEL_MAX)
 
 

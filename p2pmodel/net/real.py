@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -110,13 +110,16 @@ class RealNetwork:
         self.identity.port = listener.address.port
         return listener
 
-    async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
-        sock, session = await self._dial(address, expected)
-        return self._channel(sock, address, session, outgoing=True)
+    async def connect(self, address: Address, expected: PublicKey | None, first: Sequence[bytes] = ()) -> Channel:
+        sock, session = await self._dial(address, expected, first=first)
+        channel = self._channel(sock, address, session, outgoing=True)
+        for message in session.unsent:
+            channel.send(message)
+        return channel
 
     async def welcome(self, sock: socket.socket, address: Address) -> Channel | None:
         """Carry out the handshake with whoever has connected. None where it is one more connection of a channel."""
-        session = await self._secure(sock, address, outgoing=False)
+        session = await self._secure(sock, address, partial(Handshake, self.identity, self._tls, outgoing=False))
         if session.hello.lane:
             self._widening.take_in(sock, session)
             return None
@@ -128,7 +131,7 @@ class RealNetwork:
         return channel
 
     async def _dial(
-        self, address: Address, expected: PublicKey | None, lane: bytes = b""
+        self, address: Address, expected: PublicKey | None, lane: bytes = b"", first: Sequence[bytes] = ()
     ) -> tuple[socket.socket, Session]:
         if not address.is_routable:
             raise PeerGoneError(f"{address} is no address to connect to")
@@ -148,23 +151,15 @@ class RealNetwork:
         except asyncio.CancelledError:
             sock.close()
             raise
-        return sock, await self._secure(sock, address, outgoing=True, expected=expected, lane=lane)
+        begin = partial(Handshake, self.identity, self._tls, outgoing=True, expected=expected, lane=lane, first=first)
+        return sock, await self._secure(sock, address, begin)
 
-    async def _secure(
-        self,
-        sock: socket.socket,
-        address: Address,
-        *,
-        outgoing: bool,
-        expected: PublicKey | None = None,
-        lane: bytes = b"",
-    ) -> Session:
+    async def _secure(self, sock: socket.socket, address: Address, begin: Callable[[], Handshake]) -> Session:
         """Carry out the handshake on a connected socket, which is closed where it fails."""
         try:
             _tune(sock, address)
-            handshake = Handshake(self.identity, self._tls, outgoing=outgoing, expected=expected, lane=lane)
             async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
-                return await _shake(sock, handshake)
+                return await _shake(sock, begin())
         except TimeoutError as error:
             sock.close()
             raise HandshakeError(f"{address} did not finish its handshake in time") from error

@@ -8,7 +8,7 @@ they are hot, and never become a Python `bytes`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -139,6 +139,9 @@ class Channel(Protocol):
         `source` raised; then the channel is closed, because half an answer cannot be taken back.
         """
 
+    def expect(self, size_bytes: int) -> None:
+        """About so much will be asked for over this channel, from now on: room for it can be made in time."""
+
     def close(self, reason: P2PModelError) -> None:
         """Close at once and tell the handler."""
 
@@ -162,8 +165,12 @@ class Network(Protocol):
     async def listen(self, host: str, port: int, accept: Callable[[Channel], None]) -> Listener:
         """Accept channels; each comes after its handshake. Port 0 takes a free one. Raises `NetworkError`."""
 
-    async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
-        """Raises `PeerGoneError` where nobody answers, `HandshakeError` where it is somebody else."""
+    async def connect(self, address: Address, expected: PublicKey | None, first: Sequence[bytes] = ()) -> Channel:
+        """Raises `PeerGoneError` where nobody answers, `HandshakeError` where it is somebody else.
+
+        `first`: messages to send before all others, as soon as the other side has proved its key; maybe before it has
+        said its hello, so that the answers come with that.
+        """
 
     async def offload(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run blocking work without holding up the loop. A cancelled call returns only when the work has ended."""

@@ -47,8 +47,8 @@ class TcpChannel:
         self.outgoing = outgoing
         self.hello = session.hello
         self.encrypted = session.sending is not None
-        self.on_narrow: Callable[[], None] = lambda: None
-        """Called where another lane would carry more; whoever can open one gives it to `attach`."""
+        self.on_narrow: Callable[[int], None] = lambda lanes: None
+        """Called with how many lanes there should be; whoever can open more gives each to `attach`."""
         self.on_closed: Callable[[], None] = lambda: None
         self._shared = shared
         self._loop = asyncio.get_running_loop()
@@ -112,13 +112,20 @@ class TcpChannel:
             self._look()
 
     def _look(self) -> None:
-        """Does the path need another lane? Asked after each answer."""
-        now = time.monotonic()
-        if self._closed is not None or not self._plan.due(now):
-            return
+        """Does the path need more lanes? Asked after each answer."""
+        if self._closed is None and self._plan.due(time.monotonic()):
+            self._widen()
+
+    def _widen(self) -> None:
         moved = self.bytes_received + self.bytes_sent
-        if self._plan.lanes(now, moved, round_trip_s(self._lanes[0].socket.sock)) > len(self._lanes):
-            self.on_narrow()
+        wanted = self._plan.lanes(time.monotonic(), moved, round_trip_s(self._lanes[0].socket.sock))
+        if wanted > len(self._lanes):
+            self.on_narrow(wanted)
+
+    def expect(self, size_bytes: int) -> None:
+        if self._closed is None:
+            self._plan.expect(size_bytes)
+            self._widen()
 
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:

@@ -25,7 +25,8 @@ class Widening:
         self._dial = dial
         self._by_token: dict[bytes, TcpChannel] = {}
         """Channels that peers have opened to us and may add lanes to."""
-        self._tasks: dict[TcpChannel, asyncio.Task[None]] = {}
+        self._tasks: dict[asyncio.Task[None], TcpChannel] = {}
+        """Lanes that are being opened."""
 
     def watch(self, channel: TcpChannel, session: Session) -> None:
         """Only who opened a channel adds to it: the other side may have no way back."""
@@ -47,20 +48,20 @@ class Widening:
             raise HandshakeError("a lane of no channel that is here and has room")
 
     async def close(self) -> None:
-        await cancelled(self._tasks.values())
+        await cancelled(self._tasks)
 
-    def _widen_soon(self, channel: TcpChannel, token: bytes) -> None:
-        if channel in self._tasks:
-            return
-        task = asyncio.get_running_loop().create_task(self._widen(channel, token))
-        self._tasks[channel] = task
-        task.add_done_callback(lambda _: self._tasks.pop(channel, None))
+    def _widen_soon(self, channel: TcpChannel, token: bytes, lanes: int) -> None:
+        opening = sum(other is channel for other in self._tasks.values())
+        for _ in range(channel.lanes + opening, lanes):
+            task = asyncio.get_running_loop().create_task(self._widen(channel, token))
+            self._tasks[task] = channel
+            task.add_done_callback(self._tasks.pop)
 
     async def _widen(self, channel: TcpChannel, token: bytes) -> None:
         try:
             sock, session = await self._dial(channel.address, channel.peer, token)
         except PeerFault:
-            channel.on_narrow = lambda: None  # one connection does too, and a peer without room says so only once
+            channel.on_narrow = lambda lanes: None  # one connection does too, and a peer without room says so only once
             return
         if not channel.attach(sock, session):
             sock.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -26,6 +26,7 @@ from p2pmodel.errors import (
     VerificationError,
 )
 from p2pmodel.limits import (
+    BUNDLED_LISTS_BYTES_MAX,
     CLAIM_BYTES,
     CLAIM_INTERVAL_S,
     FETCH_MISS_S,
@@ -35,6 +36,7 @@ from p2pmodel.limits import (
     MANIFEST_BYTES_MAX,
 )
 from p2pmodel.model import (
+    Bundle,
     ChunkList,
     Digest,
     FileEntry,
@@ -56,7 +58,7 @@ from p2pmodel.peer.relatives import Relatives
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
 from p2pmodel.store import Intake, Repair, Store
-from p2pmodel.swarm import Account, Download, Link, SmoothRate, Swarm, Tally
+from p2pmodel.swarm import Account, Download, Greeting, Link, SmoothRate, Swarm, Tally
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,9 @@ _WAIT_S = 0.5
 _ETA_MEMORY_S = 30.0
 _TRICKLE_BYTES = 16 * KIB
 """Less than this in `FETCH_STALL_S` is no progress: half a kilobyte a second."""
+_MANIFEST_ASKS = 2
+"""Peers of whom the manifest is asked before they have said hello; where they have none, it costs the others a round
+trip more, and where many were asked, it would come many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,8 @@ class Fetching:
     _corrupt_from: set[PublicKey] = field(default_factory=set)
     _statements: dict[Link, asyncio.Task[list[SignedStatement]]] = field(default_factory=dict)
     """Asked for as soon as there is a connection: an answer costs a round trip, and nobody should wait for two."""
+    _manifest_asks: int = 0
+    """Of how many more peers the manifest is asked for with the greeting."""
 
     def __post_init__(self) -> None:
         self._began = self._now()
@@ -107,6 +114,8 @@ class Fetching:
     async def finder(self) -> AsyncIterator[Finder]:
         """Looks for peers of this model, and asks each at once what will be asked of it anyway."""
         rooms = self.rooms
+        if await rooms.network.offload(rooms.store.object, self.model_id) is None:
+            self._manifest_asks = _MANIFEST_ASKS
         async with Finder(
             overlay_key(self.model_id),
             overlay=rooms.overlay,
@@ -114,6 +123,7 @@ class Fetching:
             clock=rooms.network.clock,
             direct=self.direct,
             on_link=self._greet,
+            greeting=self._greeting,
         ) as finder:
             try:
                 yield finder
@@ -121,6 +131,10 @@ class Fetching:
                 await cancelled(self._statements.values())
                 for link in finder.links:
                     link.expect_no_more(self.model_id)
+
+    def _greeting(self) -> Greeting:
+        self._manifest_asks -= 1
+        return Greeting(self.model_id, manifest=self._manifest_asks >= 0)
 
     def _greet(self, link: Link) -> None:
         """What will be asked of every peer goes out with the first question."""
@@ -139,24 +153,41 @@ class Fetching:
         held = await self.rooms.network.offload(self.rooms.store.layout, self.model_id)
         if held is not None:
             return held
-        manifest = await self.manifest(finder)
-        lists = await asyncio.gather(*(self._chunk_list(file, finder) for file in manifest.files))
-        return Layout(manifest, lists)
+        manifest, lists = await self._manifest(finder)
+        of_each = await asyncio.gather(*(self._chunk_list(file, finder, lists) for file in manifest.files))
+        return Layout(manifest, of_each)
 
     async def manifest(self, finder: Finder) -> Manifest:
         """Raises as `layout` does."""
-        encoded = await self._object(self.model_id, finder, size_bytes_max=MANIFEST_BYTES_MAX, phase="lookup")
+        return (await self._manifest(finder))[0]
+
+    async def _manifest(self, finder: Finder) -> tuple[Manifest, Mapping[Digest, bytes]]:
+        """With the chunk lists that came with it."""
+        offload, store = self.rooms.network.offload, self.rooms.store
+        encoded = await offload(store.object, self.model_id)
+        lists: Mapping[Digest, bytes] = {}
+        if encoded is None:
+            data = await self._from_peers(
+                self.model_id, finder, MANIFEST_BYTES_MAX, "lookup", lists_bytes=BUNDLED_LISTS_BYTES_MAX
+            )
+            bundle = Bundle.decode(data, self.model_id)
+            encoded, lists = bundle.manifest, bundle.lists
+            await offload(store.put_object, encoded)
         try:
-            return Manifest.decode(encoded)
+            return Manifest.decode(encoded), lists
         except DecodeError as error:
             raise VerificationError(f"the object {self.model_id.hex} is not a manifest: {error}") from error
 
-    async def _chunk_list(self, file: FileEntry, finder: Finder) -> ChunkList:
+    async def _chunk_list(self, file: FileEntry, finder: Finder, came: Mapping[Digest, bytes]) -> ChunkList:
         size = file.chunk_count * ENTRY_BYTES
         if not size:
             return ChunkList(b"")
         # Kept with the intake, all lists in one transaction: thousands of files would be as many commits.
-        encoded = await self._object(file.chunk_list, finder, size_bytes_max=size, phase="manifest", keep=False)
+        encoded = came.get(file.chunk_list)
+        if encoded is None:
+            encoded = await self.rooms.network.offload(self.rooms.store.object, file.chunk_list)
+        if encoded is None:
+            encoded = await self._from_peers(file.chunk_list, finder, size, "manifest")
         try:
             chunks = ChunkList(encoded)
             check_chunk_list(file, chunks)
@@ -164,27 +195,22 @@ class Fetching:
             raise VerificationError(f"the publisher's manifest contradicts itself: {error}") from error
         return chunks
 
-    async def _object(
-        self, digest: Digest, finder: Finder, *, size_bytes_max: int, phase: str, keep: bool = True
+    async def _from_peers(
+        self, digest: Digest, finder: Finder, size_bytes_max: int, phase: str, *, lists_bytes: int = 0
     ) -> bytes:
-        """From this disk, or from any peer that the finder brings, until one has it."""
-        held = await self.rooms.network.offload(self.rooms.store.object, digest)
-        if held is not None:
-            return held
-        data = await self._from_peers(digest, finder, size_bytes_max, phase)
-        if keep:
-            await self.rooms.network.offload(self.rooms.store.put_object, data)
-        return data
+        """From any peer that the finder brings, until one has it.
 
-    async def _from_peers(self, digest: Digest, finder: Finder, size_bytes_max: int, phase: str) -> bytes:
-        """Whoever is found later is asked at once, so that one who answers by drops holds nobody up."""
+        Whoever is found later is asked at once, so that one who answers by drops holds nobody up.
+        """
         asked: set[Link] = set()
         asking: dict[asyncio.Task[bytes], list[Link]] = {}
         try:
             while True:
                 if fresh := [link for link in finder.links if link not in asked]:
                     asked.update(fresh)
-                    work = self.rooms.swarm.fetch_object(digest, fresh, size_bytes_max=size_bytes_max)
+                    work = self.rooms.swarm.fetch_object(
+                        digest, fresh, size_bytes_max=size_bytes_max, lists_bytes=lists_bytes
+                    )
                     asking[asyncio.get_running_loop().create_task(work)] = fresh
                 for task in [task for task in asking if task.done()]:
                     links = asking.pop(task)

@@ -18,7 +18,7 @@ from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
 from p2pmodel.model import PublicKey
 from p2pmodel.net import Address, Clock, cancelled
 from p2pmodel.overlay import Overlay
-from p2pmodel.swarm import Link, Swarm
+from p2pmodel.swarm import Greeting, Link, Swarm
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,9 @@ class Finder:
         clock: Clock,
         direct: Sequence[Address] = (),
         on_link: Callable[[Link], None] = lambda link: None,
+        greeting: Callable[[], Greeting | None] = lambda: None,
     ) -> None:
+        """`greeting`: what to ask of a peer that is dialled now."""
         self.on_link = on_link
         self.enough: Callable[[], bool] = lambda: False
         """Whether those that nobody named by hand need not be dialled: a fetch has connections enough."""
@@ -89,6 +91,7 @@ class Finder:
         self._overlay = overlay
         self._swarm = swarm
         self._clock = clock
+        self._greeting = greeting
         self._direct = list(direct)
         self._links: dict[PublicKey, Link] = {}
         self._dialed_at: dict[Address, float] = {}
@@ -190,7 +193,7 @@ class Finder:
             if peer is not None and self.enough():
                 return
             try:
-                link = await self._swarm.connect(address, peer)
+                link = await self._swarm.connect(address, peer, self._greeting)
             except PeerFault as fault:
                 self.failures[str(address)] = str(fault)
                 log.info("no connection to %s: %s", address, fault)

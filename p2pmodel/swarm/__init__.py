@@ -2,6 +2,7 @@
 
 from p2pmodel.swarm.accounting import Account, Cause, SmoothRate, Source
 from p2pmodel.swarm.download import Download, Served, Tally
+from p2pmodel.swarm.greeting import Greeting
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.relative import Relative, shared_chunks
@@ -13,6 +14,7 @@ __all__ = [
     "Account",
     "Cause",
     "Download",
+    "Greeting",
     "Intake",
     "Link",
     "Pace",

@@ -32,6 +32,8 @@ _STILL_S = 2.0
 _IMPLIED_MAX = 256
 _TWINS_LOOKED_AT = 8
 _RATE_WINDOW_S = 3.0
+_WIDE_LINKS = 2
+"""So many links are told at once how much may come; with more of them, each has to show that it needs room."""
 
 
 @dataclass(slots=True)
@@ -202,6 +204,9 @@ class Download:
         self._came_in[link.peer] = link.channel.bytes_received
         self._schedule.peer_joined(link.peer, scope)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
+        if len(self.links) <= _WIDE_LINKS:
+            missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
+            link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
         link.follow(self.layout.model_id, self)
 
     def link_has(self, link: Link, held: HaveMap) -> None:

@@ -27,6 +27,7 @@ from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Address, BulkSink, Channel, ended
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.following import Expecting, Listening
+from p2pmodel.swarm.greeting import Greeting
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
 
@@ -49,7 +50,9 @@ class Link:
         *,
         on_closed: Callable[[Link, P2PModelError], None],
         on_interest: Callable[[Link, ModelId], None],
+        greeting: Greeting | None = None,
     ) -> None:
+        """`greeting`: what has been sent to this peer already."""
         self.channel = channel
         port = channel.hello.port
         self.listens_at = Address(channel.address.host, port) if port else None
@@ -69,7 +72,10 @@ class Link:
         self._on_interest = on_interest
         self._telling: dict[ModelId, bool] = {}
         """Models whose state is being read for the peer; True where it has to be read (once more)."""
-        self._requests = OpenRequests()
+        self._greeting = greeting
+        self._requests = OpenRequests() if greeting is None else greeting.requests
+        if greeting is not None:
+            self.followers[greeting.model_id] = Expecting()
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
         self._queue = UploadQueue(uploads, channel, self, self._answer_statements, self._spawn)
@@ -194,17 +200,26 @@ class Link:
         if self._requests.cancel(request_id):
             self._send(wire.Cancel(request_id))
 
-    async def request_object(self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX) -> bytes:
-        """Raises `PeerGoneError` where the peer does not send it, `CorruptChunkError` where it sends something else."""
+    async def request_object(
+        self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX, *, lists_bytes: int = 0
+    ) -> bytes:
+        """The object; with `lists_bytes`, a bundle of a manifest and chunk lists.
+
+        Raises `PeerGoneError` where the peer does not send it, `CorruptChunkError` where it sends something else.
+        """
+        if self._greeting is not None and (asked := self._greeting.take_object(digest, lists_bytes)) is not None:
+            return await self._wait(asked[0], asked[1].answer, asked[1])
         async with self._turns:
             answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            request = ObjectRequest(digest, size_bytes_max, answer)
+            request = ObjectRequest(digest, size_bytes_max, answer, lists_bytes)
             request_id = self._ask(request)
-            self._send(wire.RequestObject(request_id, digest.raw))
+            self._send(wire.RequestObject(request_id, digest.raw, lists_bytes))
             return await self._wait(request_id, answer, request)
 
     async def request_statements(self, model_id: ModelId) -> list[bytes]:
         """Envelopes, not yet verified. Raises `PeerGoneError`."""
+        if self._greeting is not None and (asked := self._greeting.take_statements(model_id)) is not None:
+            return await self._wait(asked[0], asked[1].answer)
         async with self._turns:
             answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
             request_id = self._ask(StatementsRequest(answer))

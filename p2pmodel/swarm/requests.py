@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.limits import OBJECT_BYTES_MAX
-from p2pmodel.model import Digest
+from p2pmodel.model import FOOTER_BYTES, Bundle, Digest
 from p2pmodel.net import BulkSink
 
 T = TypeVar("T")
@@ -33,17 +33,21 @@ class ChunkRequest:
 
 @dataclass(slots=True)
 class ObjectRequest:
-    """A manifest or chunk list, verified by its hash as it is kept."""
+    """A manifest or chunk list, verified by its hash as it is kept; or a bundle, which is verified in all its parts."""
 
     digest: Digest
     size_bytes_max: int
     answer: asyncio.Future[bytes]
+    lists_bytes: int = 0
+    """How much of chunk lists may come behind the manifest; `data` is a bundle then."""
     data: bytes = field(default=b"", init=False)
     begins: Callable[[], None] = field(default=lambda: None, init=False)
     """Called when the answer is announced."""
 
     def consume(self, data: memoryview) -> None:
-        if Digest.of(data) != self.digest:
+        if self.lists_bytes:
+            Bundle.decode(data, self.digest)
+        elif Digest.of(data) != self.digest:
             raise CorruptChunkError(f"the object {self.digest} came with other bytes")
         self.data = bytes(data)
 
@@ -120,8 +124,9 @@ class OpenRequests:
                 raise ProtocolError(f"a chunk of {length} bytes where {request.length} were asked for")
             return request.sink
         if isinstance(request, ObjectRequest):
-            if length > request.size_bytes_max:
-                raise ProtocolError(f"an object of {length} bytes where {request.size_bytes_max} are the most")
+            most = request.size_bytes_max + (request.lists_bytes + FOOTER_BYTES if request.lists_bytes else 0)
+            if length > most:
+                raise ProtocolError(f"an object of {length} bytes where {most} are the most")
             request.begins()
             return request
         limit = self._cancelled.get(request_id, 0)

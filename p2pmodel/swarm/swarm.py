@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, HandshakeError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
@@ -27,6 +28,7 @@ from p2pmodel.net import Address, Channel, Crowd, Network, cancelled
 from p2pmodel.swarm.accounting import Account
 from p2pmodel.swarm.choker import Choker
 from p2pmodel.swarm.download import Download
+from p2pmodel.swarm.greeting import Greeting
 from p2pmodel.swarm.link import Link
 from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.seeding import Seeding
@@ -140,8 +142,16 @@ class Swarm:
         leaves.close(PeerGoneError("it made room for another peer"))
         return True
 
-    async def connect(self, address: Address, expected: PublicKey | None = None) -> Link:
-        """The connection to this peer, opened if need be. Raises `PeerGoneError` or `HandshakeError`."""
+    async def connect(
+        self,
+        address: Address,
+        expected: PublicKey | None = None,
+        greeting: Callable[[], Greeting | None] = lambda: None,
+    ) -> Link:
+        """The connection to this peer. Raises `PeerGoneError` or `HandshakeError`.
+
+        `greeting`: what to ask at once, where it has to be opened first.
+        """
         while expected is not None:
             if expected in self.links:
                 return self.links[expected]
@@ -150,14 +160,20 @@ class Swarm:
                 break
             # Two connections to one peer would replace each other, maybe in another order at the other end.
             await asyncio.wait([running])
-        task = self._dialing.get(address)
+        task, asks = self._dialing.get(address), None
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._dial(address, expected))
+            asks = greeting()
+            task = asyncio.get_running_loop().create_task(self._dial(address, expected, asks))
             self._dialing[address] = task
             if expected is not None:
                 self._dialing_peers[expected] = task
             task.add_done_callback(lambda task: self._dialed(task, address, expected))
-        link = await asyncio.shield(task)
+        try:
+            link = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if asks is not None:
+                task.add_done_callback(partial(_forget, asks))
+            raise
         if expected is not None and link.peer != expected:
             raise HandshakeError(f"expected peer {expected.text}, met {link.peer.text}")
         return link
@@ -169,18 +185,19 @@ class Swarm:
         if expected is not None:
             del self._dialing_peers[expected]
 
-    async def _dial(self, address: Address, expected: PublicKey | None) -> Link:
+    async def _dial(self, address: Address, expected: PublicKey | None, greeting: Greeting | None) -> Link:
         if len(self.links) >= CONNECTIONS_MAX:
             raise PeerGoneError("this peer has enough connections")
-        channel = await self._network.connect(address, expected)
-        return self._adopt(channel)
+        channel = await self._network.connect(address, expected, () if greeting is None else greeting.messages)
+        return self._adopt(channel, greeting)
 
-    def _adopt(self, channel: Channel) -> Link:
+    def _adopt(self, channel: Channel, greeting: Greeting | None = None) -> Link:
         known = self.links.get(channel.peer)
         if known is not None and not self._replaces(channel, known):
             channel.close(PeerGoneError("already connected"))
             return known
-        link = Link(channel, self._uploads, on_closed=self._link_closed, on_interest=self._interest)
+        on_closed, on_interest = self._link_closed, self._interest
+        link = Link(channel, self._uploads, on_closed=on_closed, on_interest=on_interest, greeting=greeting)
         self.links[channel.peer] = link
         if not channel.outgoing:
             self._incoming.add(link, channel.address)
@@ -284,9 +301,11 @@ class Swarm:
     # --- getting -------------------------------------------------------------------------------------------------
 
     async def fetch_object(
-        self, digest: Digest, links: Iterable[Link], *, size_bytes_max: int = OBJECT_BYTES_MAX
+        self, digest: Digest, links: Iterable[Link], *, size_bytes_max: int = OBJECT_BYTES_MAX, lists_bytes: int = 0
     ) -> bytes:
         """A manifest or chunk list from the first of these peers that has it; verified by its hash.
+
+        With `lists_bytes` a bundle, all of which is verified: that of a manifest, and as much of chunk lists.
 
         Peers are asked in turn, the next one as soon as one fails or is slow. Raises `PeerGoneError` where none has it,
         `CorruptChunkError` where one of them sent something else.
@@ -297,7 +316,7 @@ class Swarm:
         try:
             while waiting or asked:
                 if waiting:
-                    request = waiting.pop(0).request_object(digest, size_bytes_max)
+                    request = waiting.pop(0).request_object(digest, size_bytes_max, lists_bytes=lists_bytes)
                     asked[asyncio.get_running_loop().create_task(request)] = None
                 pause_s = _OBJECT_HEDGE_S if waiting else None
                 await asyncio.wait(asked, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)
@@ -354,3 +373,9 @@ class Swarm:
         self.downloads.pop(download.layout.model_id, None)
         self._tellings.pop(download.layout.model_id, None)  # what waits there is told of all the same
         download.leave()
+
+
+def _forget(asks: Greeting, dialled: asyncio.Task[Link]) -> None:
+    """Whoever wanted this link has gone meanwhile: the peer need not tell of the model any more."""
+    if not dialled.cancelled() and dialled.exception() is None:
+        dialled.result().expect_no_more(asks.model_id)

@@ -8,11 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
-from p2pmodel.limits import CHUNK_BYTES, OBJECTS_OUT_BYTES_MAX, REQUESTS_PER_PEER_MAX
-from p2pmodel.model import Digest, ModelId
+from p2pmodel.errors import DecodeError, P2PModelError, PeerFault, ProtocolError
+from p2pmodel.limits import (
+    BUNDLED_LISTS_BYTES_MAX,
+    BUNDLED_MANIFEST_BYTES_MAX,
+    CHUNK_BYTES,
+    OBJECTS_OUT_BYTES_MAX,
+    REQUESTS_PER_PEER_MAX,
+)
+from p2pmodel.model import Digest, Manifest, ModelId, bundled, encode_bundle
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.seeding import Follower, Seeding
@@ -38,33 +44,40 @@ class Uploads:
     objects: ObjectsOut = field(default_factory=lambda: ObjectsOut())
 
 
+class Named(NamedTuple):
+    """An object by its hash, and how much of the chunk lists behind it is asked for."""
+
+    digest: Digest
+    lists_bytes: int = 0
+
+
 class ObjectsOut:
     """Objects on their way out: each is in memory once, whoever asks for it, and all of them are so many bytes."""
 
     def __init__(self, bytes_max: int = OBJECTS_OUT_BYTES_MAX) -> None:
         self.bytes = 0
         self._bytes_max = bytes_max
-        self._held: dict[Digest, tuple[bytes, int]] = {}
+        self._held: dict[Named, tuple[bytes, int]] = {}
         self._turn = asyncio.Lock()
 
-    async def take(self, digest: Digest, read: Callable[[Digest], Awaitable[bytes | None]]) -> bytes | None:
+    async def take(self, named: Named, read: Callable[[Named], Awaitable[bytes | None]]) -> bytes | None:
         """None where it is not here, or no more may be held. Otherwise `give_back` follows."""
         async with self._turn:
-            data, users = self._held.get(digest, (None, 0))
+            data, users = self._held.get(named, (None, 0))
             if data is None:
                 if self.bytes >= self._bytes_max:
                     return None
-                data = await read(digest)
+                data = await read(named)
                 if data is None:
                     return None
                 self.bytes += len(data)
-            self._held[digest] = data, users + 1
+            self._held[named] = data, users + 1
             return data
 
-    def give_back(self, digest: Digest) -> None:
-        data, users = self._held.pop(digest)
+    def give_back(self, named: Named) -> None:
+        data, users = self._held.pop(named)
         if users > 1:
-            self._held[digest] = data, users - 1
+            self._held[named] = data, users - 1
         else:
             self.bytes -= len(data)
 
@@ -158,26 +171,27 @@ class UploadQueue:
                 if not isinstance(request, wire.RequestObject):
                     await self._answer_statements(request)
                     continue
-                await self._send_object(request, Digest(request.digest))
+                lists_bytes = min(request.lists_bytes, BUNDLED_LISTS_BYTES_MAX)
+                await self._send_object(request, Named(Digest(request.digest), lists_bytes))
         except PeerFault:
             return
         finally:
             self._sending_small = False
 
-    async def _send_object(self, request: wire.RequestObject, digest: Digest) -> None:
+    async def _send_object(self, request: wire.RequestObject, named: Named) -> None:
         objects = self._uploads.objects
-        data = await objects.take(digest, self._read_object)
+        data = await objects.take(named, self._read_object)
         if data is None:
             self._reject(request, "not held here, or too much is asked for")
             return
         try:
             await self._send(request, ObjectInMemory(data))
         finally:
-            objects.give_back(digest)
+            objects.give_back(named)
 
-    async def _read_object(self, digest: Digest) -> bytes | None:
+    async def _read_object(self, named: Named) -> bytes | None:
         try:
-            return await self._uploads.network.offload(self._uploads.shelf.object, digest)
+            return await self._uploads.network.offload(_read, self._uploads.shelf, named)
         except P2PModelError:
             # Our disk's trouble is none of the peer's business; it asks elsewhere.
             return None
@@ -190,3 +204,20 @@ class UploadQueue:
 
     def _reject(self, request: wire.RequestChunk | wire.RequestObject, reason: str) -> None:
         self._channel.send(wire.encode(wire.Reject(request.request, reason)))
+
+
+def _read(shelf: Shelf, named: Named) -> bytes | None:
+    """An object, with the chunk lists behind it that are asked for, if it is a manifest and they are here."""
+    data = shelf.object(named.digest)
+    if data is None or not named.lists_bytes or len(data) > BUNDLED_MANIFEST_BYTES_MAX:
+        return data
+    lists = []
+    try:
+        for file in bundled(Manifest.decode(data), named.lists_bytes):
+            encoded = shelf.object(file.chunk_list)
+            if encoded is None:
+                break
+            lists.append(encoded)
+    except DecodeError:
+        return data
+    return encode_bundle(data, lists) if lists else data

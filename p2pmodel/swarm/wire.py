@@ -81,10 +81,14 @@ class RequestChunk(Message, frozen=True, tag=6):
 
 
 class RequestObject(Message, frozen=True, tag=7):
-    """Send the object with this hash (bulk): a manifest or a chunk list."""
+    """Send the object with this hash (bulk): a manifest or a chunk list; behind a manifest, chunk lists of its files.
+
+    `lists_bytes`: how much of those may come in the same answer (`model.bundle`); 0, as from older peers, for none.
+    """
 
     request: RequestId
     digest: Hash
+    lists_bytes: Annotated[int, Meta(ge=0, le=OBJECT_BYTES_MAX)] = 0
 
 
 class Cancel(Message, frozen=True, tag=8):

@@ -91,6 +91,9 @@ class SimChannel:
     def started(self) -> bool:
         return self._handler is not None
 
+    def expect(self, size_bytes: int) -> None:
+        """A simulated line is as wide as it is."""
+
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return

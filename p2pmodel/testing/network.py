@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
@@ -81,7 +81,7 @@ class SimNetwork:
         ours = self._identified()
         return Hello(PROTOCOL_VERSION, ours.network_id, ours.encryption, ours.port, ours.agent)
 
-    async def connect(self, address: Address, expected: PublicKey | None) -> Channel:
+    async def connect(self, address: Address, expected: PublicKey | None, first: Sequence[bytes] = ()) -> Channel:
         """A TCP handshake and a TLS one take two round trips; who is not reached is given up after the real time."""
         internet, ours = self.internet, self._identified()
         far = self.host if address.is_loopback else internet.at(address.host)
@@ -103,7 +103,10 @@ class SimNetwork:
             raise HandshakeError(f"expected peer {expected.text}, met {listener.key.text}")
         if hello.network_id != ours.network_id:
             raise HandshakeError("the peer belongs to another network")
-        return self._join(listener, address, hello)
+        channel = self._join(listener, address, hello)
+        for message in first:
+            channel.send(message)
+        return channel
 
     def _reaches(self, far: Host) -> bool:
         return self.internet.connected(self.host, far) and (far is self.host or far.accepts_connections)

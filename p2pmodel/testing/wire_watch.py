@@ -10,8 +10,8 @@ from random import Random
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from p2pmodel.errors import DecodeError
-from p2pmodel.model import Digest, HaveMap, ModelId
+from p2pmodel.errors import CorruptChunkError, DecodeError
+from p2pmodel.model import Bundle, Digest, HaveMap, ModelId
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.swarm import wire
 from p2pmodel.testing.channel import SimChannel
@@ -41,8 +41,8 @@ class WireWatch:
         self._rng = Random(f"{seed} watch")
         self._seen: dict[int, dict[ModelId, int]] = {}
         """By number of the peer: chunks that were found on its disk."""
-        self._asked: WeakKeyDictionary[SimChannel, dict[int, bytes]] = WeakKeyDictionary()
-        """By the end that is asked: the hash that each request names."""
+        self._asked: WeakKeyDictionary[SimChannel, dict[int, tuple[Digest, bool]]] = WeakKeyDictionary()
+        """By the end that is asked: the hash that each request names, and whether chunk lists may come behind it."""
 
     def forget(self, peer: SimPeer) -> None:
         """After a crash nothing that was on the disk needs to be there."""
@@ -60,7 +60,8 @@ class WireWatch:
         except DecodeError:
             return  # a hostile peer's
         if isinstance(said, wire.RequestChunk | wire.RequestObject):
-            self._asked.setdefault(channel.other, {})[said.request] = said.digest
+            bundled = isinstance(said, wire.RequestObject) and said.lists_bytes > 0
+            self._asked.setdefault(channel.other, {})[said.request] = Digest(said.digest), bundled
             return
         peer = self._peer_of(channel.process)
         if peer is None or not peer.alive or not peer.honest:
@@ -73,13 +74,14 @@ class WireWatch:
 
     def answer(self, channel: SimChannel, request_id: int, data: memoryview) -> None:
         """`channel` is the end that sends."""
-        digest = self._asked.get(channel, {}).pop(request_id, None)
+        asked = self._asked.get(channel, {}).pop(request_id, None)
         peer = self._peer_of(channel.process)
-        if digest is None or peer is None or not peer.alive or not peer.honest:
+        if asked is None or peer is None or not peer.alive or not peer.honest:
             return
         self.answers_checked += 1
-        if Digest.of(data).raw != digest:
-            self._fail(f"it sent bytes that do not have the hash {digest.hex()[:16]}... which was asked for", peer)
+        digest, bundled = asked
+        if not (_is_bundle(data, digest) if bundled else Digest.of(data) == digest):
+            self._fail(f"it sent bytes that do not have the hash {digest.hex[:16]}... which was asked for", peer)
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
@@ -97,3 +99,11 @@ class WireWatch:
                 self._fail(f"it tells that it has {which}, which is not on its disk", peer)
                 return
         seen[model_id] = known | bits
+
+
+def _is_bundle(data: memoryview, digest: Digest) -> bool:
+    try:
+        Bundle.decode(data, digest)
+    except CorruptChunkError:
+        return False
+    return True

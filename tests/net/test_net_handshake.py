@@ -23,6 +23,7 @@ from p2pmodel.limits import AGENT_CHARS_MAX, HANDSHAKE_BYTES_MAX
 from p2pmodel.net import Hello, network_id
 from p2pmodel.net.handshake import ALPN, Handshake, tls_context
 from p2pmodel.net.identity import decode_hello, encode_hello, self_signed
+from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, decode_header
 
 
 def both(client_options=None, server_options=None, expected=None) -> tuple[Handshake, Handshake]:
@@ -41,6 +42,44 @@ def test_both_sides_learn_the_other_key_and_share_secrets(piece_bytes: int) -> N
     assert client.session.sending._secret == server.session.receiving._secret
     assert client.session.receiving._secret == server.session.sending._secret
     assert client.session.sending._secret != client.session.receiving._secret
+
+
+def test_what_is_to_be_sent_first_leaves_with_the_hello_and_waits_for_none() -> None:
+    client = handshake(identity(1), outgoing=True, first=[b"one", b"two"])
+    server = handshake(identity(2), outgoing=False)
+    server.receive(client.to_send())
+    client.receive(server.to_send())
+    assert client.session is None
+    server.receive(client.to_send())
+    assert server.session is not None
+    opened, rest = [], server.session.surplus
+    while rest:
+        length = decode_header(rest[:HEADER_BYTES])[1]
+        plain, end = bytearray(length), HEADER_BYTES + length + TAG_BYTES
+        server.session.receiving.open_into(rest[:HEADER_BYTES], memoryview(rest)[HEADER_BYTES:end], memoryview(plain))
+        opened.append(bytes(plain))
+        rest = rest[end:]
+    assert opened == [b"one", b"two"]
+    client.receive(server.to_send())
+    assert client.session.unsent == ()
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_nothing_leaves_before_the_other_hello_where_it_might_have_to_be_in_the_clear(theirs: bool) -> None:
+    client = handshake(identity(1, encryption=False), outgoing=True, first=[b"one"])
+    server = handshake(identity(2, encryption=theirs), outgoing=False)
+    shake(client, server)
+    assert client.session.unsent == [b"one"]
+    assert server.session.surplus == b""
+
+
+def test_nothing_is_said_to_whoever_has_another_key_than_expected() -> None:
+    client = handshake(identity(1), outgoing=True, expected=identity(3).key.public, first=[b"secret"])
+    server = handshake(identity(2), outgoing=False)
+    server.receive(client.to_send())
+    with pytest.raises(HandshakeError, match="expected peer"):
+        client.receive(server.to_send())
+    assert client._records == b""
 
 
 def test_two_handshakes_of_the_same_peers_share_different_secrets() -> None:

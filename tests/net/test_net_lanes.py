@@ -41,6 +41,15 @@ def test_only_what_moved_since_the_last_look_counts() -> None:
     assert not plan.due(2.1) and plan.due(2.3)
 
 
+def test_a_long_path_over_which_much_is_to_come_gets_all_lanes_before_anything_has() -> None:
+    plan = LanePlan(0.0, 5 * MIB)
+    plan.expect(9 * MIB)
+    assert plan.lanes(0.1, 5 * MIB, 0.001) == 1
+    assert plan.lanes(0.1, 5 * MIB, 0.02) == LANES_PER_CHANNEL_MAX
+    # The rest is not worth it.
+    assert plan.lanes(10.0, 7 * MIB, 0.02) == 1
+
+
 # --- over sockets -------------------------------------------------------------------------------------------------
 
 
@@ -84,6 +93,18 @@ async def test_who_opened_the_channel_adds_lanes_and_answers_arrive_whole_over_a
     pair.near.close(PeerGoneError("done"))
     await pair.far_handler.until_closed()
     await pair.near_handler.until_closed()
+
+
+@pytest.mark.usefixtures("long_path")
+async def test_who_expects_much_has_all_lanes_at_once_and_no_more_however_often_it_says_so(town) -> None:
+    pair = await town.pair()
+    for _ in range(3):
+        pair.near.expect(100 * MIB)
+    near_network = town._networks[1]
+    assert len(near_network._widening._tasks) == LANES_PER_CHANNEL_MAX - 1
+    await comes_true(lambda: pair.near.lanes == pair.far.lanes == LANES_PER_CHANNEL_MAX)
+    pair.far.expect(100 * MIB)
+    assert not near_network._widening._tasks
 
 
 @pytest.mark.usefixtures("long_path")
@@ -144,7 +165,7 @@ async def test_a_channel_whose_peer_takes_no_lanes_goes_on_with_one(town, monkey
 
     near_network = town._networks[1]
     monkeypatch.setattr(near_network._widening, "_dial", refuse)
-    pair.near.on_narrow()
+    pair.near.on_narrow(3)
     await comes_true(lambda: not near_network._widening._tasks)
     await pair.near.send_bulk(1, Source(bytes(MIB)))
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))

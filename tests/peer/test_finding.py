@@ -54,7 +54,7 @@ class Swarm:
     links: dict[PublicKey, object] = field(default_factory=dict)
     dialled: list[Address] = field(default_factory=list)
 
-    async def connect(self, address: Address, peer: PublicKey | None) -> None:
+    async def connect(self, address: Address, peer: PublicKey | None, greeting: object = None) -> None:
         self.dialled.append(address)
         if not self.refuses_at_once:
             await asyncio.Event().wait()
