@@ -276,6 +276,10 @@ by pieces, to be sent, with the marks of its file looked at in between."""
 HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
 """Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
 HASH_THREADS_MAX = 8
+FREE_DISK_FLOOR_BYTES = 256 * MIB
+"""Left free by a fetch unless told otherwise: the index, logs and other programs still write."""
+EVICT_BATCH_BYTES = 64 * MIB
+"""Let go of at once where single chunks go: a durable commit for each would be as slow as the disk's barriers."""
 SMALL_FILE_BYTES_MAX = MIB
 """Settings, trust, neighbours: files that are read and replaced whole."""
 

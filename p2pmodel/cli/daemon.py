@@ -53,6 +53,18 @@ def daemon(
     download_limit: Annotated[
         str | None, typer.Option("--download-limit", metavar="RATE", help="As 10MiB or 80Mbit, per second.")
     ] = None,
+    cache_quota: Annotated[
+        str | None,
+        typer.Option(
+            "--cache-quota",
+            metavar="SIZE",
+            help="What fetches without --to may take, as 200GiB; old ones go when more is needed. [default: unlimited]",
+        ),
+    ] = None,
+    free_disk_floor: Annotated[
+        str | None,
+        typer.Option("--free-disk-floor", metavar="SIZE", help="What a fetch leaves free. [default: 256MiB]"),
+    ] = None,
     upload_slots: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +99,8 @@ def daemon(
         "encryption": encryption,
         "upload_limit": upload_limit,
         "download_limit": download_limit,
+        "cache_quota": cache_quota,
+        "free_disk_floor": free_disk_floor,
         "upload_slots": upload_slots,
         "background": True if background else None,
         "lan": False if no_lan else None,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from p2pmodel.cli import daemon, demo, fetch, keys, limits, models, publish, settings
+from p2pmodel.cli import daemon, demo, fetch, keeping, keys, limits, models, publish, settings
 from p2pmodel.cli.options import DataDir, Debug, Invocation
 from p2pmodel.errors import P2PModelError
 
@@ -58,6 +58,10 @@ app.command(short_help="Get a model from all peers that hold it; print the path.
 app.command(short_help="A model's manifest, files and signers.")(models.show)
 app.command(short_help="The models that are here, and how whole each is.")(models.ls)
 app.command(short_help="Hash a model's files again.")(models.verify)
+app.command(short_help="Never let go of a model to make room.")(keeping.pin)
+app.command(short_help="Let the cache decide about a model again.")(keeping.unpin)
+app.command(short_help="Let go of a model; your own files stay.")(keeping.rm)
+app.command(short_help="Bring the cache within its limits.")(keeping.gc)
 app.command(short_help="How the running daemon is.")(daemon.status)
 app.command(short_help="Its connections and neighbours.")(daemon.peers)
 app.command(short_help="What it may use of the line; change it.")(limits.limits)

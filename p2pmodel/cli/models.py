@@ -161,6 +161,8 @@ def _about(model: ModelSummary) -> list[str]:
 
     held = "" if model.bytes_held == model.bytes_total else f" ({_percent(model)} here)"
     parts = [model.state, f"{format_size(model.bytes_total)}{held}", count(model.files, "file")]
+    if model.cached:
+        parts.append("cached")
     if model.pinned:
         parts.append("pinned")
     about = [", ".join(parts), model.name, model.path, model.fault if model.state == "broken" else ""]

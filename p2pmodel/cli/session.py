@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from p2pmodel.cli.options import Invocation
 from p2pmodel.errors import DaemonNotRunningError, InterruptedFetchError
-from p2pmodel.peer.requests import PeerService
 from p2pmodel.peer.runtime import read_runtime
 from p2pmodel.peer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from p2pmodel.peer.client import DaemonClient
+    from p2pmodel.peer.service import LocalService
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ async def _find_daemon(settings: Settings) -> DaemonClient | None:
 @asynccontextmanager
 async def open_service(
     invocation: Invocation, *, offline: bool, flags: dict[str, object] | None = None
-) -> AsyncIterator[PeerService]:
+) -> AsyncIterator[DaemonClient | LocalService]:
     """The daemon of this data directory, or else a peer of our own for as long as the command runs, made with `flags`.
 
     `offline`: what the command does needs no other peer, so an embedded one enters no network.

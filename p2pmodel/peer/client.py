@@ -17,17 +17,30 @@ import msgspec
 from p2pmodel.errors import NetworkError, P2PModelError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
 from p2pmodel.peer.reports import (
+    CollectReport,
     FetchReport,
     Limits,
     ModelDetail,
     ModelSummary,
     Neighbour,
     PeerStatus,
+    PinReport,
     Progress,
     PublishReport,
+    RemoveReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import (
+    CollectRequest,
+    FetchRequest,
+    KeepRequest,
+    LimitsChange,
+    OnProgress,
+    PublishRequest,
+    RemoveRequest,
+    ShowRequest,
+    VerifyRequest,
+)
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime
 
 T = TypeVar("T")
@@ -67,7 +80,7 @@ async def find_daemon(data_dir: Path) -> DaemonClient | None:
 
 
 class DaemonClient:
-    """Fills `PeerService` and `LimitsService`.
+    """Fills `PeerService`, `LimitsService` and `KeepingService`.
 
     Each method also raises `NetworkError` where the daemon goes away in the middle.
     """
@@ -118,6 +131,18 @@ class DaemonClient:
 
     async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
         return await self._operate("/api/v1/verify", request, VerifyReport, on_progress)
+
+    async def pin(self, request: KeepRequest) -> PinReport:
+        return await self._operate("/api/v1/pin", request, PinReport, None)
+
+    async def unpin(self, request: KeepRequest) -> PinReport:
+        return await self._operate("/api/v1/unpin", request, PinReport, None)
+
+    async def remove(self, request: RemoveRequest) -> RemoveReport:
+        return await self._operate("/api/v1/rm", request, RemoveReport, None)
+
+    async def collect(self, request: CollectRequest) -> CollectReport:
+        return await self._operate("/api/v1/gc", request, CollectReport, None)
 
     async def close(self) -> None:
         await self._session.close()

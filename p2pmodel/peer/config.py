@@ -17,7 +17,7 @@ from typing import Any, Literal, cast, get_args
 import aiofiles
 
 from p2pmodel.errors import NotFoundError, RefusedError, UsageError
-from p2pmodel.limits import CONFIG_BYTES_MAX, UPLOADS_MAX
+from p2pmodel.limits import CONFIG_BYTES_MAX, FREE_DISK_FLOOR_BYTES, UPLOADS_MAX
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.files import uninterrupted
 
@@ -83,6 +83,10 @@ class PeerConfig:
     encryption: Encryption = "required"
     upload_limit_bytes_per_s: int | None = None
     download_limit_bytes_per_s: int | None = None
+    cache_quota_bytes: int | None = None
+    """What fetches without a destination may take; what was not used for long goes when more is needed."""
+    free_disk_floor_bytes: int = FREE_DISK_FLOOR_BYTES
+    """What stays free on a disk that is fetched to."""
     upload_slots: int | None = None
     """Answers that leave at once; None: as many as fill the line, as measured."""
     background: bool = False
@@ -110,6 +114,8 @@ class PeerConfig:
         for limit in (self.upload_limit_bytes_per_s, self.download_limit_bytes_per_s):
             if limit is not None and limit < 1:
                 raise UsageError("a limit is a positive number of bytes per second")
+        if min(self.cache_quota_bytes or 0, self.free_disk_floor_bytes) < 0:
+            raise UsageError("a quota and a floor of free disk are numbers of bytes, 0 at least")
         if self.upload_slots is not None and not 1 <= self.upload_slots <= UPLOADS_MAX:
             raise UsageError(f"there are from 1 to {UPLOADS_MAX} upload slots")
 

@@ -26,11 +26,15 @@ from p2pmodel.peer.envelope import ErrorBody, describe_error
 from p2pmodel.peer.files import storage_errors
 from p2pmodel.peer.guard import Handler, RequestGuard
 from p2pmodel.peer.requests import (
+    CollectRequest,
     FetchRequest,
+    KeepingService,
+    KeepRequest,
     LimitsChange,
     LimitsService,
     PeerService,
     PublishRequest,
+    RemoveRequest,
     ShowRequest,
     VerifyRequest,
 )
@@ -54,6 +58,7 @@ class ControlServer:
         http_explicit: bool = False,
         not_ready: Callable[[], Awaitable[str]] | None = None,
         limits: LimitsService | None = None,
+        keeping: KeepingService | None = None,
     ) -> None:
         """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
         self.http = http
@@ -63,6 +68,7 @@ class ControlServer:
         self._http_explicit = http_explicit
         self._not_ready = not_ready
         self._limits = limits
+        self._keeping = keeping
         self._runners: list[web.AppRunner] = []
         self._running: set[asyncio.Future[object]] = set()
 
@@ -114,6 +120,10 @@ class ControlServer:
             web.post("/api/v1/publish", self._publish),
             web.post("/api/v1/fetch", self._fetch),
             web.post("/api/v1/verify", self._verify),
+            web.post("/api/v1/pin", self._pin),
+            web.post("/api/v1/unpin", self._unpin),
+            web.post("/api/v1/rm", self._remove),
+            web.post("/api/v1/gc", self._collect),
         ]
 
     async def _health(self, request: web.Request) -> web.Response:
@@ -164,6 +174,27 @@ class ControlServer:
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, VerifyRequest)
         return await stream_operation(request, lambda report: self._service.verify(body, report), self._running)
+
+    def _keeping_service(self) -> KeepingService:
+        if self._keeping is None:
+            raise NotFoundError("what this peer keeps cannot be changed")
+        return self._keeping
+
+    async def _pin(self, request: web.Request) -> web.StreamResponse:
+        keeping, body = self._keeping_service(), await _body(request, KeepRequest)
+        return await stream_operation(request, lambda _: keeping.pin(body), self._running)
+
+    async def _unpin(self, request: web.Request) -> web.StreamResponse:
+        keeping, body = self._keeping_service(), await _body(request, KeepRequest)
+        return await stream_operation(request, lambda _: keeping.unpin(body), self._running)
+
+    async def _remove(self, request: web.Request) -> web.StreamResponse:
+        keeping, body = self._keeping_service(), await _body(request, RemoveRequest)
+        return await stream_operation(request, lambda _: keeping.remove(body), self._running)
+
+    async def _collect(self, request: web.Request) -> web.StreamResponse:
+        keeping, body = self._keeping_service(), await _body(request, CollectRequest)
+        return await stream_operation(request, lambda _: keeping.collect(body), self._running)
 
 
 @web.middleware

@@ -9,14 +9,26 @@ import msgspec
 
 from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
 from p2pmodel.peer.reports import (
+    CollectReport,
     FetchReport,
     Limits,
     ModelDetail,
     PeerStatus,
+    PinReport,
     PublishReport,
+    RemoveReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, LimitsChange, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import (
+    CollectRequest,
+    FetchRequest,
+    KeepRequest,
+    LimitsChange,
+    PublishRequest,
+    RemoveRequest,
+    ShowRequest,
+    VerifyRequest,
+)
 from p2pmodel.version import __version__
 
 _READS: dict[str, tuple[str, type | None]] = {
@@ -35,6 +47,10 @@ _OPERATIONS: dict[str, tuple[str, type, type]] = {
     "/api/v1/publish": ("Chunk, hash and sign files in place, and announce them.", PublishRequest, PublishReport),
     "/api/v1/fetch": ("Find, pull, verify and place a model.", FetchRequest, FetchReport),
     "/api/v1/verify": ("Hash a model's files again.", VerifyRequest, VerifyReport),
+    "/api/v1/pin": ("Never let go of a model to make room.", KeepRequest, PinReport),
+    "/api/v1/unpin": ("Let the cache decide about a model again.", KeepRequest, PinReport),
+    "/api/v1/rm": ("Let go of a model; what the user owns stays where it is.", RemoveRequest, RemoveReport),
+    "/api/v1/gc": ("Bring the cache within its limits, or say what that would take.", CollectRequest, CollectReport),
 }
 
 

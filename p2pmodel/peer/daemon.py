@@ -80,6 +80,7 @@ async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None]) 
             http_explicit=config.http_explicit,
             not_ready=not_ready,
             limits=service,
+            keeping=service,
         )
         await control.start()
         stack.push_async_callback(control.stop)

@@ -14,8 +14,9 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
+from functools import partial, reduce
 from itertools import chain
+from operator import or_
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
@@ -35,7 +36,7 @@ from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.saved import SavedState
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
-from p2pmodel.store import OS_FILES, Files, Intake, Store
+from p2pmodel.store import OS_FILES, CacheLimits, Files, Intake, Store
 from p2pmodel.store.files import Lock
 from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
@@ -46,6 +47,8 @@ T = TypeVar("T")
 
 _CHECK_FILES_S = 15.0
 """How soon a file that changed is withdrawn, at most; serving it stops at once."""
+_TELL_LOST_S = 1.0
+"""What goes within this time is told of together: many small losses must not cost as many messages."""
 _REJOIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _PORT_TRIES = 16
 _LONG_WORKS_MAX = 2
@@ -93,6 +96,9 @@ class Peer:
         self._closing: dict[asyncio.Task[None], ModelId] = {}
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
+        self._lost: dict[ModelId, None] = {}
+        """Models that the cache has let go of something of, until others are told."""
+        self._loop: asyncio.AbstractEventLoop
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -124,6 +130,9 @@ class Peer:
         self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
         self.store.hash_each_read = identity.encryption  # in the clear the kernel sends from the file, unseen by us
+        self._loop = asyncio.get_running_loop()
+        cache_limits = CacheLimits(config.cache_quota_bytes, config.free_disk_floor_bytes)
+        self.store.watch_cache(cache_limits, self._released, self._known_elsewhere)
         await self.network.offload(self.store.check_files)  # nobody is told of what went while we were down
         self.swarm = Swarm(
             key=self.peer_id,
@@ -280,6 +289,32 @@ class Peer:
             fault = (model.fault or "parts of it were lost") if model else "it is gone"
             log.warning("model %s: what is no longer held is withdrawn: %s", model_id.hex, fault)
             await self.swarm.tell_state(model_id)
+
+    # --- what is let go of
+
+    async def let_go(self, model_id: ModelId) -> None:
+        """Something of this model is not here any more: withdraw it, and tell the peers that follow it."""
+        await self.announcer.update(model_id)
+        await self.swarm.tell_state(model_id)
+
+    def _released(self, model_id: ModelId) -> None:
+        """From any thread: the cache has let go of something. Told of together, a moment later."""
+        self._loop.call_soon_threadsafe(self._note_released, model_id)
+
+    def _note_released(self, model_id: ModelId) -> None:
+        if not self._lost:
+            self._loop.call_later(_TELL_LOST_S, lambda: self.spawn(self._tell_lost()))
+        self._lost[model_id] = None
+
+    async def _tell_lost(self) -> None:
+        lost, self._lost = self._lost, {}
+        for model_id in lost:
+            await self.let_go(model_id)
+
+    def _known_elsewhere(self, model_id: ModelId) -> int:
+        """What other peers are known to hold of a model, as bits; -1 where nothing is known. From any thread."""
+        held = [have for link in list(self.swarm.links.values()) if (have := link.held.get(model_id)) is not None]
+        return reduce(or_, (have.bits for have in held)) if held else -1
 
     async def trust(self) -> Trust:
         """Whom this peer's owner believes, as it stands on the disk now. Raises `UsageError` where it is damaged."""

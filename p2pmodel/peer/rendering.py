@@ -37,6 +37,8 @@ def summary(model: StoredModel, signed: Sequence[SignedStatement]) -> ModelSumma
         bytes_held=model.bytes_held,
         chunks=model.chunks,
         chunks_held=model.chunks_held,
+        pinned=model.pinned,
+        cached=model.cached,
         fault=model.fault,
     )
 

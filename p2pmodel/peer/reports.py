@@ -149,8 +149,55 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     chunks: int
     chunks_held: int
     pinned: bool = False
+    cached: bool = False
+    """It lies in the cache, which may let go of it unless it is pinned."""
     fault: str = ""
     """Why it is broken: the file that changed or vanished."""
+
+
+class PinReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`pin`, `unpin`."""
+
+    model_id: str
+    pinned: bool
+    """How it is now."""
+    changed: bool
+
+
+class ReleasedCopy(msgspec.Struct, frozen=True, kw_only=True):
+    """A copy of a model, or chunks of it, that was let go of, or would be."""
+
+    model_id: str
+    path: str
+    content: Literal["published", "fetched", "cached"]
+    """Whose it was: its owner's, the user's for whom it was fetched, or the cache's."""
+    chunks: int
+    bytes_freed: int
+    whole: bool
+    """Nothing of this copy is served any more."""
+    files_stay: bool = False
+    """The files are still there: they are not for this program to delete."""
+    reason: str = ""
+
+
+class RemoveReport(msgspec.Struct, frozen=True, kw_only=True):
+    model_id: str
+    copies: list[ReleasedCopy]
+    bytes_freed: int
+
+
+class CollectReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`gc`."""
+
+    released: list[ReleasedCopy]
+    bytes_freed: int
+    bytes_used: int
+    """By the cache, afterwards; in a dry run, now."""
+    bytes_pinned: int
+    """Of `bytes_used`, what is pinned."""
+    quota_bytes: int | None
+    free_floor_bytes: int
+    dry_run: bool = False
 
 
 class ModelDetail(msgspec.Struct, frozen=True, kw_only=True):

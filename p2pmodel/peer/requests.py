@@ -8,14 +8,17 @@ from typing import Annotated, Protocol
 import msgspec
 
 from p2pmodel.peer.reports import (
+    CollectReport,
     FetchReport,
     Limits,
     ModelDetail,
     ModelSummary,
     Neighbour,
     PeerStatus,
+    PinReport,
     Progress,
     PublishReport,
+    RemoveReport,
     VerifyReport,
 )
 
@@ -68,6 +71,23 @@ class VerifyRequest(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float | None = None
 
 
+class KeepRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ref: str
+    """A model that is here: its id, or a name."""
+
+
+class RemoveRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ref: str
+    pinned: bool = False
+    """It is known that the model is pinned."""
+
+
+class CollectRequest(msgspec.Struct, frozen=True, kw_only=True):
+    keep_bytes: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Let the cache take no more than this, even if its quota allows it."""
+    dry_run: bool = False
+
+
 class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """New limits in bytes per second, at least 1; null lifts one, what is left out stays as it is."""
 
@@ -81,6 +101,18 @@ class LimitsService(Protocol):
     async def limits(self) -> Limits: ...
 
     async def set_limits(self, change: LimitsChange) -> Limits: ...
+
+
+class KeepingService(Protocol):
+    """What is kept on a peer's disk. Each method raises `P2PModelError` with the command's exit code."""
+
+    async def pin(self, request: KeepRequest) -> PinReport: ...
+
+    async def unpin(self, request: KeepRequest) -> PinReport: ...
+
+    async def remove(self, request: RemoveRequest) -> RemoveReport: ...
+
+    async def collect(self, request: CollectRequest) -> CollectReport: ...
 
 
 class PeerService(Protocol):

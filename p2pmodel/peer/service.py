@@ -30,6 +30,7 @@ from p2pmodel.model import (
 )
 from p2pmodel.net import Address
 from p2pmodel.peer.fetching import Fetching
+from p2pmodel.peer.keeping import Keeping
 from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
@@ -63,11 +64,11 @@ _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
 
 
-class LocalService:
-    """Fills `PeerService` and `LimitsService`."""
+class LocalService(Keeping):
+    """Fills `PeerService`, `LimitsService` and `KeepingService`."""
 
     def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+        super().__init__(peer)
         self._started_at = peer.network.clock.monotonic()
         self._transfers: dict[ModelId, Progress] = {}
         self._meter: Meter[Link] = Meter()

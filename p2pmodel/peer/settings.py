@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pmodel.errors import NotFoundError, UsageError
-from p2pmodel.limits import UPLOADS_MAX
+from p2pmodel.limits import FREE_DISK_FLOOR_BYTES, UPLOADS_MAX
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.config import (
     DEFAULT_HTTP,
@@ -29,7 +29,7 @@ from p2pmodel.peer.config import (
     parse_toml,
     read_text,
 )
-from p2pmodel.peer.units import parse_rate
+from p2pmodel.peer.units import UNLIMITED, parse_rate, parse_size
 
 DEFAULT_ORIGIN = "default"
 CONFIG_NAME = "config.toml"
@@ -78,6 +78,16 @@ def _rate(value: object) -> int | None:
     return parse_rate(_text(value))
 
 
+def _size(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return parse_size(_text(value))
+
+
+def _quota(value: object) -> int | None:
+    return None if isinstance(value, str) and value.strip().lower() in UNLIMITED else _size(value)
+
+
 def _slots(value: object) -> int | None:
     if value == "auto":
         return None
@@ -106,6 +116,8 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "encryption": _encryption,
     "upload_limit": _rate,
     "download_limit": _rate,
+    "cache_quota": _quota,
+    "free_disk_floor": _size,
     "upload_slots": _slots,
     "background": _switch,
     "lan": _switch,
@@ -119,6 +131,8 @@ _DEFAULTS: dict[str, Any] = {
     "encryption": "required",
     "upload_limit": None,
     "download_limit": None,
+    "cache_quota": None,
+    "free_disk_floor": FREE_DISK_FLOOR_BYTES,
     "upload_slots": None,
     "background": False,
     "lan": True,
@@ -151,6 +165,8 @@ class Settings:
             encryption=value["encryption"],
             upload_limit_bytes_per_s=value["upload_limit"],
             download_limit_bytes_per_s=value["download_limit"],
+            cache_quota_bytes=value["cache_quota"],
+            free_disk_floor_bytes=value["free_disk_floor"],
             upload_slots=value["upload_slots"],
             background=value["background"],
             lan=value["lan"],

@@ -8,12 +8,15 @@ from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubbed, Scrubber, ScrubPosition
 from p2pmodel.store.serving import ChunkSource
 from p2pmodel.store.store import Store
-from p2pmodel.store.values import BadRange, Published, StoredModel
+from p2pmodel.store.values import BadRange, CacheLimits, CacheUse, Content, Published, Released, StoredModel
 
 __all__ = [
     "OS_FILES",
     "BadRange",
+    "CacheLimits",
+    "CacheUse",
     "ChunkSource",
+    "Content",
     "Directory",
     "DirectoryLock",
     "Files",
@@ -21,6 +24,7 @@ __all__ = [
     "Lock",
     "OpenFile",
     "Published",
+    "Released",
     "Repair",
     "ScrubPosition",
     "Scrubbed",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
 from p2pmodel.errors import InterruptedFetchError, NoSpaceError, P2PModelError, RefusedError
@@ -23,6 +24,8 @@ from p2pmodel.store.values import FileIdentity, FileState
 
 OnProgress = Callable[[int, int, str], None]
 Keep = Callable[[int, memoryview], int]
+Room = Callable[[int, int], AbstractContextManager[None]]
+"""Makes room for so many bytes on a disk with so many free, and keeps it while they are reserved."""
 
 
 def chunk_buffer(layout: Layout) -> memoryview:
@@ -78,10 +81,13 @@ class Adoption:
         files: Files,
         catalogue: Catalogue,
         overwrite: bool,
+        room: Room,
+        reserve: bool,
         on_progress: OnProgress | None,
         stop: threading.Event,
     ) -> None:
-        self._stop = stop
+        """`reserve`: the space of all files is taken at once; else they have holes, which chunks fill."""
+        self._stop, self._room, self._reserve_space = stop, room, reserve
         self._layout, self._file_indices, self._copy = layout, file_indices, copy
         self._destination, self._files, self._catalogue = destination, files, catalogue
         self._overwrite = overwrite
@@ -204,17 +210,20 @@ class Adoption:
             status = self._destination.partial_status(index)
             there = status.allocated_bytes if status is not None and status.kind == "file" else 0
             needed += max(0, self._layout.files[index].size - there)
-        free = self._destination.free_bytes()
-        if needed > free:
-            raise NoSpaceError(f"{str(self._destination.root)!r} needs {needed} bytes more and has {free} free")
-        made: list[int] = []
-        try:
-            made.extend(index for index in lacking if self._allocate(index))
-        except P2PModelError:
-            for index in made:
-                self._destination.remove_partial(index)
-                self._copy.forget(index)
-            raise
+        if not self._reserve_space:
+            needed = 0
+        with self._room(needed, self._destination.free_bytes()):
+            free = self._destination.free_bytes()
+            if needed > free:
+                raise NoSpaceError(f"{str(self._destination.root)!r} needs {needed} bytes more and has {free} free")
+            made: list[int] = []
+            try:
+                made.extend(index for index in lacking if self._allocate(index))
+            except P2PModelError:
+                for index in made:
+                    self._destination.remove_partial(index)
+                    self._copy.forget(index)
+                raise
 
     def _allocate(self, index: int) -> bool:
         """Whether the file was made just now; an existing one of the right size keeps its bytes."""
@@ -226,7 +235,7 @@ class Adoption:
         file = self._destination.open_partial(index, create=True)
         assert file is not None
         try:
-            file.allocate(size)
+            file.allocate(size, reserve=self._reserve_space)
             if not fresh:
                 file.sync()  # a time that a power cut takes back would make proven chunks look like a stranger's
             identity = file.status().identity

@@ -267,7 +267,8 @@ class Catalogue:
         changed = replace(file, fault=fault)
         copy.put(changed)
         with self._database.transaction() as writer:
-            self.save_files(writer, copy, [changed])
+            if writer.execute("SELECT 1 FROM copies WHERE number = ?", (copy.number,)):  # else it was let go of
+                self.save_files(writer, copy, [changed])
         return True
 
     def regain(self, copy: Copy, bits: int) -> None:
@@ -304,9 +305,22 @@ class Catalogue:
                 return self._model_ids[model], file
         return None
 
+    def unclaim(self, writer: Writer, copy: Copy, bits: int) -> None:
+        """These chunks are about to go; the copy's identity on disk changes with them, so it is not clean any more."""
+        ((have,),) = writer.execute("SELECT have FROM copies WHERE number = ?", (copy.number,))
+        self.save_have(writer, copy, int.from_bytes(have, "little") & ~bits, clean=False)
+
+    def forget_copy(self, writer: Writer, copy: Copy) -> None:
+        """Take a copy out of the database. Call `unlist` when its bytes are gone."""
+        writer.execute("DELETE FROM copies WHERE number = ?", (copy.number,))
+
     def remove_copy(self, copy: Copy) -> None:
         with self._database.transaction() as writer:
-            writer.execute("DELETE FROM copies WHERE number = ?", (copy.number,))
+            self.forget_copy(writer, copy)
+        self.unlist(copy)
+
+    def unlist(self, copy: Copy) -> None:
+        """Look-ups do not find it any more."""
         with self._lock:
             copies = self._copies.get(copy.model_id, [])
             copies[:] = [other for other in copies if other is not copy]

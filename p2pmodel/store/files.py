@@ -35,8 +35,14 @@ class OpenFile(Protocol):
     def write(self, data: memoryview, offset: int) -> None:
         """Write all of `data` at `offset`. Several threads may, at different places."""
 
-    def allocate(self, size: int) -> None:
-        """Make the file `size` bytes long with its space reserved. Raises `NoSpaceError`."""
+    def allocate(self, size: int, *, reserve: bool = True) -> None:
+        """Make the file `size` bytes long with its space reserved, or else with holes. Raises `NoSpaceError`."""
+
+    def punch(self, offset: int, length: int) -> None:
+        """Make a hole: the bytes are zero and the blocks that lie wholly in it free. The length stays.
+
+        A file system that has no holes leaves it at that: nothing is freed, and nothing raised.
+        """
 
     def sync(self) -> None:
         """Return when all that was written, the length and the time are durable; the name is the directory's."""

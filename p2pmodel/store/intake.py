@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout
 from p2pmodel.store.adoption import Adoption, LocalChunks
+from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
@@ -44,7 +45,9 @@ class Intake:
         database: Database,
         catalogue: Catalogue,
         local_chunks: LocalChunks,
+        cache: Cache,
         overwrite: bool,
+        sparse: bool,
         on_close: Callable[[Intake], None],
     ) -> None:
         self.layout, self.copy = layout, copy
@@ -55,6 +58,7 @@ class Intake:
         self._copy, self._destination, self._files = copy, destination, files
         self._database, self._catalogue = database, catalogue
         self._local_chunks, self._overwrite, self._on_close = local_chunks, overwrite, on_close
+        self._cache, self._sparse = cache, sparse
         self._same = {place: group for group in layout.repeated() for place in group}
         self._open = OpenFiles()
         self._proven = copy.bits
@@ -92,6 +96,8 @@ class Intake:
             files=self._files,
             catalogue=self._catalogue,
             overwrite=self._overwrite,
+            room=self._room,
+            reserve=not self._sparse,
             on_progress=on_progress,
             stop=stop,
         )
@@ -108,6 +114,9 @@ class Intake:
         self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress, stop)
         reused = HaveMap(self.wanted.count, self.wanted.bits & self._copy.bits)
         self.bytes_reused = sum(self.layout[index].length for index in reused)
+
+    def _room(self, needed_bytes: int, free_bytes: int) -> AbstractContextManager[None]:
+        return self._cache.room(self._copy, needed_bytes, free_bytes)
 
     def write(self, index: int, data: memoryview) -> int:
         """Keep chunk `index` if `data` is it. Returns the chunks newly held, as bits of a have-map (0: had it).
@@ -131,6 +140,8 @@ class Intake:
                 raise P2PModelError(fault)
             self._writing += 1
         try:
+            if self._sparse:
+                self._cache.take(self._copy, len(data) * len(places), self._destination.free_bytes)
             bits = 0
             for at in places:
                 place = self.layout[at]
@@ -222,6 +233,7 @@ class Intake:
 
     def finish(self) -> None:
         """Give every wanted file its final name. Raises `P2PModelError` unless all of them are whole."""
+        assert not self._sparse, "what a cache holds has no final names"
         with self._state:
             self._state.wait_for(lambda: not self._writing)
             if self.missing.held:

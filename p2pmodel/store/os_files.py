@@ -13,6 +13,7 @@ from pathlib import Path
 
 from p2pmodel.errors import RefusedError, UsageError
 from p2pmodel.store.files import Directory, Files, Lock, OpenFile, os_fault
+from p2pmodel.store.holes import punch_hole
 from p2pmodel.store.lock import DirectoryLock
 from p2pmodel.store.os_sharing import OsSharing
 from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus, Kind
@@ -73,13 +74,19 @@ class OsFile:
         except OSError as error:
             raise os_fault(error, self.path, "write") from error
 
-    def allocate(self, size: int) -> None:
+    def allocate(self, size: int, *, reserve: bool = True) -> None:
         try:
-            if size:
+            if size and reserve:
                 os.posix_fallocate(self._fd, 0, size)
             os.ftruncate(self._fd, size)
         except OSError as error:
             raise os_fault(error, self.path, f"reserve {size} bytes for") from error
+
+    def punch(self, offset: int, length: int) -> None:
+        try:
+            punch_hole(self._fd, offset, length)
+        except OSError as error:
+            raise os_fault(error, self.path, "make a hole in") from error
 
     def sync(self) -> None:
         try:

@@ -12,7 +12,7 @@ open until its source is released, so that deleting a model in the middle of a t
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -170,6 +170,7 @@ class ChunkSource:
             self._server.buffers.release(self._data)
             self._data = None
         self._server.open_files.release(self._entry)
+        self._server.done_reading(self.copy, self._place.index)
 
 
 class Server:
@@ -182,9 +183,41 @@ class Server:
         self.wrong_reads = 0
         """Reads that came back wrong and, at once repeated, right: a disk or a memory that is about to fail."""
         self._files, self._catalogue = files, catalogue
+        self._lock = threading.Lock()
+        self._reading: dict[int, Counter[int]] = {}
+        """For each copy, by its number, the chunks that are being read, and by how many."""
 
     def open(self, copy: Copy, place: ChunkPlace) -> ChunkSource | None:
-        """None where the file changed or vanished; the copy then carries a fault that says so."""
+        """None where the file changed or vanished; the copy then carries a fault that says so.
+
+        Whoever lets go of a chunk takes it out of the copy's bits first and looks for readers then; here it is the
+        other way round, so that one of the two sees the other.
+        """
+        with self._lock:
+            self._reading.setdefault(copy.number, Counter())[place.index] += 1
+        source = self._open(copy, place) if copy.bits >> place.index & 1 else None
+        if source is None:
+            self.done_reading(copy, place.index)
+        return source
+
+    def done_reading(self, copy: Copy, index: int) -> None:
+        with self._lock:
+            reading = self._reading[copy.number]
+            reading[index] -= 1
+            if not reading[index]:
+                del reading[index]
+            if not reading:
+                del self._reading[copy.number]
+
+    def reading(self, copy: Copy) -> int:
+        """The chunks of this copy that are being read, as bits."""
+        with self._lock:
+            bits = 0
+            for index in self._reading.get(copy.number, ()):
+                bits |= 1 << index
+            return bits
+
+    def _open(self, copy: Copy, place: ChunkPlace) -> ChunkSource | None:
         entry = self._acquire(copy, place.file_index)
         if entry is None:
             with copy.moving:  # unless a fetch was just giving the file its final name

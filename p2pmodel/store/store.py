@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2pmodel.errors import InterruptedFetchError, NotFoundError, P2PModelError, RefusedError, UsageError
+from p2pmodel.errors import InterruptedFetchError, NotFoundError, RefusedError, UsageError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
+from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue, Copy
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.database import Database
@@ -23,14 +24,17 @@ from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files
 from p2pmodel.store.hashing import HashPool
 from p2pmodel.store.intake import Intake
+from p2pmodel.store.leaving import Leaving
 from p2pmodel.store.objects import Objects, Statements
 from p2pmodel.store.os_files import OS_FILES
+from p2pmodel.store.pins import Pins
 from p2pmodel.store.publishing import OnProgress, Publisher, Tally
+from p2pmodel.store.releasing import Releaser
 from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubber
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
-from p2pmodel.store.values import BadRange, FileState, Published, StoredModel
+from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, StoredModel
 
 _STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
@@ -51,6 +55,25 @@ class Store:
         self.scrubber = Scrubber(files, database, self._catalogue, self.layout)
         self._lock = threading.Lock()
         self._intakes: dict[Intake, None] = {}
+        self._pins = Pins(database)
+        self._releaser = Releaser(
+            files=files,
+            database=database,
+            catalogue=self._catalogue,
+            objects=self._objects,
+            server=self._server,
+            leaving=Leaving(files, database),
+        )
+        self._releaser.finish()
+        self.cache = Cache(
+            directory,
+            files=files,
+            catalogue=self._catalogue,
+            objects=self._objects,
+            server=self._server,
+            releaser=self._releaser,
+            pins=self._pins,
+        )
 
     @classmethod
     def open(cls, directory: Path, *, files: Files = OS_FILES, hash_threads: int | None = None) -> Store:
@@ -152,8 +175,12 @@ class Store:
         layout = self._objects.layout(model_id) if copies else None
         if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
             return None
-        opened = (self._server.open(copy, place) for copy in copies)
-        return next((source for source in opened if source is not None), None)
+        for copy in copies:
+            source = self._server.open(copy, place)
+            if source is not None:
+                self.cache.served(copy, index)
+                return source
+        return None
 
     def models_with(self, digests: Sequence[Digest]) -> list[ModelId]:
         """Models of which chunks with these hashes are here, those with most of them first."""
@@ -190,19 +217,26 @@ class Store:
         destination: Path,
         *,
         overwrite: bool = False,
+        sparse: bool = False,
         stop: threading.Event | None = None,
     ) -> Intake:
         """Begin, or resume, a fetch of these files into a directory. Call `adopt` next, and `close` in the end.
 
+        `sparse` is how a cache fetches: no space is reserved, each chunk asks for its own, and no file gets its name.
         Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
         to, or this model is being fetched into it, and `InterruptedFetchError` once `stop` is set.
         """
         if not file_indices or not all(0 <= index < len(layout.files) for index in file_indices):
             raise UsageError("a fetch needs at least one file of the model")
-        place = Destination(self._files, self._files.resolve(destination), layout.model_id)
+        root = self._files.resolve(destination)
+        copy = self._held_copy(layout, root, stop or threading.Event())
         try:
-            copy = self._copy_for(layout, place.root)
-            _hold(copy, stop or threading.Event())  # waits while the copy is being checked
+            self._releaser.finish(copy)
+            place = Destination(self._files, root, layout.model_id)
+        except BaseException:
+            copy.busy.release()
+            raise
+        try:
             intake = Intake(
                 layout=layout,
                 file_indices=file_indices,
@@ -212,15 +246,30 @@ class Store:
                 database=self._database,
                 catalogue=self._catalogue,
                 local_chunks=LocalChunks(self._find, lambda: len(self._catalogue.all_copies()) > 1),
+                cache=self.cache,
                 overwrite=overwrite,
+                sparse=sparse,
                 on_close=self._intake_closed,
             )
-        except P2PModelError:
+        except BaseException:
             place.close()
+            copy.busy.release()
             raise
         with self._lock:
             self._intakes[intake] = None
         return intake
+
+    def _held_copy(self, layout: Layout, root: Path, stop: threading.Event) -> Copy:
+        """Waits while the copy is being checked, or let go of; a new one takes its place then."""
+        while True:
+            copy = self._copy_for(layout, root)
+            with self._lock:
+                if any(intake.copy is copy for intake in self._intakes):
+                    raise RefusedError(f"another fetch is writing to {str(root)!r}")
+            _hold(copy, stop)
+            if self._catalogue.copy_at(layout.model_id, root) is copy:
+                return copy
+            copy.busy.release()
 
     def _copy_for(self, layout: Layout, root: Path) -> Copy:
         copy = self._catalogue.copy_at(layout.model_id, root)
@@ -237,6 +286,7 @@ class Store:
         with self._lock:
             self._intakes.pop(intake, None)
         intake.copy.busy.release()
+        self.cache.settle(intake.copy)
 
     # --- what is here
 
@@ -248,7 +298,10 @@ class Store:
         """What is here of one model, at the place where most of it is."""
         manifest = self._objects.manifest(model_id)
         copies = self._catalogue.copies(model_id)
-        return stored_model(manifest, copies, self.layout) if manifest is not None and copies else None
+        if manifest is None or not copies:
+            return None
+        pinned = model_id in self._pins
+        return stored_model(manifest, copies, self.layout, pinned=pinned, content=self.cache.content)
 
     def model_at(self, path: Path) -> ModelId | None:
         """The model that was published from, or fetched into, this path; the latest where there are several."""
@@ -349,34 +402,66 @@ class Store:
         found = [self.model(model_id) for model_id in proven]
         return [model for model in found if model is not None]
 
-    def remove(self, model_id: ModelId) -> None:
-        """Forget a model. Deletes its files only inside the data directory, and partial files of a fetch anywhere.
+    # --- keeping and letting go
 
-        Raises `RefusedError` while it is being fetched.
+    def watch_cache(
+        self,
+        limits: CacheLimits,
+        on_released: Callable[[ModelId], None],
+        known_elsewhere: Callable[[ModelId], int],
+    ) -> None:
+        """How much the cache may take, who is told of what goes, and who says what others hold (see `Cache`)."""
+        self.cache.limits = limits
+        self.cache.on_released, self.cache.known_elsewhere = on_released, known_elsewhere
+
+    def pin(self, model_id: ModelId) -> bool:
+        """Never let go of a model to make room. Whether that is news. Raises `NotFoundError` where it is not here."""
+        if not self._catalogue.copies(model_id):
+            raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk; fetch it first")
+        news = self._pins.add(model_id)
+        self._settle(model_id)
+        return news
+
+    def unpin(self, model_id: ModelId) -> bool:
+        """Whether it was pinned."""
+        was = self._pins.remove(model_id)
+        self._settle(model_id)
+        return was
+
+    def _settle(self, model_id: ModelId) -> None:
+        for copy in self._catalogue.copies(model_id):
+            self.cache.settle(copy)
+
+    def remove(self, model_id: ModelId, *, pinned: bool = False, stop: threading.Event | None = None) -> list[Released]:
+        """Let go of a model, here and now. Only cached files are deleted, and partial files of a fetch anywhere.
+
+        Returns what became of each copy; nothing where there was none. Raises `RefusedError` while it is being fetched,
+        or where it is pinned and `pinned` does not say that this is known.
         """
         with self._lock:
             if any(intake.layout.model_id == model_id for intake in self._intakes):
                 raise RefusedError(f"the model {model_id.hex} is being fetched")
-        layout = self.layout(model_id)
+        if model_id in self._pins and not pinned:
+            raise RefusedError(f"the model {model_id.hex} is pinned; unpin it first")
+        gone = []
         for copy in self._catalogue.copies(model_id):
-            inside = copy.root.is_relative_to(self._files.resolve(self.directory)) and copy.kind == "fetched"
-            for kept in copy.files:
-                self._server.open_files.drop((copy.number, kept.index))
-                if inside or kept.state is FileState.PARTIAL:
-                    self._delete(kept.location, copy.root)
-            self._catalogue.remove_copy(copy)
-        self._catalogue.remove_model(model_id, layout)
-        if layout is not None:
-            self._objects.forget(layout, self._catalogue.model_ids())
+            _hold(copy, stop or threading.Event())
+            try:
+                gone.append(self._let_go(copy))
+            finally:
+                copy.busy.release()
+                self.cache.settle(copy)
+        self._pins.remove(model_id)
+        return gone
 
-    def _delete(self, location: Path, root: Path) -> None:
-        """Remove a file, and the directories above it that are empty then, up to the copy's root."""
-        directory = self._files.open_directory(location.parent)
-        while directory is not None:
-            directory.remove(location.name)
-            directory.close()
-            location = location.parent
-            directory = self._files.open_directory(location.parent) if location.is_relative_to(root) else None
+    def _let_go(self, copy: Copy) -> Released:
+        content, chunks = self.cache.content(copy), copy.bits.bit_count()
+        named = any(kept.state is not FileState.PARTIAL for kept in copy.files)
+        freed = self._releaser.whole(copy, files=content == "cached")
+        stay = named and content != "cached"
+        return Released(
+            copy.model_id, copy.root, content, chunks, freed, True, files_stay=stay, reason="it was asked for"
+        )
 
 
 def _hold(copy: Copy, stop: threading.Event) -> None:

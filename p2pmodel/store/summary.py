@@ -8,12 +8,19 @@ from typing import Literal
 from p2pmodel.model import Layout, Manifest, ModelId
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.store.catalogue import Copy
-from p2pmodel.store.values import FileState, StoredModel
+from p2pmodel.store.values import Content, FileState, StoredModel
 
 State = Literal["published", "fetched", "partial", "broken"]
 
 
-def stored_model(manifest: Manifest, copies: Sequence[Copy], layout: Callable[[ModelId], Layout | None]) -> StoredModel:
+def stored_model(
+    manifest: Manifest,
+    copies: Sequence[Copy],
+    layout: Callable[[ModelId], Layout | None],
+    *,
+    pinned: bool,
+    content: Callable[[Copy], Content],
+) -> StoredModel:
     """The copy with most chunks speaks for the model, the latest where several have as many."""
     copy = max(copies, key=lambda copy: (copy.bits.bit_count(), copy.number))
     bits = copy.bits
@@ -34,6 +41,8 @@ def stored_model(manifest: Manifest, copies: Sequence[Copy], layout: Callable[[M
         chunks=copy.count,
         chunks_held=bits.bit_count(),
         fault=copy.fault,
+        pinned=pinned,
+        cached=content(copy) == "cached",
     )
 
 

@@ -108,6 +108,46 @@ class StoredModel:
     chunks_held: int
     fault: str = ""
     """Which file changed or vanished, where one did."""
+    pinned: bool = False
+    cached: bool = False
+    """Whether the cache may let go of the copy at `path`, unless it is pinned."""
+
+
+Content = Literal["published", "fetched", "cached"]
+"""Whose a copy is: its owner's files, which are never touched; a user's, whom they were fetched for; the cache's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A copy of a model, or chunks of it, that was let go of, or would be."""
+
+    model_id: ModelId
+    path: Path
+    content: Content
+    chunks: int
+    bytes_freed: int
+    whole: bool
+    """Whether nothing of this copy is left in the store."""
+    files_stay: bool = False
+    """The files are not the store's to remove: they stay where they are, and are not served any more."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLimits:
+    """How much the cache may take. `quota_bytes` None is no limit; `free_floor_bytes` stay free on the disk."""
+
+    quota_bytes: int | None = None
+    free_floor_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheUse:
+    """What the cache takes at present; `pinned_bytes` of it are not for it to let go of."""
+
+    used_bytes: int
+    pinned_bytes: int
+    limits: CacheLimits
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from p2pmodel.model import (
 )
 from p2pmodel.model.paths import PortablePath
 from p2pmodel.net import BulkSource
-from p2pmodel.store import Store, StoredModel
+from p2pmodel.store import CacheLimits, Store, StoredModel
 
 
 def condensed_layout(size_bytes: int, *, seed: int = 0, chunk_bytes: int = CHUNK_BYTES) -> Layout:
@@ -267,6 +267,14 @@ class CondensedStore:
             chunks=len(layout),
             chunks_held=have.held,
         )
+
+    def watch_cache(
+        self,
+        limits: CacheLimits,
+        on_released: Callable[[ModelId], None],
+        known_elsewhere: Callable[[ModelId], int],
+    ) -> None:
+        """Nothing is ever let go of."""
 
     def check_files(self) -> list[StoredModel]:
         """There are no files that could change."""

@@ -317,9 +317,14 @@ class SimDisk(SimFiles):
         if part and inode.contents.allocated_with(offset, len(part)) == inode.contents.allocated_bytes:
             self.write(inode, part, offset)
 
-    def allocate(self, inode: Inode, size: int) -> None:
-        self._reserve(-(-size // PAGE_BYTES) * PAGE_BYTES - inode.contents.allocated_bytes)
-        inode.contents.allocate(size)
+    def allocate(self, inode: Inode, size: int, *, reserve: bool = True) -> None:
+        if reserve:
+            self._reserve(-(-size // PAGE_BYTES) * PAGE_BYTES - inode.contents.allocated_bytes)
+        inode.contents.allocate(size, reserve=reserve)
+        self._touch(inode)
+
+    def punch(self, inode: Inode, offset: int, length: int) -> None:
+        inode.contents.punch(offset, length)
         self._touch(inode)
 
     def sync_file(self, inode: Inode) -> None:

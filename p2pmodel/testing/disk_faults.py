@@ -14,8 +14,8 @@ from pathlib import Path
 
 OPERATIONS = frozenset(
     {
-        "open", "make", "list", "status", "space", "read", "write", "allocate", "sync", "ranges", "rename", "remove",
-        "link", "sync_directory", "lock", "connect", "commit",
+        "open", "make", "list", "status", "space", "read", "write", "allocate", "punch", "sync", "ranges", "rename",
+        "remove", "link", "sync_directory", "lock", "connect", "commit",
     }
 )  # fmt: skip
 """The kinds of calls that can fail. `commit` is SQLite's, as a whole."""

@@ -111,10 +111,15 @@ class SimFile(_Part):
                     self._disk.write_part(self._inode, data, offset)
                 raise os_fault(error, self.path, "write") from error
 
-    def allocate(self, size: int) -> None:
+    def allocate(self, size: int, *, reserve: bool = True) -> None:
         with self._doing("allocate", self.path, f"reserve {size} bytes for"):
             self._check(write=True)
-            self._disk.allocate(self._inode, size)
+            self._disk.allocate(self._inode, size, reserve=reserve)
+
+    def punch(self, offset: int, length: int) -> None:
+        with self._doing("punch", self.path, "make a hole in"):
+            self._check(write=True)
+            self._disk.punch(self._inode, offset, length)
 
     def sync(self) -> None:
         with self._disk.guard:

@@ -80,11 +80,18 @@ class Contents:
     cache: dict[int, Block] = field(default_factory=dict)
     dirty: dict[int, _Dirty] = field(default_factory=dict)
     lost: dict[int, Block] = field(default_factory=dict)
+    holes: frozenset[int] = frozenset()
+    """Pages of the reserved space that were punched out since."""
+    durable_holes: frozenset[int] = frozenset()
 
     @property
     def allocated_bytes(self) -> int:
         whole = -(-self.size // PAGE_BYTES) * PAGE_BYTES
-        return max(self.reserved, min(len(self.cache) * BLOCK_BYTES, whole))
+        return max(self._kept_reserved, min(len(self.cache) * BLOCK_BYTES, whole))
+
+    @property
+    def _kept_reserved(self) -> int:
+        return max(0, self.reserved - len(self.holes) * PAGE_BYTES)
 
     def allocated_with(self, offset: int, length: int) -> int:
         """What the file would take once so much was written there."""
@@ -92,7 +99,7 @@ class Contents:
         blocks = range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))
         new = sum(number not in self.cache for number in blocks)
         whole = -(-end // PAGE_BYTES) * PAGE_BYTES
-        return max(self.reserved, min((len(self.cache) + new) * BLOCK_BYTES, whole))
+        return max(self._kept_reserved, min((len(self.cache) + new) * BLOCK_BYTES, whole))
 
     def rot(self, offset: int, bit: int) -> None:
         """A stored bit is another one, and nothing tells."""
@@ -130,8 +137,28 @@ class Contents:
             self.cache[number] = shared_block(new)
             done += len(piece)
         self.size = max(self.size, offset + len(data))
+        if self.holes and len(data):
+            self.holes -= set(range(offset // PAGE_BYTES, (offset + len(data) - 1) // PAGE_BYTES + 1))
 
-    def allocate(self, size: int) -> None:
+    def punch(self, offset: int, length: int) -> None:
+        """Zero a range and free the pages that lie in it."""
+        end = min(offset + length, self.size)
+        for number in [number for number in self.cache if offset < (number + 1) * BLOCK_BYTES]:
+            start = max(offset - number * BLOCK_BYTES, 0)
+            stop = min(end - number * BLOCK_BYTES, BLOCK_BYTES)
+            if start >= stop:
+                continue
+            former = self.cache[number].data
+            data = (former[:start] + bytes(max(0, min(stop, len(former)) - start)) + former[stop:]).rstrip(b"\0")
+            self._change(number, start // PAGE_BYTES, (stop - 1) // PAGE_BYTES)
+            if data:
+                self.cache[number] = shared_block(data)
+            else:
+                del self.cache[number]
+        last = -(-self.size // PAGE_BYTES) if end == self.size else end // PAGE_BYTES
+        self.holes |= set(range(-(-offset // PAGE_BYTES), min(last, self.reserved // PAGE_BYTES)))
+
+    def allocate(self, size: int, *, reserve: bool = True) -> None:
         """Set the length, with the space for it."""
         for number in [number for number in self.cache if number * BLOCK_BYTES >= size]:
             self._change(number, 0, _PAGES[-1])
@@ -140,7 +167,9 @@ class Contents:
         if last in self.cache and len(self.cache[last].data) > rest:
             self._change(last, rest // PAGE_BYTES, _PAGES[-1])
             self.cache[last] = shared_block(self.cache[last].data[:rest])
-        self.size, self.reserved = size, -(-size // PAGE_BYTES) * PAGE_BYTES
+        whole = -(-size // PAGE_BYTES) * PAGE_BYTES
+        self.size, self.reserved = size, whole if reserve else min(self.reserved, whole)
+        self.holes = frozenset() if reserve else frozenset(page for page in self.holes if page * PAGE_BYTES < whole)
 
     def data_ranges(self, size: int) -> Iterator[tuple[int, int]]:
         start = end = 0
@@ -176,7 +205,10 @@ class Contents:
                 if any(merged.page(page) != found.page(page) for page in _PAGES):
                     self.lost[number] = merged
         self.dirty.clear()
-        self.durable_size, self.durable_reserved = self.size, self.reserved
+        self._space_is_durable()
+
+    def _space_is_durable(self) -> None:
+        self.durable_size, self.durable_reserved, self.durable_holes = self.size, self.reserved, self.holes
 
     def lose_sync(self, choices: Choices) -> None:
         """A sync that failed: whatever did not get through counts as clean from now on."""
@@ -198,14 +230,13 @@ class Contents:
                 self.cache[number] = found
             else:
                 self.cache.pop(number, None)
-        if (self.size, self.reserved) != (self.durable_size, self.durable_reserved) and not choices.kept():
-            self.size, self.reserved = self.durable_size, self.durable_reserved
-        reserved = self.reserved
-        self.allocate(self.size)  # forget what lies past the end
+        now = (self.size, self.reserved, self.holes)
+        if now != (self.durable_size, self.durable_reserved, self.durable_holes) and not choices.kept():
+            self.size, self.reserved, self.holes = self.durable_size, self.durable_reserved, self.durable_holes
+        self.allocate(self.size, reserve=False)  # forget what lies past the end
         self.dirty.clear()
         self.lost.clear()
-        self.reserved = reserved
-        self.durable_size, self.durable_reserved = self.size, self.reserved
+        self._space_is_durable()
 
     def _survivor(self, number: int, dirty: _Dirty, choices: Choices) -> Block:
         versions = [*dirty.versions, self.cache.get(number, _NOTHING)]
@@ -222,7 +253,15 @@ class Contents:
     def copy(self) -> Contents:
         dirty = {number: _Dirty(entry.pages, list(entry.versions)) for number, entry in self.dirty.items()}
         return Contents(
-            self.size, self.reserved, self.durable_size, self.durable_reserved, dict(self.cache), dirty, dict(self.lost)
+            self.size,
+            self.reserved,
+            self.durable_size,
+            self.durable_reserved,
+            dict(self.cache),
+            dirty,
+            dict(self.lost),
+            self.holes,
+            self.durable_holes,
         )
 
 

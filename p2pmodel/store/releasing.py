@@ -1,0 +1,162 @@
+"""Letting go of a copy, or of chunks of it, in an order that a crash at any point survives.
+
+The claim goes first: it leaves memory, then, durably, the database. Then names go, durably, then the bytes. So nothing
+is ever said to be here that is not; and since what is let go of is noted with the claim's end (`leaving.py`) or lies
+outside of every claim in a partial file (`sweep` finds it), nothing stays behind that nobody knows of.
+
+Whoever calls holds the copy (`copy.busy`): no fetch writes to it, no check reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+
+from p2pmodel.model import Layout
+from p2pmodel.model.have_map import iter_bits
+from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.database import Database
+from p2pmodel.store.files import Files, OpenFile
+from p2pmodel.store.leaving import Leaving
+from p2pmodel.store.objects import Objects
+from p2pmodel.store.serving import Server
+from p2pmodel.store.values import FileState
+
+
+class Releaser:
+    """Thread-safe, as far as copies are held."""
+
+    def __init__(
+        self,
+        *,
+        files: Files,
+        database: Database,
+        catalogue: Catalogue,
+        objects: Objects,
+        server: Server,
+        leaving: Leaving,
+    ) -> None:
+        self._files, self._database, self._catalogue = files, database, catalogue
+        self._objects, self._server, self._leaving = objects, server, leaving
+
+    def allocated_bytes(self, copy: Copy) -> int:
+        """What the files of a copy take on disk and nobody else keeps."""
+        found = (self._files.status(kept.location) for kept in copy.files)
+        return sum(status.allocated_bytes for status in found if status is not None and status.links == 1)
+
+    def finish(self, copy: Copy | None = None) -> int:
+        """Remove what was let go of before and could not be removed then. Raises `P2PModelError`."""
+        return self._leaving.finish(copy.root if copy is not None else None)
+
+    # --- a whole copy
+
+    def whole(self, copy: Copy, *, files: bool) -> int:
+        """Forget a copy, with all of its `files` or only with partial ones; returns the bytes that this frees.
+
+        Raises `P2PModelError`. Once the claim is gone the copy is gone, and what could not be removed goes later.
+        """
+        removed = [kept for kept in copy.files if files or kept.state is FileState.PARTIAL]
+        held = copy.bits
+        copy.drop(held)
+        try:
+            with self._database.transaction() as writer:
+                self._catalogue.forget_copy(writer, copy)
+                self._leaving.note(writer, copy.root, [(kept.location, kept.identity) for kept in removed])
+        except BaseException:
+            copy.add(held)
+            raise
+        try:
+            for kept in copy.files:
+                self._server.open_files.drop((copy.number, kept.index))
+            return self._leaving.finish(copy.root)
+        finally:
+            self._catalogue.unlist(copy)
+            layout = self._objects.layout(copy.model_id)
+            if not self._catalogue.copies(copy.model_id):
+                self._catalogue.remove_model(copy.model_id, layout)
+                if layout is not None:
+                    self._objects.forget(layout, self._catalogue.model_ids())
+
+    # --- chunks of files that have no names
+
+    def chunks(self, copy: Copy, layout: Layout, bits: int) -> int:
+        """Let go of these chunks of partial files, but for those that are being read. Returns which went, as bits."""
+        bits &= copy.bits
+        copy.drop(bits)
+        reading = self._server.reading(copy) & bits
+        copy.add(reading)
+        bits &= ~reading
+        if not bits:
+            return 0
+        try:
+            with self._database.transaction() as writer:
+                self._catalogue.unclaim(writer, copy, bits)
+            copy.clean = False
+        except BaseException:
+            copy.add(bits)
+            raise
+        for kept in copy.files:
+            if kept.mask & bits:
+                self.punch(copy, kept, layout, bits)
+        return bits
+
+    def punch(self, copy: Copy, kept: KeptFile, layout: Layout, bits: int | None = None) -> None:
+        """Make holes of what a partial file does not hold: around these chunks, or wherever there is data."""
+        directory = self._files.open_directory(kept.location.parent)
+        if directory is None:
+            return
+        with closing(directory):
+            file = directory.open(kept.location.name, write=True)
+        if file is None:
+            return
+        with closing(file):
+            gone = kept.mask & ~copy.bits & ~self._server.reading(copy)
+            for start, end in _holes(layout, kept, gone, bits):
+                file.punch(start, end - start)
+
+    # --- what a crash left
+
+    def sweep(self, copy: Copy, layout: Layout) -> None:
+        """Free what no claim covers in the partial files of a copy that is held."""
+        for kept in copy.files:
+            if kept.state is FileState.PARTIAL:
+                self._sweep_file(copy, kept, layout)
+
+    def _sweep_file(self, copy: Copy, kept: KeptFile, layout: Layout) -> None:
+        file = self._files.open_file(kept.location)
+        if file is None:
+            return
+        with closing(file):
+            stray = _stray(file, layout, kept, copy.bits)
+        if stray:
+            self.punch(copy, kept, layout, stray)
+
+
+def _stray(file: OpenFile, layout: Layout, kept: KeptFile, held: int) -> int:
+    """Chunks that take room in a file and are not held."""
+    size, stray = layout.files[kept.index].size, 0
+    for start, end in file.data_ranges(size):
+        for index in layout.chunks_holding(kept.index, start, end):
+            stray |= 1 << index
+    return stray & ~held
+
+
+def _holes(layout: Layout, kept: KeptFile, gone: int, bits: int | None) -> Iterable[tuple[int, int]]:
+    """The byte ranges of each run of chunks that are `gone`, where one of `bits` is among them.
+
+    Neighbours that are gone as well belong to it: the page in which two chunks meet is free only if both are.
+    """
+    start = end = 0
+    asked = False
+    for index in iter_bits(gone):
+        place = layout[index]
+        if end and place.offset != end:
+            if asked:
+                yield start, end
+            start, asked = place.offset, False
+        elif not end:
+            start = place.offset
+        end = place.offset + place.length
+        asked = asked or bits is None or bool(bits >> index & 1)
+    if end and asked:
+        yield start, end

@@ -1,0 +1,282 @@
+"""What is published, fetched, cached or pinned; what goes to make room, what never does, and what `rm` and `gc` do."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from p2pmodel.errors import NoSpaceError, NotFoundError, RefusedError
+from p2pmodel.limits import CHUNK_BYTES
+from p2pmodel.store import CacheLimits
+
+SIZE = 2 * CHUNK_BYTES
+
+
+class Shelf:
+    """A store with a cache, a store that seeds, and models of `SIZE` bytes in the latter."""
+
+    def __init__(self, shop, moves):
+        self.shop, self.moves = shop, moves
+        self.seed, self.store = shop.store("seed"), shop.store()
+
+    def limit(self, quota=None, floor=0):
+        self.store.cache.limits = CacheLimits(quota, floor)
+
+    def model(self, name):
+        path = self.shop.tree(f"models/{name}", {"w.bin": self.shop.dice.randbytes(SIZE)})
+        return self.seed.publish(path).layout
+
+    def home(self, layout):
+        return self.shop.base / "data" / "models" / layout.model_id.hex
+
+    def fetch(self, layout, to=None):
+        return self.moves.fetch(self.seed, self.store, layout, to or self.home(layout))
+
+    def held(self):
+        return {model.model_id for model in self.store.models()}
+
+
+@pytest.fixture
+def shelf(shop, moves):
+    return Shelf(shop, moves)
+
+
+def test_whose_a_model_is_says_where_it_came_from(shelf, tmp_path):
+    cached, own, mine = shelf.model("a"), shelf.model("b"), shelf.shop.tree("mine", {"x": b"x"})
+    shelf.fetch(cached)
+    shelf.fetch(own, tmp_path / "out")
+    published = shelf.store.publish(mine)
+    about = {model.model_id: (model.state, model.cached, model.pinned) for model in shelf.store.models()}
+    shelf.store.pin(cached.model_id)
+    assert about[cached.model_id] == ("fetched", True, False)
+    assert about[own.model_id] == ("fetched", False, False)
+    assert about[published.model_id] == ("published", False, False)
+    assert shelf.store.model(cached.model_id).pinned
+
+
+def test_room_is_made_by_letting_go_of_what_was_not_used(shelf, tmp_path):
+    shelf.limit(quota=2 * SIZE + CHUNK_BYTES)
+    own = shelf.model("own")
+    shelf.fetch(own, tmp_path / "out")
+    used, unused, new = (shelf.model(name) for name in ("used", "unused", "new"))
+    released = []
+    shelf.store.cache.on_released = released.append
+    for layout in (used, unused):
+        shelf.fetch(layout)
+    for _ in range(2):
+        assert all(shelf.moves.read_chunk(shelf.store, chunk.digest) for chunk in used)
+    shelf.fetch(new)
+    assert shelf.held() == {own.model_id, used.model_id, new.model_id}
+    assert released == [unused.model_id]
+    assert not shelf.home(unused).exists() and shelf.store.chunk(unused[0].digest) is None
+    assert shelf.store.layout(unused.model_id) is None
+    assert shelf.store.cache.use().used_bytes <= 2 * SIZE + CHUNK_BYTES
+
+
+def test_what_does_not_fit_next_to_pins_is_refused_and_nothing_goes_for_it(shelf):
+    shelf.limit(quota=2 * SIZE + CHUNK_BYTES)
+    pinned, other, new = (shelf.model(name) for name in "abc")
+    big = shelf.seed.publish(shelf.shop.tree("models/big", {"w": shelf.shop.dice.randbytes(SIZE + SIZE)})).layout
+    for layout in (pinned, other):
+        shelf.fetch(layout)
+    assert shelf.store.pin(pinned.model_id) and not shelf.store.pin(pinned.model_id)
+    with pytest.raises(NoSpaceError, match=r"quota .* pinned"):
+        shelf.fetch(big)
+    assert shelf.held() == {pinned.model_id, other.model_id} and not shelf.home(big).exists()
+    shelf.fetch(new)
+    assert shelf.held() == {pinned.model_id, new.model_id}
+    assert shelf.store.unpin(pinned.model_id) and not shelf.store.unpin(pinned.model_id)
+    shelf.fetch(big)
+    assert shelf.held() == {big.model_id}
+
+
+def test_a_pin_outlives_a_restart(shelf):
+    layout = shelf.model("a")
+    with pytest.raises(NotFoundError):
+        shelf.store.pin(layout.model_id)
+    shelf.fetch(layout)
+    shelf.store.pin(layout.model_id)
+    shelf.store.close()
+    shelf.store = shelf.shop.store()
+    assert shelf.store.model(layout.model_id).pinned
+    assert shelf.store.cache.collect(keep_bytes=0) == []
+
+
+@pytest.mark.simulated_disk
+def test_a_floor_of_free_disk_holds_for_every_fetch_and_the_cache_gives_way(shelf, tmp_path):
+    disk = tmp_path.disk
+    cached, own = shelf.model("a"), shelf.model("b")
+    shelf.fetch(cached)
+    disk.capacity_bytes = disk.used_bytes + SIZE
+    shelf.limit(floor=2 * SIZE)
+    with pytest.raises(NoSpaceError, match="free_disk_floor"):
+        shelf.fetch(own, tmp_path / "out")
+    assert shelf.held() == {cached.model_id}, "nothing goes where it would not be enough"
+    shelf.limit(floor=SIZE - CHUNK_BYTES)
+    shelf.fetch(own, tmp_path / "out")
+    assert shelf.held() == {own.model_id}
+
+
+def test_what_is_being_read_fetched_or_checked_stays(shelf):
+    shelf.limit(quota=2 * SIZE + CHUNK_BYTES)
+    read, fetched, new = (shelf.model(name) for name in "abc")
+    shelf.fetch(read)
+    source = shelf.store.chunk(read[0].digest)
+    intake = shelf.store.open_intake(fetched, [0], shelf.home(fetched))
+    intake.adopt()
+    with pytest.raises(NoSpaceError):
+        shelf.fetch(new)
+    source.release()
+    shelf.fetch(new)
+    shelf.moves.pull(shelf.seed, intake)
+    intake.finish()
+    intake.close()
+    assert shelf.held() == {fetched.model_id, new.model_id}
+    with shelf.store._catalogue.copies(new.model_id)[0].busy:
+        assert [one.model_id for one in shelf.store.cache.collect(keep_bytes=0)] == [fetched.model_id]
+
+
+@pytest.mark.real_disk
+def test_a_program_that_has_a_file_open_keeps_it_when_its_model_goes(shelf):
+    layout = shelf.model("a")
+    shelf.fetch(layout)
+    path = shelf.home(layout) / "w.bin"
+    before = path.read_bytes()
+    with path.open("rb") as file:
+        (gone,) = shelf.store.cache.collect(keep_bytes=0)
+        assert gone.whole and not path.exists()
+        assert file.read() == before
+        assert os.fstat(file.fileno()).st_nlink == 0
+
+
+def test_gc_says_what_would_go_and_why_and_then_lets_go_of_just_that(shelf):
+    layouts = [shelf.model(name) for name in "abc"]
+    for layout in layouts:
+        shelf.fetch(layout)
+    assert shelf.store.cache.collect() == []
+    shelf.limit(quota=SIZE)
+    planned = shelf.store.cache.collect(dry_run=True)
+    assert [one.model_id for one in planned] == [layout.model_id for layout in layouts[:2]]
+    assert all(one.whole and one.bytes_freed >= SIZE and "quota" in one.reason for one in planned)
+    assert len(shelf.held()) == 3, "a dry run changes nothing"
+    assert shelf.store.cache.collect() == planned
+    assert shelf.held() == {layouts[2].model_id}
+    (last,) = shelf.store.cache.collect(keep_bytes=0)
+    assert "to be kept" in last.reason and shelf.held() == set()
+    assert shelf.store.cache.use().used_bytes == 0
+    assert list((shelf.shop.base / "data" / "models").iterdir()) == []
+
+
+def test_rm_deletes_what_is_cached_and_leaves_what_is_the_users(shelf, tmp_path):
+    layout = shelf.model("a")
+    with pytest.raises(RefusedError, match="pinned"):
+        shelf.fetch(layout)
+        shelf.store.pin(layout.model_id)
+        shelf.store.remove(layout.model_id)
+    shelf.fetch(layout, tmp_path / "out")
+    copies = {one.content: one for one in shelf.store.remove(layout.model_id, pinned=True)}
+    assert copies["cached"].bytes_freed >= SIZE and not copies["cached"].files_stay
+    assert copies["fetched"].bytes_freed == 0 and copies["fetched"].files_stay
+    assert (tmp_path / "out" / "w.bin").is_file() and not shelf.home(layout).exists()
+    assert shelf.held() == set() and shelf.store.remove(layout.model_id) == []
+    shelf.fetch(layout)
+    assert not shelf.store.model(layout.model_id).pinned, "a pin goes with what it was for"
+
+
+def test_a_file_that_somebody_else_put_there_is_not_deleted(shelf):
+    layout = shelf.model("a")
+    shelf.fetch(layout)
+    path = shelf.home(layout) / "w.bin"
+    path.rename(shelf.home(layout) / "moved")
+    path.write_bytes(b"mine")
+    shelf.store.remove(layout.model_id)
+    assert path.read_bytes() == b"mine"
+
+
+def test_a_model_that_went_is_fetched_again_like_any_other(shelf):
+    layout = shelf.model("a")
+    assert shelf.fetch(layout) == SIZE
+    shelf.store.cache.collect(keep_bytes=0)
+    assert shelf.fetch(layout) == SIZE
+    assert shelf.fetch(layout) == 0
+    assert shelf.store.verify(layout.model_id) == []
+
+
+# --- chunks of what has no names
+
+
+def keep(shelf, layout, indices):
+    """As a cache does: some chunks, no names, no reserved space."""
+    intake = shelf.store.open_intake(layout, range(len(layout.files)), shelf.home(layout), sparse=True)
+    try:
+        intake.adopt()
+        shelf.moves.pull(shelf.seed, intake, indices)
+    finally:
+        intake.close()
+
+
+def many(shelf, name, chunks=8):
+    path = shelf.shop.tree(f"models/{name}", {"w.bin": shelf.shop.dice.randbytes(chunks * CHUNK_BYTES)})
+    return shelf.seed.publish(path).layout
+
+
+def test_a_cache_takes_only_the_space_of_the_chunks_that_it_has(shelf):
+    layout = many(shelf, "a")
+    keep(shelf, layout, [1, 5])
+    assert list(shelf.store.have_map(layout.model_id)) == [1, 5]
+    assert 2 * CHUNK_BYTES <= shelf.store.cache.use().used_bytes < 3 * CHUNK_BYTES
+    assert shelf.store.model(layout.model_id).cached and shelf.store.model(layout.model_id).state == "partial"
+
+
+def test_single_chunks_go_by_holes_and_the_others_stay_as_they_are(shelf):
+    layout = many(shelf, "a")
+    keep(shelf, layout, range(8))
+    for _ in range(3):
+        assert shelf.moves.read_chunk(shelf.store, layout[2].digest)
+    (gone,) = shelf.store.cache.collect(keep_bytes=3 * CHUNK_BYTES)
+    assert not gone.whole and gone.chunks == 5 and gone.bytes_freed == 5 * CHUNK_BYTES
+    held = shelf.store.have_map(layout.model_id)
+    assert held.held == 3 and 2 in held
+    assert shelf.store.cache.use().used_bytes == 3 * CHUNK_BYTES
+    for chunk in layout:
+        assert (shelf.moves.read_chunk(shelf.store, chunk.digest) is not None) == (chunk.index in held)
+    assert shelf.store.verify(layout.model_id) == []
+    assert shelf.fetch(layout) == 5 * CHUNK_BYTES, "a fetch brings what is missing and gives the files their names"
+    assert shelf.store.verify(layout.model_id) == []
+
+
+def test_a_chunk_that_is_being_read_does_not_go(shelf):
+    layout = many(shelf, "a")
+    keep(shelf, layout, range(4))
+    source = shelf.store.chunk(layout[3].digest)
+    shelf.store.cache.collect(keep_bytes=0)
+    assert list(shelf.store.have_map(layout.model_id)) == [3]
+    buffer = bytearray(source.length)
+    source.read_into(memoryview(buffer), 0)
+    source.release()
+    assert bytes(buffer) == shelf.moves.read_chunk(shelf.seed, layout[3].digest)
+    shelf.store.cache.collect(keep_bytes=0)
+    assert shelf.held() == set()
+
+
+def test_chunks_that_nobody_else_has_stay_longest(shelf):
+    layout = many(shelf, "a")
+    keep(shelf, layout, range(8))
+    shelf.store.cache.known_elsewhere = lambda model_id: 0b11110011
+    shelf.store.cache.collect(keep_bytes=2 * CHUNK_BYTES)
+    assert list(shelf.store.have_map(layout.model_id)) == [2, 3]
+
+
+def test_chunks_that_arrive_make_room_as_they_come(shelf):
+    old, new = many(shelf, "a"), many(shelf, "b")
+    shelf.limit(quota=10 * CHUNK_BYTES)
+    keep(shelf, old, range(8))
+    keep(shelf, new, range(8))
+    assert shelf.store.have_map(new.model_id).held == 8
+    assert shelf.store.have_map(old.model_id).held == 2
+    assert shelf.store.cache.use().used_bytes <= 10 * CHUNK_BYTES
+    shelf.store.pin(old.model_id)
+    shelf.store.pin(new.model_id)
+    with pytest.raises(NoSpaceError):
+        keep(shelf, old, range(8))
