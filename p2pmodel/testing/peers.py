@@ -110,7 +110,7 @@ class SimPeer:
             network=net.network_config,
             lan=False,
             client_only=client_only,
-            **{"listen": f"0.0.0.0:{PORT}", **config},
+            **{"listen": f"0.0.0.0:{PORT}", "free_disk_floor_bytes": 0, **config},
         )
         self._running: Running | None = None
 
