@@ -170,7 +170,7 @@ class ChunkSource:
             self._server.buffers.release(self._data)
             self._data = None
         self._server.open_files.release(self._entry)
-        self._server.done_reading(self.copy, self._place.index)
+        self._server.done_reading(self.copy, self.place.index)
 
 
 class Server:

@@ -330,11 +330,19 @@ class Store:
         copy, layout = self._to_check(model_id, path)
         tally = Tally(sum(layout.files[kept.index].size for kept in copy.files), on_progress)
         stop = stop or threading.Event()
-        _hold(copy, stop)
+        self._hold_listed(copy, stop)
         try:
             return self._checker.verify(copy, layout, tally, stop)
         finally:
             copy.busy.release()
+            self.cache.settle(copy)
+
+    def _hold_listed(self, copy: Copy, stop: threading.Event) -> None:
+        """Raises `NotFoundError` where the copy was let go of meanwhile."""
+        _hold(copy, stop)
+        if self._catalogue.copy_at(copy.model_id, copy.root) is not copy:
+            copy.busy.release()
+            raise NotFoundError(f"the model {copy.model_id.hex} has just been let go of")
 
     def _to_check(self, model_id: ModelId, path: Path | None) -> tuple[Copy, Layout]:
         copies = self._catalogue.copies(model_id)
@@ -357,7 +365,7 @@ class Store:
         Raises as `verify` does.
         """
         copy, layout = self._to_check(model_id, path)
-        _hold(copy, stop or threading.Event())
+        self._hold_listed(copy, stop or threading.Event())
         try:
             return Repair(
                 layout,

@@ -297,5 +297,5 @@ class _NothingToScrub:
 
 
 def as_store(store: CondensedStore) -> Store:
-    """For `Peer(open_store=...)`: it has every method that a peer calls unless asked to publish, verify, pin or remove."""
+    """For `Peer(open_store=...)`: it has every method that a peer calls unless asked to publish, verify or keep."""
     return cast("Store", store)
