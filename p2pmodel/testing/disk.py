@@ -11,7 +11,7 @@ What is modelled: a page cache above a disk, by pages of 4 KiB and sectors of 51
 durable only once their directory was synced; holes, reserved space and a capacity; links, locks and open files that
 end with their process; marks (inode, size, time) by which files are known again; calls that fail with any error; a
 sync that fails once and after which the lost pages count as clean (Rebello et al., ATC 2020); bits that flip. SQLite
-commits are whole and durable when they return, or fail.
+commits are whole, durable when they return unless they are not meant to be, or fail.
 
 What is not: rights and owners, `mmap`, disks that reorder across a sync or lie about it, the inside of
 SQLite's journal, the time that a disk takes, and a rename that a power cut leaves with both names.
@@ -102,6 +102,8 @@ class SimDisk(SimFiles):
                 if inode.mtime_ns != inode.durable_mtime_ns and not choices.kept():
                     inode.mtime_ns = inode.durable_mtime_ns
                 inode.durable_mtime_ns = inode.mtime_ns
+                if inode.database is not None:
+                    inode.database.cut(choices)
 
     def stop_after(self, calls: int) -> None:
         """The machine goes on for so many calls; the next one, and all after it, fail until it crashes.
@@ -176,6 +178,7 @@ class SimDisk(SimFiles):
                 copy.durable_entries = {name: copies[below] for name, below in inode.durable_entries.items()}
                 if inode.database is not None:
                     copy.database = other.add_database(inode.database.committed())
+                    copy.database.older = list(inode.database.older)
             other.names.root, other.names.made = copies[self.names.root], self.names.made
             other.names.pending = [
                 tuple(
@@ -286,6 +289,8 @@ class SimDisk(SimFiles):
         with self.guard:
             for inode in self.names.everything():
                 self.sync_file(inode)
+                if inode.database is not None:
+                    inode.database.older.clear()
                 if inode.kind == "directory":
                     self.names.sync(inode)
 

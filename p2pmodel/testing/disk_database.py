@@ -1,7 +1,8 @@
 """SQLite on a simulated disk: a database in memory that outlives its connections.
 
-A commit is durable when it returns, as with `synchronous=FULL`, and a transaction that did not commit is gone with its
-process: SQLite's own journal is trusted and not simulated. What can fail are opening and commits.
+A commit with `synchronous=FULL` is durable when it returns; of those with `synchronous=NORMAL` since the last durable
+one a power cut keeps the first few, as a write-ahead log does. A transaction that did not commit is gone with its
+process. SQLite's own journal is trusted and not simulated. What can fail are opening and commits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Self
+
+from p2pmodel.testing.disk_pages import Choices
 
 _numbers = itertools.count()
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -28,16 +31,21 @@ class SimDatabase:
         self._uri = f"file:/p2pmodel-simulated-{next(_numbers)}?vfs=memdb"
         self._anchor = sqlite3.connect(self._uri, uri=True, isolation_level=None, check_same_thread=False)
         if image:
-            with closing(sqlite3.connect(":memory:")) as with_image:
-                try:
-                    with_image.deserialize(image)
-                    with_image.backup(self._anchor)
-                except BaseException:
-                    self._anchor.close()
-                    raise
+            try:
+                self._load(image)
+            except BaseException:
+                self._anchor.close()
+                raise
         self.size = len(image or b"")
         self.image: bytes | None = None
         """What was committed before the transaction that is under way, where somebody may want a copy."""
+        self.older: list[bytes] = []
+        """What a power cut may go back to: the durable state, then that after each commit since but for the last."""
+
+    def _load(self, image: bytes) -> None:
+        with closing(sqlite3.connect(":memory:")) as with_image:
+            with_image.deserialize(image)
+            with_image.backup(self._anchor)
 
     def connect(self, path: Path, on_commit: OnCommit, keeps_images: Callable[[], bool]) -> SimConnection:
         connection = sqlite3.connect(
@@ -49,6 +57,15 @@ class SimDatabase:
 
     def committed(self) -> bytes:
         return self.image if self.image is not None else self._anchor.serialize()
+
+    def cut(self, choices: Choices) -> None:
+        """Of the commits that nothing made durable the first few are left. Connections must be closed."""
+        for image in self.older:
+            if not choices.kept():
+                self._load(image)
+                self.size = len(image)
+                break
+        self.older.clear()
 
     def close(self) -> None:
         self._anchor.close()
@@ -62,12 +79,23 @@ class SimConnection(sqlite3.Connection):
     on_commit: OnCommit
     keeps_images: Callable[[], bool]
     is_closed = False
+    _durable = True
+    _before = b""
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        if sql.startswith("BEGIN") and self.keeps_images():
-            self.database.image = self.database.committed()
+        if sql.startswith("BEGIN"):
+            if not self._durable:
+                self._before = self.database.committed()
+            if self.keeps_images():
+                self.database.image = self.database.committed()
         elif sql == "COMMIT":
             self._commit()
+            if self._durable:
+                self.database.older.clear()
+            else:
+                self.database.older.append(self._before)
+        elif sql.startswith("PRAGMA synchronous"):
+            self._durable = sql.endswith("FULL")
         cursor = super().execute(sql, parameters)
         if sql in ("COMMIT", "ROLLBACK"):
             self.database.image = None
@@ -76,6 +104,7 @@ class SimConnection(sqlite3.Connection):
     def executescript(self, sql_script: str, /) -> sqlite3.Cursor:
         self._commit()
         cursor = super().executescript(sql_script)
+        self.database.older.clear()
         self.database.size = self._size()
         return cursor
 

@@ -250,6 +250,10 @@ class Contents:
         data = b"".join(pages).rstrip(b"\0")
         return shared_block(data) if data else _NOTHING
 
+    def settled(self) -> Contents:
+        """A copy whose disk has all that is seen."""
+        return Contents(self.size, self.reserved, self.size, self.reserved, dict(self.cache))
+
     def copy(self) -> Contents:
         dirty = {number: _Dirty(entry.pages, list(entry.versions)) for number, entry in self.dirty.items()}
         return Contents(

@@ -288,6 +288,35 @@ def test_commits_survive_every_power_cut_and_other_transactions_none(disk):
     again.close()
 
 
+def test_of_commits_that_need_not_be_durable_a_power_cut_keeps_the_first_few_until_one_is_durable(disk):
+    files = disk.process()
+    files.open_directory(HOME, create=True).close()
+    connection = files.connect(HOME / "index")
+    connection.executescript("BEGIN; CREATE TABLE t (a); COMMIT;")
+
+    def add(number: int, synchronous: str) -> None:
+        connection.execute(f"PRAGMA synchronous={synchronous}")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("INSERT INTO t VALUES (?)", (number,))
+        connection.execute("COMMIT")
+
+    def left() -> set[tuple[int, ...]]:
+        found = set()
+        for cut in cut_many(disk):
+            again = cut.process().connect(HOME / "index")
+            found.add(tuple(row[0] for row in again.execute("SELECT a FROM t ORDER BY a")))
+            again.close()
+        return found
+
+    add(1, "NORMAL")
+    add(2, "NORMAL")
+    assert left() == {(), (1,), (1, 2)}
+    add(3, "FULL")
+    assert left() == {(1, 2, 3)}
+    disk.crash()
+    assert left() == {(1, 2, 3)}
+
+
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpaceError), (errno.EIO, P2PModelError)])
 def test_a_commit_can_fail_and_then_it_did_not_happen(disk, code, kind):
     store = Store.open(HOME, files=disk.process())
