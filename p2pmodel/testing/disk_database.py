@@ -94,7 +94,7 @@ class SimConnection(sqlite3.Connection):
                 self.database.older.clear()
             else:
                 self.database.older.append(self._before)
-        elif sql.startswith("PRAGMA synchronous"):
+        elif sql.startswith("PRAGMA synchronous="):
             self._durable = sql.endswith("FULL")
         cursor = super().execute(sql, parameters)
         if sql in ("COMMIT", "ROLLBACK"):

@@ -45,6 +45,8 @@ class Must:
     time, which no look at the file can tell; whoever receives them can, and `verify`."""
     object: bool = False
     statement: bool = False
+    rotten: bool = False
+    """A proven byte has gone bad, and nobody has hashed it yet."""
     gone: bool = False
     """The fetched model was removed, and nothing of it may be left."""
 
@@ -171,10 +173,11 @@ def repair(stage: Stage) -> None:
     partials = OUT / f".p2pmodel-{stage.layout.model_id.hex[:16]}"
     for path in (partials / "00000.part", OUT / "a"):
         if stage.disk.status(path) is not None:
-            stage.now(proven=stage.must.proven & ~1)
+            stage.now(proven=stage.must.proven & ~1, rotten=True)
             stage.disk.rot(path, 7)
     if stage.here():
         stage.store.verify(stage.layout.model_id)
+        stage.now(rotten=False)
         stage.fetch()
 
 
@@ -317,6 +320,9 @@ def recover(disk: SimDisk, must: Must) -> None:
         assert have is not None and have.whole, "what was published is served after a power cut"
         assert store.verify(OWNED_ID) == []
     store.prove()
+    if must.rotten and stage.here():
+        store.verify(MODEL.model_id)
+        must = replace(must, rotten=False)
     check_haves(store, must)
     there = lying(disk)
     lost = must.proven & ~there
@@ -349,7 +355,7 @@ def check_haves(store: Store, must: Must) -> None:
             source.read_into(memoryview(buffer), 0)
             source.release()
             right = Digest.of(buffer) == layout[index].digest
-            assert right or (others and must.touched), f"chunk {index} of {model.path} is another"
+            assert right or (must.touched if others else must.rotten), f"chunk {index} of {model.path} is another"
 
 
 def lying(disk: SimDisk) -> int:

@@ -12,7 +12,7 @@ from crash_workloads import MODEL, OPERATIONS, OWNED_ID, Search, Stage, recover,
 from p2pmodel.testing.disk_states import crash_states
 
 pytestmark = [pytest.mark.slow, pytest.mark.simulated_disk]
-SECOND = ("fetch_some", "publish", "remove")
+SECOND = ("publish", "remove", "restart")
 
 
 @pytest.fixture(scope="module")
