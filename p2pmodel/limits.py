@@ -113,6 +113,9 @@ LINKS_PER_FETCH_ENOUGH = 24
 Each chunk is told to every one, so in a crowd more would cost more than they bring (Kraken: 10, BitTorrent: 50)."""
 LINKS_PER_FETCH_MAX = 64
 """The same where some missing chunk has no holder among them yet, and nothing else comes either."""
+LINKS_PER_CROWD_MAX = 40
+"""Who pulls a model and has so many connections for it names others to whoever comes then, and hangs up: everybody in
+a crowd knows those who came first, and would ask them alone. Measured with 200 peers: one had 200, 188 waited there."""
 DIALS_WAITING_MAX = 64
 """Connections that one fetch may have under way or waiting for their turn; others are dialled in a later round."""
 SUGGESTED_DIALS_MAX = 512
@@ -145,6 +148,9 @@ IN_FLIGHT_BYTES_MAX = 32 * MIB
 """Requested and not yet verified, over all peers: what a `kill -9` can cost."""
 IN_FLIGHT_BYTES_FAR_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
 """Past this nothing more is asked of a peer while a nearer one delivers: the rest is room for that one's window."""
+QUEUES_MAX = 12
+"""Peers at which we wait for our turn when as much is in flight as may be, before others are asked only for what is
+rare, or instead of those: with 8 requests at each peer of a crowd 8 of 9 lines are busy, and more only makes queues."""
 REQUEST_WINDOW_CHUNKS_MIN = 2
 REQUEST_WINDOW_CHUNKS_START = 4
 REQUEST_WINDOW_CHUNKS_MAX = 64

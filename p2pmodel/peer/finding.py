@@ -158,15 +158,19 @@ class Finder:
 
     async def _look(self) -> None:
         while True:
-            async with aclosing(self._overlay.providers(self._key)) as providers:
-                async for provider in providers:
-                    self.providers_seen += 1
-                    if provider.address.scope > self.scope():
-                        continue
-                    self._dial_soon(provider.address, provider.peer)
-            self.rounds += 1
-            self._changed.set()
+            if not (self.rounds and self.enough()):  # else nobody would be dialled who is found
+                await self._look_once()
             await asyncio.sleep(_LOOKUP_PAUSES_S[min(self.rounds - 1, len(_LOOKUP_PAUSES_S) - 1)])
+
+    async def _look_once(self) -> None:
+        scope_max = self.scope()
+        async with aclosing(self._overlay.providers(self._key)) as providers:
+            async for provider in providers:
+                self.providers_seen += 1
+                if provider.address.scope <= scope_max:
+                    self._dial_soon(provider.address, provider.peer)
+        self.rounds += 1
+        self._changed.set()
 
     def scope(self) -> int:
         """How near an address may be that the overlay tells of: as near as the nearest peer that we talk to anyway."""

@@ -112,6 +112,7 @@ class Download:
         """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
         once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
         self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, layout.length, rng)
+        self._schedule.overtaking.coming = self._answers
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
@@ -212,8 +213,8 @@ class Download:
     def link_has(self, link: Link, held: HaveMap) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        self._schedule.peer_has(link.peer, held.bits | self._implied_by(held))
-        self._fill(link)
+        if self._schedule.peer_has(link.peer, held.bits | self._implied_by(held)):
+            self._fill(link)
 
     def _implied_by(self, held: HaveMap) -> int:
         """Chunks that a peer can send because it holds the same bytes at another place of the model.
@@ -303,17 +304,22 @@ class Download:
         now = self._clock.monotonic()
         cancelled_bytes = sum(link.wasted_bytes - self._wasted_before[peer] for peer, link in self.links.items())
         wasted = self.account.wasted
-        self._schedule.wasted_bytes = wasted["duplicate"] + wasted["cancelled"] + cancelled_bytes
+        self._schedule.overtaking.wasted_bytes = wasted["duplicate"] + wasted["cancelled"] + cancelled_bytes
         self._schedule.expire(now)
         self._cancel_withdrawn()
-        for link in list(self.links.values()):
+        for peer in self._schedule.busy:
+            link = self.links[peer]
             came_in = link.channel.bytes_received
             if link.answer_begun:
-                self._answer_bytes += came_in - self._came_in[link.peer]
-            self._came_in[link.peer] = came_in
+                self._answer_bytes += came_in - self._came_in[peer]
+            self._came_in[peer] = came_in
             # A link that was idle has been silent for long, but may have been asked only just now.
-            if min(link.silent_s(now), self._schedule.late_s(link.peer, now)) > REQUEST_DEADLINE_MAX_S:
+            if min(link.silent_s(now), self._schedule.late_s(peer, now)) > REQUEST_DEADLINE_MAX_S:
                 link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
+
+    def _answers(self, peer: PublicKey) -> bool:
+        link = self.links.get(peer)
+        return link is None or link.answer_begun
 
     def _fill_soon(self) -> None:
         """Look at all peers, once for everything that happens now."""
@@ -369,6 +375,8 @@ class Download:
 
     def _request(self, link: Link, index: int) -> None:
         place = self.layout[index]
+        if not self.account.sources[link.peer].open:
+            self._came_in[link.peer] = link.channel.bytes_received  # what came while it owed nothing was talk
         sink = _Sink(self._intake, index, self._schedule.is_missing, self._clock)
         self.account.asked(link.peer, index, self._clock.monotonic())
         request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from p2pmodel.errors import P2PModelError
@@ -25,6 +25,25 @@ class Listening(Protocol):
         """The peer names others who follow the model. Addresses of a narrower scope than its own are left out."""
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None: ...
+
+
+class Hearing:
+    """A follower that pulls nothing and wants to know who holds what: that of a seed."""
+
+    def __init__(self, on_held: Callable[[Link, HaveMap], None]) -> None:
+        self._on_held = on_held
+
+    def link_has(self, link: Link, held: HaveMap) -> None:
+        self._on_held(link, held)
+
+    def link_unknown(self, link: Link) -> None:
+        """Nothing yet, or no longer."""
+
+    def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
+        """A seed dials nobody."""
+
+    def link_closed(self, link: Link, reason: P2PModelError) -> None:
+        """The link tells whom it concerns."""
 
 
 class Expecting:

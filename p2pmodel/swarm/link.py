@@ -26,7 +26,7 @@ from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Address, BulkSink, Channel, ended
 from p2pmodel.swarm import wire
-from p2pmodel.swarm.following import Expecting, Listening
+from p2pmodel.swarm.following import Expecting, Hearing, Listening
 from p2pmodel.swarm.greeting import Greeting
 from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
 from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
@@ -115,7 +115,9 @@ class Link:
     def owing(self) -> bool:
         """Whether the peer has had far more of us than we of it, while we fetch ourselves."""
         owed_bytes = self.channel.bytes_sent - 2 * self.channel.bytes_received
-        return bool(self.followers) and owed_bytes > OWED_ANSWERS_MAX * self._queue.longest_bytes
+        if owed_bytes <= OWED_ANSWERS_MAX * self._queue.longest_bytes:
+            return False
+        return any(not isinstance(follower, Hearing) for follower in self.followers.values())
 
     @property
     def requests_out(self) -> int:
@@ -168,7 +170,7 @@ class Link:
 
     def expect(self, model_id: ModelId) -> None:
         """Follow a model whose download begins as soon as more is known of it: what is said is kept until then."""
-        if model_id not in self.followers:
+        if isinstance(self.followers.get(model_id), Hearing | None):
             self.follow(model_id, Expecting())
 
     def expect_no_more(self, model_id: ModelId) -> None:
@@ -185,6 +187,15 @@ class Link:
             before.pass_on(self, self.held.get(model_id), follower)
         except PeerFault as fault:
             self.close(fault)
+
+    def hear(self, model_id: ModelId, on_held: Callable[[Link, HaveMap], None]) -> None:
+        """Tell `on_held` what the peer holds of this model, until `hear_no_more` or a download follows it."""
+        if model_id not in self.followers:
+            self.follow(model_id, Hearing(on_held))
+
+    def hear_no_more(self, model_id: ModelId) -> None:
+        if isinstance(self.followers.get(model_id), Hearing):
+            self.unfollow(model_id)
 
     def unfollow(self, model_id: ModelId) -> None:
         if self.followers.pop(model_id, None) is not None:

@@ -16,17 +16,15 @@ from random import Random
 from typing import Generic, TypeVar
 
 from p2pmodel.limits import (
-    DUPLICATE_BYTES_MIN,
-    DUPLICATE_PART_MAX,
-    DUPLICATE_REQUESTS_MAX,
     IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
+    QUEUES_MAX,
     RANDOM_FIRST_CHUNKS,
     REFUSALS_IN_A_ROW_MAX,
-    REQUEST_DEADLINE_MIN_S,
     REQUESTS_BEGUN,
 )
 from p2pmodel.model.have_map import iter_bits
+from p2pmodel.swarm.overtaking import Overtaking
 from p2pmodel.swarm.rarity import FlippedBits, Rarity, random_bit
 from p2pmodel.swarm.source import Request, Source
 
@@ -38,14 +36,9 @@ _HERE, _FREE, _ASKED = 0, 1, 2
 _BATCH_S = 0.1
 """Chunks are picked ahead for so long: meanwhile others may get what is rare now."""
 _BATCH_CHUNKS_MAX = 64
-_USUAL_WEIGHT = 1 / 16
-_MOVE_MARGIN_S = 0.01
-_DUPLICATE_MARGIN_S = 0.05
-"""Without a margin, equal peers would fetch each other's last chunks twice."""
-_UNUSUAL = 1.3
-"""A second copy is asked for of what has been out for so many times as long as is usual,"""
-_UNUSUAL_FOR_IT = 2.5
-"""or for so many times as long as this peer needs, if that is less."""
+_LOOK_AGAIN_S = 0.05
+"""A peer for which nothing better was found in what others owe is not looked at for so long, in a crowd of such."""
+_QUEUES_LOOK_S = 0.01
 
 
 class Schedule(Generic[K]):
@@ -66,20 +59,17 @@ class Schedule(Generic[K]):
         self._askers: dict[int, dict[K, None]] = {}
         """Of whom each chunk is asked, in that order: sets of keys have another order in every process."""
         self._sources: dict[K, Source] = {}
+        self._busy: dict[K, Source] = {}
+        """Those of them that owe something: few, where a crowd is connected."""
         self._withdrawn: list[tuple[K, int]] = []
         self._in_flight_bytes = 0
-        self._duplicates: dict[int, int] = {}
-        """Chunks that are asked for twice in the end game, with their lengths."""
-        self._duplicate_bytes = 0
-        self.wasted_bytes = 0
-        """What has come twice so far, as far as the owner says: second copies are asked for only up to a limit."""
+        self.overtaking: Overtaking[K] = Overtaking(self._sources, self._askers)
+        self._queues_count, self._queues_until = 0, 0.0
         self._arrived = 0
-        self._arrived_bytes = 0
         self._proven = 0
         """Peers here that have delivered something."""
         self._nearest = 0
         """How near the nearest of those is."""
-        self._usual_s = REQUEST_DEADLINE_MIN_S
 
     # --- what is known -------------------------------------------------------------------------------------------
 
@@ -126,13 +116,19 @@ class Schedule(Generic[K]):
         return source.snubbed or source.empty_words
 
     @property
+    def busy(self) -> list[K]:
+        """The peers that owe something."""
+        return list(self._busy)
+
+    @property
     def usual_s(self) -> float:
         """How long an answer takes, of late, over all peers."""
-        return self._usual_s
+        return self.overtaking.usual_s
 
     def ranking(self) -> list[K]:
-        """All peers, the nearest first, the fastest of those first: who is to be asked before the others."""
-        keys = self._sources.items()
+        """Peers that hold what is missing, the nearest first, the fastest of those first: who is to be asked first."""
+        missing = self._missing.bits
+        keys = [(peer, source) for peer, source in self._sources.items() if source.bits & missing]
         return [peer for peer, _ in sorted(keys, key=lambda item: (-item[1].nearness, -item[1].rate_bytes_per_s))]
 
     # --- peers come, tell and go ---------------------------------------------------------------------------------
@@ -141,12 +137,13 @@ class Schedule(Generic[K]):
         """`nearness` as `Address.scope`: 2 on this machine, 1 in a private network, 0 on the internet."""
         self._sources.setdefault(peer, Source(nearness))
 
-    def peer_has(self, peer: K, bits: int) -> None:
-        """The peer holds these chunks too."""
+    def peer_has(self, peer: K, bits: int) -> bool:
+        """The peer holds these chunks too. Whether it can be asked for something that it could not before."""
         source = self._sources[peer]
         new = bits ^ (bits & source.bits)
         source.bits |= new
         self._rarity.add(new)
+        return bool(new & (self._free.bits if source.requests else self._missing.bits))
 
     def peer_lost(self, peer: K, bits: int) -> None:
         """The peer does not hold these chunks (any more)."""
@@ -183,7 +180,10 @@ class Schedule(Generic[K]):
         """Chunks to ask of this peer now; each counts as asked when it is yielded. See `withdrawn`."""
         source = self._sources[peer]
         while self._may_ask(source, now):
-            index = self._pick(peer, source, now)
+            if self._in_flight_bytes < self._limit_bytes(source):
+                index = self._pick(peer, source, now)
+            else:
+                index = self._pick_beyond(peer, source, now)
             if index is None:
                 return
             self._ask(peer, source, index, now)
@@ -197,11 +197,24 @@ class Schedule(Generic[K]):
     def _may_ask(self, source: Source, now: float) -> bool:
         if len(source.requests) >= self._window(source):
             return False
-        if now < source.paused_until and self._proven and not source.proven:
-            return False
-        limit = IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
-        # One request at a time is always allowed, so that a few slow peers with full windows cannot starve the rest.
-        return self._in_flight_bytes < limit or not source.requests
+        return not (now < source.paused_until and self._proven and not source.proven)
+
+    def _limit_bytes(self, source: Source) -> int:
+        return IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
+
+    def _pick_beyond(self, peer: K, source: Source, now: float) -> int | None:
+        """A chunk to ask for although as much is out as may be; it may always be one that waits elsewhere.
+
+        One more at a time, so that a few slow peers with full windows cannot starve the rest. But where enough of them
+        keep us waiting for our turn only what is rare: anything else makes their queues longer and comes no sooner.
+        """
+        if source.requests:
+            return self._take_over(peer, source, now, more=False)
+        if self._queues(now) < QUEUES_MAX:
+            return self._pick(peer, source, now)
+        if rare := self._rarity.rare(self._free.bits & source.bits):
+            return self._rarity.rarest(rare, 1, self._rng)[0]
+        return self._take_over(peer, source, now, more=False)
 
     def _window(self, source: Source) -> int:
         if source.snubbed or source.refusals >= REFUSALS_IN_A_ROW_MAX:
@@ -210,6 +223,13 @@ class Schedule(Generic[K]):
             return source.window
         # A stranger has to show one chunk before it is trusted with more, unless there is hardly anybody else.
         return 1 if self._proven else max(1, source.window // len(self._sources))
+
+    def _queues(self, now: float) -> int:
+        """Peers that owe something and of which nothing is coming in, as of a moment ago."""
+        if now >= self._queues_until:
+            self._queues_count = sum(not self.overtaking.coming(peer) for peer in self._busy)
+            self._queues_until = now + _QUEUES_LOOK_S
+        return self._queues_count
 
     def _pick(self, peer: K, source: Source, now: float) -> int | None:
         if now >= source.batch_until:
@@ -239,73 +259,37 @@ class Schedule(Generic[K]):
         source.batch_until = now + _BATCH_S
         return source.batch.pop()
 
-    def _take_over(self, peer: K, source: Source, now: float, urgent: int = 0) -> int | None:
+    def _take_over(self, peer: K, source: Source, now: float, urgent: int = 0, *, more: bool = True) -> int | None:
         """A chunk that waits at a peer from which it will come much later than from this one; an urgent one, if so.
 
-        Where it cannot have begun to leave there, it is withdrawn; that costs nothing. A second copy of one that may
-        have is asked for where it is urgent, or in the end game: as long as somebody can be asked for a chunk that
-        nobody is asked for, it would take that one's place on the line.
+        A second copy of what may have begun to leave there is asked for (if there may be `more`) where it is urgent,
+        or in the end game: as long as somebody can be asked for a chunk that nobody is asked for, it would take that
+        one's place on the line.
         """
-        among = source.bits & (urgent or self._missing.bits)
-        if not among or not source.proven:
+        if not source.proven or (now < source.content_until and not urgent):
             return None
         free = self._free.bits
-        second = bool(urgent) or not free or free == self._rarity.unheld(free)
-        may_waste = self._may_waste
-        best: tuple[K, int, bool] | None = None
-        best_gain_s = 0.0
-        for other, their in self._sources.items():
-            if other == peer:
-                continue
-            ahead_bytes = 0
-            for place, (index, request) in enumerate(their.requests.items()):
-                ahead_bytes += request.length
-                moves = place >= REQUESTS_BEGUN
-                # Who has never delivered will hardly do so now: that costs nothing.
-                if request.overdue or not (moves or (second and (may_waste or not their.proven))):
-                    continue
-                if not moves and now - request.asked_at < self._unusual_s(their, ahead_bytes):
-                    continue
-                remaining_s = their.remaining_s(ahead_bytes, self._usual_s, now)
-                gain_s = remaining_s - 2.0 * source.expected_s(request.length, self._usual_s)
-                gain_s -= _MOVE_MARGIN_S if moves else _DUPLICATE_MARGIN_S
-                if gain_s > best_gain_s and among >> index & 1 and self._may_have(peer, index, moves):
-                    best, best_gain_s = (other, index, moves), gain_s
-        if best is None:
+        among = source.bits & (urgent or self._missing.bits)
+        if among == among & free:  # nobody else is asked for any of them
             return None
-        other, index, moves = best
-        if moves:
-            self._withdraw(other, index)
+        second = more and (bool(urgent) or not free or free == self._rarity.unheld(free))
+        best = self.overtaking.best(peer, among, now, second=second)
+        if best is None:
+            source.content_until = now + min(_LOOK_AGAIN_S, self.overtaking.usual_s / 2)
+            return None
+        if best.moves:
+            self._withdraw(best.peer, best.index)
         else:
-            self._duplicates[index] = self._length_of(index)
-            self._duplicate_bytes += self._duplicates[index]
-        return index
-
-    def _unusual_s(self, source: Source, ahead_bytes: int) -> float:
-        """How long this may be out before a second copy is thought of: by what is usual, or by its own haste."""
-        usual_s = _UNUSUAL * self._usual_s
-        if not source.proven:
-            return usual_s
-        return min(usual_s, _UNUSUAL_FOR_IT * ahead_bytes / source.rate_bytes_per_s)
-
-    @property
-    def _may_waste(self) -> bool:
-        limit = max(DUPLICATE_BYTES_MIN, DUPLICATE_PART_MAX * self._arrived_bytes)
-        return self._duplicate_bytes + self.wasted_bytes < limit
-
-    def _may_have(self, peer: K, index: int, moves: bool) -> bool:
-        """Whether another request for this chunk, to this peer, would not be one too many."""
-        askers = self._askers[index]
-        if peer in askers:
-            return False
-        in_time = sum(not self._sources[other].requests[index].overdue for other in askers)
-        return in_time - moves < DUPLICATE_REQUESTS_MAX
+            self.overtaking.asked_twice(best.index, self._length_of(best.index))
+        return best.index
 
     def _ask(self, peer: K, source: Source, index: int, now: float) -> None:
         length = self._length_of(index)
         if not source.requests:
             source.arrivals.resume(now)
-        deadline = now + source.patience_s(length, self._usual_s)
+            self._busy[peer] = source
+            self._queues_count += not self.overtaking.coming(peer)
+        deadline = now + source.patience_s(length, self.overtaking.usual_s)
         source.requests[index] = Request(index, length, now, deadline)
         source.queued_bytes += length
         self._in_flight_bytes += length
@@ -319,6 +303,8 @@ class Schedule(Generic[K]):
         if request is None:
             return None
         source.queued_bytes -= request.length
+        if not source.requests:
+            self._busy.pop(peer, None)
         if not request.overdue:
             self._in_flight_bytes -= request.length
         askers = self._askers[index]
@@ -326,7 +312,7 @@ class Schedule(Generic[K]):
         if not askers:
             del self._askers[index]
         if len(askers) < 2:
-            self._duplicate_bytes -= self._duplicates.pop(index, 0)
+            self.overtaking.asked_once(index)
         self._free_unless_asked(index)
         return request
 
@@ -352,8 +338,7 @@ class Schedule(Generic[K]):
         self._now_here(index)
         source = self._sources.get(peer)
         if source is not None and (request := self._drop(peer, source, index)) is not None:
-            self._arrived_bytes += request.length
-            self._usual_s += _USUAL_WEIGHT * (now - request.asked_at - self._usual_s)
+            self.overtaking.arrived(request, now)
             new = not source.proven
             source.delivered(request, now)
             if new:
@@ -401,9 +386,9 @@ class Schedule(Generic[K]):
         What they may have begun to send stays out, for it may still be the first to come; the rest is withdrawn.
         """
         late: dict[K, None] = {}
-        for peer, source in self._sources.items():
+        for peer, source in list(self._busy.items()):
             for place, request in enumerate(list(source.requests.values())):
-                if request.overdue or now < min(request.deadline, source.deadline(request, self._usual_s)):
+                if request.overdue or now < min(request.deadline, source.deadline(request, self.overtaking.usual_s)):
                     continue
                 late[peer] = None
                 source.was_late(request, now)

@@ -7,10 +7,11 @@ another part until one copy of everything has left.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId
 from p2pmodel.net import Network
@@ -36,6 +37,11 @@ class Follower(Hashable, Protocol):
 
     def show(self, model_id: ModelId, held: HaveMap, *, forget: bool) -> None:
         """Tell it that we hold this, and where it is to `forget`, no more than this."""
+
+    def hear(self, model_id: ModelId, on_held: Callable[[Any, HaveMap], None]) -> None:
+        """Have `on_held` told, with this link, what the peer holds, each time that it says so."""
+
+    def hear_no_more(self, model_id: ModelId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +117,7 @@ class Seeding:
         if crowd.seed is None or crowd.chunks is None:
             return held
         crowd.seed.peer_joined(link)
+        link.hear(model_id, partial(self._heard, crowd))
         self._tell(model_id, crowd, crowd.seed.news(self._now()), besides=link)
         return crowd.chunks.everywhere(crowd.seed.visible(link))
 
@@ -126,7 +133,13 @@ class Seeding:
         crowd.seed.news(now)
         for link in crowd.followers:
             link.show(model_id, chunks.everywhere(crowd.seed.visible(link)), forget=True)
+            link.hear(model_id, partial(self._heard, crowd))
         asyncio.get_running_loop().call_later(_TICK_S, self._tick, model_id, crowd)
+
+    def _heard(self, crowd: _Crowd, link: Follower, held: HaveMap) -> None:
+        """A follower says what it holds: so it is seen whether others pass on what they were sent."""
+        if crowd.seed is not None and crowd.chunks is not None and held.count == crowd.chunks.count:
+            crowd.seed.heard(link, held.bits, self._now())
 
     def serves(self, link: Follower, request: wire.RequestChunk) -> bool:
         """Whether this peer is to have this chunk from here, now."""
@@ -154,6 +167,7 @@ class Seeding:
         crowd = self._crowds.get(model_id)
         if crowd is None or crowd.followers.pop(link, None) is None:
             return
+        link.hear_no_more(model_id)
         if crowd.seed is not None:
             crowd.seed.peer_left(link, self._now(), gone=gone)
         if not crowd.followers:
@@ -179,6 +193,7 @@ class Seeding:
             return
         crowd.seed, crowd.chunks, crowd.done = None, None, True
         for link in crowd.followers:
+            link.hear_no_more(model_id)
             link.show(model_id, held, forget=False)
 
     def _tell(

@@ -90,6 +90,8 @@ class Source:
     refusals: int = 0
     """Chunks that it has refused since it delivered last."""
     paused_until: float = 0.0
+    content_until: float = 0.0
+    """Nothing of what others owe would come sooner from it, as of a moment ago."""
     batch: list[int] = field(default_factory=list)
     """Chunks picked for it in advance, the next one last."""
     batch_until: float = 0.0
@@ -122,6 +124,15 @@ class Source:
         if self.proven:
             return request.deadline
         return request.asked_at + self.patience_s(request.length, usual_s)
+
+    def ahead_of(self, index: int) -> tuple[int, int]:
+        """Which of its answers this will be, counted from 0, and the bytes until its end."""
+        ahead_bytes = 0
+        for place, request in enumerate(self.requests.values()):
+            ahead_bytes += request.length
+            if request.index == index:
+                return place, ahead_bytes
+        raise KeyError(index)
 
     def remaining_s(self, ahead_bytes: int, usual_s: float, now: float) -> float:
         """How long until the first `ahead_bytes` of what it owes are here; it owes something.

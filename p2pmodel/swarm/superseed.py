@@ -5,6 +5,9 @@ seed sends is one whole copy, of which every peer has another part to pass on; s
 twice before others leave once. What a peer does not take is shown to another, a peer that wants something else is shown
 everything, and once all has left nothing is hidden any more. Only so much is shown at a time as leaves in half a
 second: whoever takes faster is given more.
+
+What was sent counts once somebody else is heard to have it. Where nobody is, long after that is usual, it is shown to
+another peer, and the one that kept it to itself is shown nothing more: a thief costs what it was sent first.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Generic, TypeVar
 
+from p2pmodel.model.have_map import iter_bits
 from p2pmodel.swarm.rarity import random_bit
 
 K = TypeVar("K", bound=Hashable)
@@ -31,6 +35,13 @@ long as all that is shown takes to leave, if that is longer."""
 _SETTLE_PART, _SETTLE_MAX_S, _SETTLE_CROWD = 0.25, 10.0, 8
 """After the first copy, a crowd has this part of the time that it took to complete each other: whoever asks the seed
 again at once takes from it what a neighbour has as well."""
+_PASSING_ON_S = 3.0
+"""A chunk that was sent should be with somebody else within this time, as long as nothing is known of this crowd;"""
+_PASSING_ON_MIN_S, _PASSING_ON_USUAL = 1.0, 4.0
+"""later, within so many times as long as it takes on average, and never less than the first."""
+_PASSING_ON_WEIGHT = 1 / 16
+_SENT_MAX = 3
+"""So often a chunk is sent at most before it counts as passed on, whatever is heard."""
 _FORGET_S = 10.0
 """What was sent to a peer that is gone within this time may be gone with it."""
 
@@ -47,6 +58,8 @@ class _Shown:
     everything: bool = False
     idle: bool = False
     """It asks, and does not take what it asked for: shown nothing more until it does."""
+    keeps: bool = False
+    """It did not pass on what it was sent: shown nothing more until somebody has a chunk of it."""
 
 
 class SuperSeed(Generic[K]):
@@ -69,6 +82,12 @@ class SuperSeed(Generic[K]):
         self._stale_s = _STALE_S
         self._lately: deque[tuple[float, K, int]] = deque(maxlen=4 * _AHEAD_MAX)
         """What was sent for the first time, when and to whom."""
+        self._alone: dict[int, tuple[K, float]] = {}
+        """What one peer was sent and nobody else is known to have: to whom and when."""
+        self._alone_bits = 0
+        self._passing_on_s = _PASSING_ON_S
+        self._sent_again: dict[int, int] = {}
+        """How often each chunk was sent that had to be shown once more."""
         self._passed_at: float | None = None
 
     @property
@@ -141,11 +160,61 @@ class SuperSeed(Generic[K]):
         self._unsent ^= bit
         self._unshown &= ~bit
         self._lately.append((now, peer, index))
+        if self._sent_again.get(index, 1) < _SENT_MAX:
+            self._alone[index] = peer, now
+            self._alone_bits |= bit
         for other in self._waiting_at.pop(index, ()):
             del self._peers[other].waiting[index]
         if not self._waiting_at:
             self._ahead = min(2 * self._ahead, _AHEAD_MAX)
         if not self._unsent:
+            self._passed_at = now
+
+    def heard(self, peer: K, bits: int, now: float) -> None:
+        """This peer says that it holds these chunks."""
+        for index in iter_bits(bits & self._alone_bits):
+            first, at = self._alone[index]
+            if first == peer:
+                continue
+            del self._alone[index]
+            self._alone_bits ^= 1 << index
+            self._passing_on_s += _PASSING_ON_WEIGHT * (_PASSING_ON_USUAL * (now - at) - self._passing_on_s)
+            if first in self._peers:
+                self._peers[first].keeps = False
+
+    def _show_again(self, now: float) -> None:
+        """What was kept by whom it was sent to is to be sent to another, if there is one that may pass it on."""
+        patience_s = max(self._passing_on_s, _PASSING_ON_MIN_S)
+        late = [index for index, (_, at) in self._alone.items() if now - at > patience_s]
+        for index in late:
+            first, _ = self._alone.pop(index)
+            self._alone_bits ^= 1 << index
+            if first in self._peers:
+                self._peers[first].keeps = True
+            self._sent_again[index] = self._sent_again.get(index, 1) + 1
+            self._unsent |= 1 << index
+            self._unshown |= 1 << index
+            self._passed_at = None
+        if self._sent_again and self._unshown:
+            self._let_go(now)
+
+    def _let_go(self, now: float) -> None:
+        """What should be sent again and can be shown to nobody who passes it on counts as sent.
+
+        What was sent to nobody yet is shown even to those who keep what they get: there is nobody else.
+        """
+        stuck = self._unshown
+        for shown in self._peers.values():
+            if not (shown.keeps or shown.everything):
+                stuck &= shown.bits
+        for index in iter_bits(stuck):
+            if index in self._sent_again:
+                self._unsent &= ~(1 << index)
+                self._unshown &= ~(1 << index)
+            else:
+                for shown in self._peers.values():
+                    shown.keeps = False
+        if not self._unsent and self._passed_at is None:
             self._passed_at = now
 
     @property
@@ -163,7 +232,7 @@ class SuperSeed(Generic[K]):
             self._turns.rotate(-1)
             shown = self._peers[peer]
             fresh = self._unshown & ~shown.bits
-            if shown.everything or shown.idle or len(shown.waiting) >= each or not fresh:
+            if shown.everything or shown.idle or shown.keeps or len(shown.waiting) >= each or not fresh:
                 full += 1
                 continue
             full = 0
@@ -187,6 +256,7 @@ class SuperSeed(Generic[K]):
         self._ahead = min(max(int(_AHEAD_S * lately), _AHEAD_MIN), _AHEAD_MAX)
         if lately:
             self._stale_s = max(_STALE_S, 2.0 * len(self._waiting_at) / lately)
+        self._show_again(now)
         told = self._open_to_the_picky(now, idle)
         for peer, shown in self._peers.items():
             if shown.waiting and now - max(min(shown.waiting.values()), shown.took_at) > self._stale_s:

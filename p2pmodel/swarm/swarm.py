@@ -20,6 +20,7 @@ from p2pmodel.limits import (
     CONNECTIONS_PER_HOST_MAX,
     IDLE_TIMEOUT_S,
     KEEPALIVE_S,
+    LINKS_PER_CROWD_MAX,
     OBJECT_BYTES_MAX,
     PEERS_PER_MESSAGE_MAX,
 )
@@ -232,10 +233,17 @@ class Swarm:
     def _interest(self, link: Link, model_id: ModelId) -> None:
         # Who wants a model that we are pulling has, or will have, chunks of it too.
         download = self.downloads.get(model_id)
-        if download is not None:
-            download.add_link(link)
-        if others := self._followers(model_id, link):
+        others = self._followers(model_id, link)
+        if others:
             link.tell_peers(model_id, others)
+        if download is None or link.peer in download.links:
+            return
+        crowded = len(download.links) >= LINKS_PER_CROWD_MAX and others
+        if crowded and not link.channel.outgoing and link.interests == {model_id}:
+            # In a crowd those who came first are known to everybody; all would ask them, and them alone.
+            link.close(PeerGoneError("enough peers share this model here, others were named"))
+            return
+        download.add_link(link)
 
     def _followers(self, model_id: ModelId, newcomer: Link) -> list[tuple[PublicKey, Address]]:
         """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows."""

@@ -17,6 +17,8 @@ K = TypeVar("K", bound=Hashable)
 TELL_S = 0.02
 """Chunks verified within this time are told of in one message."""
 TELL_MANY_S = 0.25
+_MESSAGES_PER_S = 100
+"""To all followers together, besides what is rare: the more there are, the more is gathered for each."""
 _AT_ONCE = 8
 """Followers that hear of everything at once, and of what is rare where there are more."""
 
@@ -41,6 +43,10 @@ class Telling(Generic[K]):
         """Whether something waits that is told of at once."""
         return bool(self._rare)
 
+    @staticmethod
+    def _pause_s(followers: int) -> float:
+        return max(TELL_MANY_S, followers / _MESSAGES_PER_S)
+
     def add(self, bits: int, *, rare: int) -> None:
         """These chunks are here now; hardly anybody has those of them that are also in `rare`."""
         self._gathered |= bits
@@ -50,11 +56,11 @@ class Telling(Generic[K]):
         """How long until something is `due`, with so many to tell."""
         if self._rare or followers <= _AT_ONCE:
             return TELL_S
-        return max(TELL_S, self._told_at + TELL_MANY_S - now)
+        return max(TELL_S, self._told_at + self._pause_s(followers) - now)
 
     def due(self, followers: Sequence[K], now: float) -> list[tuple[K, int]]:
         """Whom to tell of what now. `followers` are all who are to hear of it."""
-        if len(followers) <= _AT_ONCE or now - self._told_at >= TELL_MANY_S:
+        if len(followers) <= _AT_ONCE or now - self._told_at >= self._pause_s(len(followers)):
             told, self._gathered, self._rare = self._gathered, 0, 0
             self._told_at = now
             return [(peer, told) for peer in followers]

@@ -40,6 +40,7 @@ class Turns:
         self._clock = clock
         self._granted: dict[Turn[Served], asyncio.Future[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._signs: asyncio.TimerHandle | None = None
         self.bytes_sent = 0
 
     async def take(self, peer: Served, length: int) -> Turn[Served]:
@@ -49,10 +50,10 @@ class Turns:
         self._granted[turn] = granted
         self._pump()
         try:
-            while not granted.done():
-                await asyncio.wait((granted,), timeout=_SIGN_OF_LIFE_S)
-                if not granted.done():
-                    peer.ping()
+            if not granted.done():
+                if self._signs is None:
+                    self._signs = asyncio.get_running_loop().call_later(_SIGN_OF_LIFE_S, self._give_signs)
+                await granted
         except asyncio.CancelledError:
             self.done(turn, sent=False)
             raise
@@ -89,10 +90,15 @@ class Turns:
         """The connection has ended."""
         self._choker.left(peer)
 
+    def _give_signs(self) -> None:
+        """To all who wait: one timer for them together, for most wait for much less than until it rings."""
+        self._signs = None
+        if self._granted:
+            for peer in {turn.peer: None for turn in self._granted}:
+                peer.ping()
+            self._signs = asyncio.get_running_loop().call_later(_SIGN_OF_LIFE_S, self._give_signs)
+
     def _pump(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         while self._choker.waiting:
             now = self._clock.monotonic()
             wait_s: float | None = self._pace.wait_s(now)
@@ -102,7 +108,22 @@ class Turns:
                     idler.close(PeerGoneError("it does not take what it has asked for, and others wait"))
                 wait_s = wait_s or self._choker.give_on_s(now)
                 if wait_s is not None:
-                    self._timer = asyncio.get_running_loop().call_later(wait_s, self._pump)
+                    self._pump_within(wait_s)
                 return
             self._pace.spend(turn.length)
-            self._granted.pop(turn).set_result(None)
+            granted = self._granted.pop(turn)
+            if not granted.done():  # whoever waited may have been cancelled in this very moment
+                granted.set_result(None)
+
+    def _pump_within(self, wait_s: float) -> None:
+        """A timer that rings earlier is left alone: each answer would else cost one."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + wait_s:
+                return
+            self._timer.cancel()
+        self._timer = loop.call_later(wait_s, self._pump_again)
+
+    def _pump_again(self) -> None:
+        self._timer = None
+        self._pump()

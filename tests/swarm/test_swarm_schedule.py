@@ -19,6 +19,7 @@ from p2pmodel.limits import (
     DUPLICATE_REQUESTS_MAX,
     IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
+    QUEUES_MAX,
     REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MAX_S,
     REQUEST_WINDOW_CHUNKS_MAX,
@@ -26,8 +27,7 @@ from p2pmodel.limits import (
     REQUESTS_BEGUN,
 )
 from p2pmodel.model.have_map import iter_bits
-from p2pmodel.swarm import Schedule
-from p2pmodel.swarm import schedule as schedule_module
+from p2pmodel.swarm import Schedule, overtaking
 from p2pmodel.swarm.rarity import Rarity
 
 
@@ -238,15 +238,12 @@ def test_a_second_copy_is_asked_for_of_what_has_been_out_for_unusually_long_only
     asked = twice(schedule, now, now + 1.5)
     assert asked
     for at, index in asked:
-        assert (
-            at - schedule._sources["stuck"].requests[index].asked_at
-            >= schedule_module._UNUSUAL * schedule.usual_s - 0.01
-        )
+        assert at - schedule._sources["stuck"].requests[index].asked_at >= overtaking._UNUSUAL * schedule.usual_s - 0.01
 
 
 def test_second_copies_end_where_too_much_has_come_twice_already() -> None:
     schedule, now = at_the_end()
-    schedule.wasted_bytes = 400 * CHUNK_BYTES // 100
+    schedule.overtaking.wasted_bytes = 400 * CHUNK_BYTES // 100
     assert twice(schedule, now, now + 1.5) == []
     schedule.expire(now + REQUEST_DEADLINE_MAX_S)
     assert twice(schedule, now + REQUEST_DEADLINE_MAX_S, now + REQUEST_DEADLINE_MAX_S + 1), "its deadline still holds"
@@ -274,9 +271,21 @@ def test_no_more_is_in_flight_than_a_crash_may_cost() -> None:
     join(schedule, **{f"p{number}": everything(5000) for number in range(100)})
     for number in range(100):
         ask(schedule, f"p{number}")
-    # Each peer may have one request, however many there are.
+    # Each peer may have one request, however many there are, as long as something comes of most.
     assert schedule.in_flight_bytes <= IN_FLIGHT_BYTES_MAX + 100 * 4 * CHUNK_BYTES
     assert all(schedule._sources[f"p{number}"].requests for number in range(100))
+
+
+def test_where_many_keep_us_waiting_for_our_turn_only_what_is_rare_is_asked_of_more() -> None:
+    schedule = plan(5000, length=4 * CHUNK_BYTES)
+    schedule.overtaking.coming = lambda peer: False
+    join(schedule, **{f"p{number}": everything(2500) for number in range(100)})
+    for number in range(100):
+        ask(schedule, f"p{number}", number / 1000)
+    assert schedule.in_flight_bytes <= max(IN_FLIGHT_BYTES_MAX, QUEUES_MAX * 4 * CHUNK_BYTES) + 4 * CHUNK_BYTES
+    join(schedule, seed=everything(5000))
+    (index,) = ask(schedule, "seed", 0.2)
+    assert index >= 2500, "nobody else has it"
 
 
 def test_a_chunk_that_a_write_elsewhere_has_made_whole_is_not_asked_for() -> None:
@@ -377,6 +386,20 @@ def test_what_waits_behind_others_at_a_slow_peer_moves_to_one_that_has_nothing_l
     assert schedule.complete and now < 3
     assert {peer for peer, _ in moved} == {"slows"}
     assert {index for _, index in moved} == set(owed[REQUESTS_BEGUN:]), "what it may have begun is not withdrawn"
+
+
+def test_what_has_long_waited_for_its_turn_moves_to_a_peer_that_answers_at_once() -> None:
+    schedule = plan(40)
+    join(schedule, crowded=everything(40), idle=everything(20))
+    now = settled(schedule, {"crowded": 20, "idle": 20}, lambda: not schedule.missing & everything(20))
+    (waiting, *_) = schedule._sources["crowded"].requests
+    schedule.peer_has("idle", 1 << waiting)
+    schedule._sources["idle"].content_until = 0.0
+    assert waiting not in ask(schedule, "idle", now + 1), "its answer may be on its way"
+    schedule.overtaking.coming = lambda peer: peer != "crowded"
+    schedule._sources["idle"].content_until = 0.0
+    assert waiting in ask(schedule, "idle", now + 1)
+    assert ("crowded", waiting) in schedule.withdrawn()
 
 
 def test_what_a_late_peer_cannot_have_begun_is_withdrawn_and_the_rest_stays_out() -> None:
@@ -623,8 +646,8 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         if not hasattr(self, "schedule"):
             return
         schedule = self.schedule
-        assert all(len(schedule._askers[index]) > 1 for index in schedule._duplicates)
-        assert schedule._duplicate_bytes == sum(schedule._duplicates.values())
+        assert all(len(schedule._askers[index]) > 1 for index in schedule.overtaking._twice)
+        assert schedule.overtaking._twice_bytes == sum(schedule.overtaking._twice.values())
 
     @invariant()
     def fresh_requests_for_a_chunk_are_few(self) -> None:

@@ -179,6 +179,67 @@ def test_a_crowd_is_left_to_itself_for_a_moment_after_the_first_copy() -> None:
     assert town.seed.over(took_s * 1.26)
 
 
+def passing_on(town: Town, thieves: str) -> None:
+    """Every honest peer soon has what another one was sent, and says so; what a thief was sent stays with it."""
+    known = [index for to, index in town.sent if to not in thieves]
+    for peer in town.shown:
+        if peer not in thieves:
+            town.seed.heard(peer, sum(1 << index for index in known), town.now)
+
+
+def test_what_a_thief_keeps_is_sent_to_another_and_the_thief_is_shown_nothing_more() -> None:
+    town = Town("abcdefghit")
+    while not town.seed.over(town.now) and town.now < 60:
+        for peer in town.shown:
+            town.take(peer)
+        passing_on(town, thieves="t")
+        town.tick()
+    stolen = {index for to, index in town.sent if to == "t"}
+    assert 0 < len(stolen) < COUNT / 10
+    assert stolen <= {index for to, index in town.sent if to != "t"}
+    assert len(town.sent) <= COUNT + 3 * len(stolen), "a second peer may have been shown it before the first took it"
+    assert town.now < 60
+
+
+def test_a_peer_is_not_taken_for_a_thief_because_it_says_itself_what_it_has() -> None:
+    town = Town("abc")
+    town.take("a")
+    ((_, index),) = town.sent
+    town.seed.heard("a", 1 << index, 0.1)
+    assert town.seed._alone, "nobody else is known to have it"
+    town.seed.heard("b", 1 << index, 0.2)
+    assert not town.seed._alone
+    for _ in range(40):
+        town.tick()
+    assert not town.seed._peers["a"].keeps
+
+
+def test_who_was_slow_to_pass_on_is_shown_more_once_somebody_has_it() -> None:
+    town = Town("abc")
+    while len(town.sent) < 12:
+        town.take("a")
+    for _ in range(16):
+        town.tick()
+    assert town.seed._peers["a"].keeps
+    before = town.shown["a"]
+    town.take("b")
+    town.tick()
+    assert town.shown["a"] == before
+    town.take("a")
+    town.seed.heard("c", ALL, town.now)
+    assert not town.seed._peers["a"].keeps
+
+
+def test_where_nobody_ever_says_anything_all_of_it_leaves_and_that_not_for_ever() -> None:
+    town = Town("abcd")
+    for _ in range(400):
+        for peer in town.shown:
+            town.take(peer)
+        town.tick()
+    assert town.seed.over(town.now)
+    assert len(town.sent) <= 3 * COUNT
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whatever_happens_in_whatever_order_all_of_it_leaves_in_the_end(seed: int) -> None:
     dice = Random(seed)

@@ -56,4 +56,19 @@ def test_what_hardly_anybody_has_is_told_to_some_of_many_at_once_and_to_the_othe
     assert not telling.rare
     assert telling.due(MANY, 0.05) == []
     assert telling.wait_s(len(MANY), 0.05) > TELL_S
-    assert telling.due(MANY, TELL_MANY_S) == [(peer, 0b110) for peer in MANY]
+    assert telling.due(MANY, 2 * TELL_MANY_S) == [(peer, 0b110) for peer in MANY]
+
+
+def test_the_more_follow_the_more_is_gathered_so_that_messages_do_not_grow_with_them() -> None:
+    sent = {}
+    for count in (20, 100, 400):
+        telling: Telling[int] = Telling(Random(1))
+        followers, messages, now = list(range(count)), 0, 0.0
+        for index in range(1000):
+            telling.add(1 << index, rare=0)
+            now += 0.01
+            if telling.wait_s(count, now) <= TELL_S:
+                messages += len(telling.due(followers, now + TELL_S))
+        sent[count] = messages / now
+    assert sent[100] < 2 * sent[20]
+    assert sent[400] < 1.5 * sent[100]
