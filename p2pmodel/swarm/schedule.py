@@ -38,7 +38,7 @@ _BATCH_S = 0.1
 _BATCH_CHUNKS_MAX = 64
 _LOOK_AGAIN_S = 0.05
 """A peer for which nothing better was found in what others owe is not looked at for so long, in a crowd of such."""
-_QUEUES_LOOK_S = 0.01
+_QUEUES_LOOK_S = 0.03
 
 
 class Schedule(Generic[K]):
@@ -138,12 +138,12 @@ class Schedule(Generic[K]):
         self._sources.setdefault(peer, Source(nearness))
 
     def peer_has(self, peer: K, bits: int) -> bool:
-        """The peer holds these chunks too. Whether it can be asked for something that it could not before."""
+        """The peer holds these chunks too. Whether nobody is asked for one of them, so that it can be."""
         source = self._sources[peer]
         new = bits ^ (bits & source.bits)
         source.bits |= new
         self._rarity.add(new)
-        return bool(new & (self._free.bits if source.requests else self._missing.bits))
+        return bool(new & self._free.bits)
 
     def peer_lost(self, peer: K, bits: int) -> None:
         """The peer does not hold these chunks (any more)."""
