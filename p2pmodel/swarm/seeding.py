@@ -86,7 +86,7 @@ class _Crowd:
     seed: SuperSeed[Follower] | None = None
     opening: bool = False
     done: bool = False
-    """One copy has left since somebody began to follow; nothing is hidden any more."""
+    """Nothing is hidden any more: one copy has left since somebody began to follow, or was not all here."""
 
 
 class Seeding:
@@ -107,6 +107,7 @@ class Seeding:
         crowd.followers.setdefault(link, self._now())
         if not held.whole:
             self._end(model_id, crowd, held)
+            crowd.done = True  # those who follow a part will soon find all of it elsewhere too
             return held
         if len(crowd.followers) >= CROWD_MIN and not (crowd.seed or crowd.done or crowd.opening):
             crowd.opening = True

@@ -40,6 +40,8 @@ from p2pmodel.swarm.upload import Uploads
 
 _OBJECT_HEDGE_S = 1.0
 """After this long without an answer the next peer is asked too."""
+_FAREWELL_S = 0.5
+"""Closed at once, a connection would take with it what was said last."""
 
 
 class Swarm:
@@ -241,7 +243,9 @@ class Swarm:
         crowded = len(download.links) >= LINKS_PER_CROWD_MAX and others
         if crowded and not link.channel.outgoing and link.interests == {model_id}:
             # In a crowd those who came first are known to everybody; all would ask them, and them alone.
-            link.close(PeerGoneError("enough peers share this model here, others were named"))
+            link.interests.clear()
+            farewell = PeerGoneError("enough peers share this model here, others were named")
+            asyncio.get_running_loop().call_later(_FAREWELL_S, link.close, farewell)
             return
         download.add_link(link)
 

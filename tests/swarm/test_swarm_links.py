@@ -16,6 +16,7 @@ from p2pmodel.limits import MODELS_PER_PEER_MAX, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, HaveMap, ModelId
 from p2pmodel.net import Address
 from p2pmodel.swarm import link as link_module
+from p2pmodel.swarm import swarm as swarm_module
 from p2pmodel.swarm import wire
 
 
@@ -62,6 +63,36 @@ async def test_who_subscribes_hears_what_is_held_and_what_is_not_known(town) -> 
     await hostile.until(lambda: hostile.of(wire.HaveMapOf) and hostile.of(wire.Unknown))
     [held] = hostile.of(wire.HaveMapOf)
     assert HaveMap.decode(held.count, held.bits) == town.model.layout.have_map()
+
+
+async def test_who_comes_when_a_fetch_knows_enough_is_told_of_others_and_let_go_unless_it_wants_more(
+    town, monkeypatch
+) -> None:
+    monkeypatch.setattr(swarm_module, "LINKS_PER_CROWD_MAX", 1)
+    peer, other = await town.peer(1, 0b1), await town.peer(2, 0b1)
+    download = peer.open_download()
+    download.add_link(await peer.swarm.connect(other.address))
+    late, with_another_wish = await town.hostile_to(peer), await town.hostile_to(peer)
+    late.say(wire.Subscribe(town.model.id.raw))
+    await late.until_cut_off()
+    assert [message.peers for message in late.of(wire.Peers)] == [[(other.key.public.raw, other.address.pack())]]
+    with_another_wish.say(wire.Subscribe(model_id(1)), wire.Subscribe(town.model.id.raw))
+    await with_another_wish.until(lambda: with_another_wish.of(wire.HaveMapOf))
+    assert with_another_wish.reason is None
+    assert len(download.links) == 2
+    peer.swarm.close_download(download)
+
+
+async def test_a_peer_that_is_only_listened_to_owes_nothing(town) -> None:
+    seed, peer = await town.seed(1), await town.peer(2)
+    await peer.fetch([seed])
+    (link,) = seed.swarm.links.values()
+    link._queue.longest_bytes = 1
+    link.hear(town.model.id, lambda link, held: None)
+    assert link.channel.bytes_sent > 40 * 5000
+    assert not link.owing
+    link.expect(ModelId(Digest(model_id(1))))
+    assert link.owing
 
 
 async def test_growth_is_told_to_those_who_follow_and_a_have_map_comes_before_additions(town) -> None:
