@@ -204,9 +204,9 @@ class SimChannel:
         if self._internet.watch is not None:
             self._internet.watch.answer(self, request_id, data)
         begins_at, ends_at = self.host.upload.reserve(length, now)
-        told = ends_at - begins_at > _PROGRESS_S
+        told = ends_at - begins_at > _PROGRESS_S or begins_at > now
         if told:
-            self._announce(request_id, length, begins_at, ends_at)
+            self._announce(request_id, length, now, begins_at, ends_at)
         patience_s = BULK_GRACE_S + length / BULK_BYTES_PER_S_MIN
         await self._leave(min(ends_at, now + patience_s))
         if ends_at > now + patience_s:
@@ -242,12 +242,15 @@ class SimChannel:
                 timer.cancel()
             self._leaving = None
 
-    def _announce(self, request_id: int, length: int, begins_at: float, ends_at: float) -> None:
-        """A slow answer: the receiver hears of it when it begins, and sees bytes come in."""
+    def _announce(self, request_id: int, length: int, now: float, begins_at: float, ends_at: float) -> None:
+        """A slow answer: the receiver hears of it when it begins, and sees bytes come in.
+
+        Answers that leave at once share the line in truth, so that the first bytes of each come soon.
+        """
         latency_s = self._internet.latency_s(self.host, self.other.host)
         pieces = int((ends_at - begins_at) / _PROGRESS_S)
         loop, other, context = self._loop, self.other, self._internet.context
-        loop.call_at(begins_at + latency_s, other.answer_begins, request_id, length, context=context)
+        loop.call_at(now + latency_s, other.answer_begins, request_id, length, context=context)
         for piece in range(1, pieces + 1):
             at = begins_at + (ends_at - begins_at) * piece / (pieces + 1)
             loop.call_at(at + latency_s, other.came_in, self, length // (pieces + 1), context=context)
