@@ -274,6 +274,10 @@ NEIGHBOURS_FILE_BYTES_MAX = 256 * KIB
 WITHDRAW_TIMEOUT_S = 3.0
 
 # --- the store ---------------------------------------------------------------------------------------------------
+COPY_RUN_BYTES_MAX = 64 * MIB
+"""Copied from another file in one go: a tenth of a second until somebody who wants to stop is heard."""
+LINKED_FILE_BYTES_MIN = 64 * KIB
+"""Whole files below this are copied, not linked: they are what people edit, and save a block or two."""
 OPEN_FILES_MAX = 128
 """Files kept open for serving, and as many again for a fetch: far below the usual 1,024 descriptors of a process."""
 SERVING_BUFFER_BYTES_MAX = 64 * MIB

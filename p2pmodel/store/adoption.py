@@ -83,6 +83,7 @@ class Adoption:
         overwrite: bool,
         room: Room,
         reserve: bool,
+        link: Callable[[int], KeptFile | None],
         on_progress: OnProgress | None,
         stop: threading.Event,
     ) -> None:
@@ -90,7 +91,11 @@ class Adoption:
         self._stop, self._room, self._reserve_space = stop, room, reserve
         self._layout, self._file_indices, self._copy = layout, file_indices, copy
         self._destination, self._files, self._catalogue = destination, files, catalogue
-        self._overwrite = overwrite
+        self._overwrite, self._link = overwrite, link
+        self.linked: list[int] = []
+        """Files that are one with those of another model now."""
+        self.replaceable: dict[int, FileIdentity] = {}
+        """Files of ours under final names that are not whole, and must not be written to, for others have them too."""
         self._on_progress = on_progress
         self._buffer = chunk_buffer(layout)
         self._total = sum(layout.files[index].size for index in file_indices)
@@ -100,7 +105,7 @@ class Adoption:
     def run(self) -> list[KeptFile]:
         lacking = []
         for index in self._file_indices:
-            if not self._take_final(index):
+            if not self._take_final(index) and not self._take_link(index):
                 lacking.append(index)
             self._report(index)
         self._reserve(lacking)
@@ -148,7 +153,9 @@ class Adoption:
         if ours and good is not None and self._copy.kind == "fetched" and status.links == 1:
             self._take_back(index, good, status.identity)
             return False
-        if not self._overwrite and not self._is_unchanged(index, status.identity):
+        if ours and status.kind == "file" and self._copy.kind == "fetched":
+            self.replaceable[index] = status.identity
+        elif not self._overwrite and not self._is_unchanged(index, status.identity):
             raise RefusedError(
                 f"{str(self._destination.final(path))!r} exists and has other content than the model; "
                 "move it away, or allow it to be replaced"
@@ -200,6 +207,20 @@ class Adoption:
         """Whether p2pmodel put this very file there: then it may replace it."""
         found = self._catalogue.located(self._destination.final(self._layout.files[index].path))
         return any(copy.kind == "fetched" and kept.identity == identity for copy, kept in found)
+
+    def _take_link(self, index: int) -> bool:
+        """Whether the file is here under another name, and now under this one too."""
+        if self._destination.status(self._layout.files[index].path) is not None:
+            return False
+        kept = self._link(index)
+        if kept is None:
+            return False
+        self._destination.remove_partial(index)
+        self._copy.forget(index)
+        self._copy.put(kept)
+        self._copy.add(kept.mask)
+        self.linked.append(index)
+        return True
 
     # --- partial files
 

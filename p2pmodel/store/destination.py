@@ -103,6 +103,17 @@ class Destination:
                 raise RefusedError(f"{str(self.final(path))!r} is a directory where a file has to be")
             self._partials.rename(_partial_name(file_index), directory, path.name)
 
+    def link(self, file: OpenFile, path: PortablePath) -> bool:
+        """Give a file a final name here as well, unless something has that name. Whether it has it now."""
+        with self.parent(path, create=True) as directory:
+            assert directory is not None
+            return self._files.sharing.link(file, directory, path.name)
+
+    def unlink(self, path: PortablePath) -> None:
+        with self.parent(path) as directory:
+            if directory is not None:
+                directory.remove(path.name)
+
     def take_back(self, file_index: int, path: PortablePath) -> None:
         """Make a placed file partial again: it is not whole, so it may not keep its name.
 

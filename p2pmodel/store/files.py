@@ -112,9 +112,6 @@ class Sharing(Protocol):
     def link(self, source: OpenFile, directory: Directory, name: str) -> bool:
         """Give an open file one more name. False where that cannot be: another file system, no right, a name in use."""
 
-    def protect(self, file: OpenFile) -> None:
-        """Take away everybody's right to write to it, where there are rights."""
-
     def extents(self, file: OpenFile) -> list[Extent] | None:
         """Where a file lies; None where that cannot be known."""
 

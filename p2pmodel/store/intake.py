@@ -16,14 +16,15 @@ from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout
-from p2pmodel.store.adoption import Adoption, LocalChunks
+from p2pmodel.store.adoption import Adoption
+from p2pmodel.store.borrowing import Borrowing
 from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.serving import OpenFiles
-from p2pmodel.store.values import FileState
+from p2pmodel.store.values import FileIdentity, FileState, Reuse
 
 OnProgress = Callable[[int, int, str], None]
 
@@ -44,7 +45,7 @@ class Intake:
         files: Files,
         database: Database,
         catalogue: Catalogue,
-        local_chunks: LocalChunks,
+        borrowing: Borrowing,
         cache: Cache,
         overwrite: bool,
         sparse: bool,
@@ -53,12 +54,13 @@ class Intake:
         self.layout, self.copy = layout, copy
         self.file_indices = tuple(sorted(set(file_indices)))
         self.wanted = layout.have_map(self.file_indices)
-        self.bytes_reused = 0
-        """Bytes of wanted chunks that were on this disk before the fetch: claimed, recovered, adopted or copied."""
+        self.reused: dict[Reuse, int] = {}
+        """Bytes of wanted chunks that were on this disk before the fetch, by how they came to be here."""
         self._copy, self._destination, self._files = copy, destination, files
         self._database, self._catalogue = database, catalogue
-        self._local_chunks, self._overwrite, self._on_close = local_chunks, overwrite, on_close
+        self._borrowing, self._overwrite, self._on_close = borrowing, overwrite, on_close
         self._cache, self._sparse = cache, sparse
+        self._replaceable: dict[int, FileIdentity] = {}
         self._same = {place: group for group in layout.repeated() for place in group}
         self._open = OpenFiles()
         self._proven = copy.bits
@@ -98,6 +100,7 @@ class Intake:
             overwrite=self._overwrite,
             room=self._room,
             reserve=not self._sparse,
+            link=lambda index: self._link(index, stop),
             on_progress=on_progress,
             stop=stop,
         )
@@ -110,10 +113,43 @@ class Intake:
         self._dirty.update(file.index for file in kept if self._copy.bits & file.mask & ~self._proven)
         self._dirty.update(file.index for file in kept if file.state is FileState.PLACED)
         self._adopted = True
+        self._replaceable = adoption.replaceable
+        here = self._copy.bits
+        linked = self.layout.have_map(adoption.linked).bits
+        partial = sum(file.mask for file in kept if file.state is FileState.PARTIAL)
         adoption.copy_replaced(self._keep)
-        self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress, stop)
-        reused = HaveMap(self.wanted.count, self.wanted.bits & self._copy.bits)
-        self.bytes_reused = sum(self.layout[index].length for index in reused)
+        replaced = self._copy.bits & ~here
+        came = self._borrowing.copy_missing(
+            self.layout, self.missing, self._take, self._partial, self._note_copied, on_progress, stop
+        )
+        self.reused = {
+            "in_place": self._bytes(here & ~partial & ~linked),
+            "resumed": self._bytes(here & partial),
+            "linked": self._bytes(linked),
+            "reflinked": came["reflinked"],
+            "copied": came["copied"] + self._bytes(replaced),
+        }
+
+    def _bytes(self, bits: int) -> int:
+        return sum(self.layout.length(index) for index in HaveMap(self.wanted.count, self.wanted.bits & bits))
+
+    def _note_copied(self, bits: int) -> int:
+        """These chunks are in their places and have been hashed there. Returns those that were not held before."""
+        with self._state:
+            self._dirty.update(self.layout[index].file_index for index in HaveMap(self.wanted.count, bits))
+            return self._copy.add(bits)
+
+    @property
+    def bytes_reused(self) -> int:
+        return sum(self.reused.values())
+
+    def _link(self, index: int, stop: threading.Event) -> KeptFile | None:
+        # What a cache lets go of by chunks must not be somebody else's file as well.
+        return None if self._sparse else self._borrowing.link(self.layout, index, self._destination, stop)
+
+    def _take(self, length_bytes: int) -> None:
+        if self._sparse:
+            self._cache.take(self._copy, length_bytes, self._destination.free_bytes)
 
     def _room(self, needed_bytes: int, free_bytes: int) -> AbstractContextManager[None]:
         return self._cache.room(self._copy, needed_bytes, free_bytes)
@@ -140,8 +176,7 @@ class Intake:
                 raise P2PModelError(fault)
             self._writing += 1
         try:
-            if self._sparse:
-                self._cache.take(self._copy, len(data) * len(places), self._destination.free_bytes)
+            self._take(len(data) * len(places))
             bits = 0
             for at in places:
                 place = self.layout[at]
@@ -268,7 +303,9 @@ class Intake:
         for file in placed:
             path = self.layout.files[file.index].path
             status = self._destination.status(path)
-            if status is not None and not self._overwrite and not self._is_ours(file, status.identity):
+            if status is None or self._overwrite or status.identity == self._replaceable.get(file.index):
+                continue
+            if not self._is_ours(file, status.identity):
                 raise RefusedError(f"{str(file.location)!r} has appeared meanwhile and would be overwritten")
 
     def _is_ours(self, file: KeptFile, identity: object) -> bool:

@@ -102,13 +102,6 @@ class OsSharing(Sharing):
             raise os_fault(error, directory.path / name, "link") from error
         return True
 
-    def protect(self, file: OpenFile) -> None:
-        try:
-            os.fchmod(_fd(file), os.fstat(_fd(file)).st_mode & 0o555)
-        except OSError as error:
-            if error.errno not in _CANNOT and error.errno != errno.EROFS:
-                raise os_fault(error, file.path, "make read-only") from error
-
     def extents(self, file: OpenFile) -> list[Extent] | None:
         found: list[Extent] = []
         at = 0

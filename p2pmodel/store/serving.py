@@ -134,6 +134,10 @@ class ChunkSource:
         self._data: memoryview | None = None
         self.length = place.length
 
+    @property
+    def file(self) -> OpenFile:
+        return self._entry.file
+
     def open(self) -> bool:
         """Read the chunk and check it. False where it is not what it should be: it is held no more then.
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from p2pmodel.errors import InterruptedFetchError, NotFoundError, RefusedError, UsageError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
-from p2pmodel.store.cache import Cache
+from p2pmodel.store.borrowing import Borrowing
+from p2pmodel.store.cache import MODELS_NAME, Cache
 from p2pmodel.store.catalogue import Catalogue, Copy
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.database import Database
@@ -218,10 +219,13 @@ class Store:
         *,
         overwrite: bool = False,
         sparse: bool = False,
+        link: bool = False,
         stop: threading.Event | None = None,
     ) -> Intake:
         """Begin, or resume, a fetch of these files into a directory. Call `adopt` next, and `close` in the end.
 
+        With `link`, a file that some model here has as well is one with that; otherwise only among fetched ones in the
+        data directory.
         `sparse` is how a cache fetches: no space is reserved, each chunk asks for its own, and no file gets its name.
         Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
         to, or this model is being fetched into it, and `InterruptedFetchError` once `stop` is set.
@@ -245,7 +249,7 @@ class Store:
                 files=self._files,
                 database=self._database,
                 catalogue=self._catalogue,
-                local_chunks=LocalChunks(self._find, lambda: len(self._catalogue.all_copies()) > 1),
+                borrowing=self._borrowing(place.root, link and not sparse),
                 cache=self.cache,
                 overwrite=overwrite,
                 sparse=sparse,
@@ -270,6 +274,21 @@ class Store:
             if self._catalogue.copy_at(layout.model_id, root) is copy:
                 return copy
             copy.busy.release()
+
+    def _borrowing(self, destination: Path, link: bool) -> Borrowing:
+        own = self._files.resolve(self.directory) / MODELS_NAME
+
+        def may_link(copy: Copy) -> bool:
+            return link or (copy.kind == "fetched" and own in copy.root.parents and own in destination.parents)
+
+        return Borrowing(
+            files=self._files,
+            database=self._database,
+            catalogue=self._catalogue,
+            server=self._server,
+            layout_of=self._objects.layout,
+            may_link=may_link,
+        )
 
     def _copy_for(self, layout: Layout, root: Path) -> Copy:
         copy = self._catalogue.copy_at(layout.model_id, root)

@@ -94,6 +94,12 @@ class FileState(Enum):
     """Durable, or somebody else's file that was hashed in place. Held as long as its identity is unchanged."""
 
 
+Reuse = Literal["in_place", "resumed", "linked", "reflinked", "copied"]
+"""How bytes of a fetch came to be on this disk without the network: they stood in whole files at the destination; an
+earlier run had brought them; a whole file of another model got one more name; blocks are shared with another file; they
+were copied from one."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
     """A model of which something is on this disk, at the place where most of it is."""

@@ -37,8 +37,5 @@ class SimSharing(Sharing):
     def link(self, source: OpenFile, directory: Directory, name: str) -> bool:
         return self._link_here(source, directory, name)  # type: ignore[arg-type]  # both are of this disk
 
-    def protect(self, file: OpenFile) -> None:
-        """There are no rights here."""
-
     def extents(self, file: OpenFile) -> list[Extent] | None:
         return None

@@ -79,12 +79,6 @@ def test_a_name_that_is_in_use_is_left_alone_and_a_file_without_a_name_is_not_li
 
 
 @pytest.mark.real_disk
-def test_a_file_that_is_protected_may_be_read_and_not_written(files, directory, source):
-    files.sharing.protect(source)
-    assert (directory.path / "source").stat().st_mode & 0o777 == 0o444
-
-
-@pytest.mark.real_disk
 def test_where_a_file_lies_is_known_or_said_not_to_be(files, directory, source):
     os.sync()
     extents = files.sharing.extents(source)
