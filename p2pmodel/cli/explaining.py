@@ -20,6 +20,14 @@ _CAUSES = {
     "placing": "final names",
 }
 _WASTES = {"duplicate": "second copies in the end game", "cancelled": "called off too late", "corrupt": "corrupt"}
+_REUSES = {
+    "in_place": "stood at the destination",
+    "resumed": "were there from an earlier run",
+    "linked": "are one with a file of another model",
+    "reflinked": "share blocks with another file",
+    "copied": "were copied from other files",
+    "repeated": "stand at several places",
+}
 _WHERE = {"host": "this machine", "network": "local network", "internet": "internet"}
 _SOURCES_SHOWN = 20
 
@@ -31,6 +39,8 @@ def explanation_lines(report: FetchReport) -> Iterator[str]:
     yield ""
     yield from _sources(report.explain)
     yield from _times(report.explain, report.seconds)
+    if report.bytes_reused:
+        yield _reused(report)
     yield _wasted(report.explain)
     yield printable(report.explain.summary)
 
@@ -76,6 +86,11 @@ def _times(explain: Explanation, seconds: float) -> Iterator[str]:
     ]
     yield f"Where the {format_duration(seconds)} went:"
     yield from columns(rows, right=[1, 2], indent="  ")
+
+
+def _reused(report: FetchReport) -> str:
+    parts = [f"{format_size(size)} {_REUSES.get(kind, kind)}" for kind, size in report.reused.items() if size]
+    return f"Not fetched: {listed(parts)}."
 
 
 def _wasted(explain: Explanation) -> str:

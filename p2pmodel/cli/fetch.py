@@ -58,6 +58,10 @@ def fetch(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files at DIR that p2pmodel did not put there.")
     ] = False,
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Hard links to equal files of other models here; then nobody may edit either."),
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say who gave what, what was wasted, and why it was not faster.")
     ] = False,
@@ -88,6 +92,7 @@ def fetch(
         signed_by=signed_by or [],
         dry_run=dry_run,
         overwrite=overwrite,
+        link=link,
         timeout_s=timeout,
     )
     draw = may_draw(wanted=not (as_json or quiet or no_progress))
@@ -143,6 +148,8 @@ def _tell(report: FetchReport) -> None:
         talk(f"{size}: all of it was here already and is verified; nothing was fetched.")
         return
     reused = f"; {format_size(report.bytes_reused)} were here already" if report.bytes_reused else ""
+    if borrowed := sum(report.reused.get(kind, 0) for kind in ("linked", "reflinked", "copied")):
+        reused += f", {format_size(borrowed)} of them in other files"
     rate = format_rate(report.bytes_fetched / report.seconds) if report.seconds else ""
     talk(
         f"Fetched {format_size(report.bytes_fetched)} from {count(sources, 'peer')} "

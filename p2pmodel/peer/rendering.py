@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,7 +22,7 @@ from p2pmodel.peer.reports import (
     Signer,
 )
 from p2pmodel.peer.trust import Trust
-from p2pmodel.store import Store, StoredModel
+from p2pmodel.store import Reuse, Store, StoredModel
 from p2pmodel.swarm import Account, Link, Tally
 
 
@@ -145,21 +145,24 @@ def fetch_report(
     indices: Sequence[int],
     path: Path,
     tally: Tally | None,
-    reused: int,
+    reused: Mapping[Reuse, int],
     seconds: float,
     signed: Sequence[SignedStatement],
     account: Account[PublicKey] | None = None,
 ) -> FetchReport:
     """`tally` None is a dry run: `bytes_fetched` then is what a fetch would bring."""
     total = sum(layout.files[index].size for index in indices)
+    here = sum(reused.values())
+    repeated = tally.bytes_repeated if tally else 0
     served = sorted(tally.served.items(), key=lambda item: -item[1].bytes) if tally else []
     return FetchReport(
         model_id=layout.model_id.hex,
         path=str(path),
         files=len(indices),
         bytes_total=total,
-        bytes_fetched=tally.bytes_fetched if tally else total - reused,
-        bytes_reused=reused + (tally.bytes_repeated if tally else 0),
+        bytes_fetched=tally.bytes_fetched if tally else total - here,
+        bytes_reused=here + repeated,
+        reused={**{str(kind): size for kind, size in reused.items()}, "repeated": repeated},
         bytes_wasted=tally.bytes_wasted if tally else 0,
         seconds=round(seconds, 3),
         chunks_rejected=tally.chunks_rejected if tally else 0,

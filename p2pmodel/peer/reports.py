@@ -113,6 +113,8 @@ class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
     verified: bool = True
     signed_by: list[str] = []
     dry_run: bool = False
+    reused: dict[str, int] = {}
+    """`bytes_reused` by how they came to be here: in_place, resumed, linked, reflinked, copied, repeated."""
     explain: Explanation | None = None
     """None for a dry run."""
 

@@ -51,6 +51,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     overwrite: bool = False
     """Replace files at the destination that p2pmodel did not put there."""
+    link: bool = False
+    """Hard links to files of other models on this disk that are the same, wherever these are."""
     timeout_s: float | None = None
 
 

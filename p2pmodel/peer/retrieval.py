@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from p2pmodel.model import HaveMap, Layout, PublicKey, SignedStatement
+from p2pmodel.model import Layout, PublicKey, SignedStatement
 from p2pmodel.peer.explaining import explain
 from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
@@ -17,7 +17,7 @@ from p2pmodel.peer.rendering import fetch_report
 from p2pmodel.peer.reports import FetchReport, Progress
 from p2pmodel.peer.requests import FetchRequest
 from p2pmodel.peer.selection import select_files
-from p2pmodel.store import Intake
+from p2pmodel.store import Intake, Reuse
 from p2pmodel.swarm import Account, Cause
 
 
@@ -82,8 +82,8 @@ class Retrieval:
     def _enter(self, phase: Cause) -> None:
         self.fetching.account.enter(phase, self.peer.network.clock.monotonic())
 
-    async def _bring(self, layout: Layout, indices: Sequence[int], finder: Finder) -> int:
-        """Adopt, transfer, place. Returns the bytes that were on this disk already."""
+    async def _bring(self, layout: Layout, indices: Sequence[int], finder: Finder) -> dict[Reuse, int]:
+        """Adopt, transfer, place. Returns the bytes that were on this disk already, by how they came to be here."""
         offload, loop = self.peer.network.offload, asyncio.get_running_loop()
 
         def tell(done: int, total: int, file: str) -> None:
@@ -95,9 +95,11 @@ class Retrieval:
 
         def open_intake() -> Intake:
             # Kept here and not only returned: a call that is cancelled meanwhile has nobody to return it to.
-            overwrite = self.request.overwrite
+            asked = self.request
             opened.append(
-                self.peer.store.open_intake(layout, indices, self._destination, overwrite=overwrite, stop=stop)
+                self.peer.store.open_intake(
+                    layout, indices, self._destination, overwrite=asked.overwrite, link=asked.link, stop=stop
+                )
             )
             return opened[0]
 
@@ -105,7 +107,7 @@ class Retrieval:
         try:
             intake = await self.peer.until_stopped(stop, open_intake)
             await self.peer.until_stopped(stop, intake.adopt, tell, stop)
-            reused: int = intake.bytes_reused
+            reused = intake.reused
             if intake.missing.held:
                 await self.fetching.transfer(layout, intake, finder)
             self._enter("placing")
@@ -118,8 +120,6 @@ class Retrieval:
     async def _dry_run(
         self, layout: Layout, indices: Sequence[int], signed: Sequence[SignedStatement], began: float
     ) -> FetchReport:
-        held = await self.peer.network.offload(self.peer.store.have_map, layout.model_id)
-        here = HaveMap(len(layout), layout.have_map(indices).bits & (held.bits if held else 0))
-        reused = sum(layout[index].length for index in here)
+        reused = await self.peer.network.offload(self.peer.store.would_reuse, layout, indices)
         seconds = self.peer.network.clock.monotonic() - began
         return fetch_report(layout, indices, self._shown, None, reused, seconds, signed)

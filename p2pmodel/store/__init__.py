@@ -8,7 +8,7 @@ from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubbed, Scrubber, ScrubPosition
 from p2pmodel.store.serving import ChunkSource
 from p2pmodel.store.store import Store
-from p2pmodel.store.values import BadRange, CacheLimits, CacheUse, Content, Published, Released, StoredModel
+from p2pmodel.store.values import BadRange, CacheLimits, CacheUse, Content, Published, Released, Reuse, StoredModel
 
 __all__ = [
     "OS_FILES",
@@ -26,6 +26,7 @@ __all__ = [
     "Published",
     "Released",
     "Repair",
+    "Reuse",
     "ScrubPosition",
     "Scrubbed",
     "Scrubber",

@@ -159,6 +159,10 @@ class Borrowing:
                 on_progress(sum(came.values()), total, layout.files[file_index].path.text)
         return came
 
+    def found(self, layout: Layout, missing: HaveMap) -> int:
+        """How many bytes of what is missing are said to be in other files."""
+        return sum(run.length for run in self._runs(layout, missing))
+
     def _runs(self, layout: Layout, missing: HaveMap) -> Iterator[_Run]:
         run: _Run | None = None
         for index in missing:

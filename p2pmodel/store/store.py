@@ -35,7 +35,7 @@ from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubber
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
-from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, StoredModel
+from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel
 
 _STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
@@ -274,6 +274,15 @@ class Store:
             if self._catalogue.copy_at(layout.model_id, root) is copy:
                 return copy
             copy.busy.release()
+
+    def would_reuse(self, layout: Layout, file_indices: Collection[int]) -> dict[Reuse, int]:
+        """What a fetch of these files would find on this disk, as far as the index says; no file is looked at."""
+        wanted, held = layout.have_map(file_indices), self.have_map(layout.model_id)
+        own = HaveMap(len(layout), wanted.bits & held.bits if held is not None else 0)
+        elsewhere = self._borrowing(self.directory, link=False).found(
+            layout, HaveMap(len(layout), wanted.bits & ~own.bits)
+        )
+        return {"resumed": sum(layout.length(index) for index in own), "copied": elsewhere}
 
     def _borrowing(self, destination: Path, link: bool) -> Borrowing:
         own = self._files.resolve(self.directory) / MODELS_NAME

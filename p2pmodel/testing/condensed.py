@@ -33,7 +33,7 @@ from p2pmodel.model import (
 )
 from p2pmodel.model.paths import PortablePath
 from p2pmodel.net import BulkSource
-from p2pmodel.store import CacheLimits, Store, StoredModel
+from p2pmodel.store import CacheLimits, Reuse, Store, StoredModel
 
 
 def condensed_layout(size_bytes: int, *, seed: int = 0, chunk_bytes: int = CHUNK_BYTES) -> Layout:
@@ -88,7 +88,8 @@ class CondensedIntake:
         self._held = held
         self._bits = HaveMap.of(len(layout), held).bits
         self._same = {place: group for group in layout.repeated() for place in group}
-        self.bytes_reused = sum(layout[index].length for index in HaveMap(len(layout), self._bits & wanted.bits))
+        here = sum(layout[index].length for index in HaveMap(len(layout), self._bits & wanted.bits))
+        self.reused: dict[Reuse, int] = {"resumed": here}
 
     @property
     def have(self) -> HaveMap:

@@ -243,6 +243,7 @@ class SimPeer:
         peers: Sequence[SimPeer] = (),
         signed_by: Sequence[str] = (),
         overwrite: bool = False,
+        link: bool = False,
         timeout_s: float | None = None,
     ) -> FetchReport:
         """As `Peer.fetch`, which says what is raised; and what it reports as done has been hashed on the disk.
@@ -258,6 +259,7 @@ class SimPeer:
             peers=[peer.address for peer in peers],
             signed_by=list(signed_by),
             overwrite=overwrite,
+            link=link,
             timeout_s=timeout_s,
         )
         self.net.log("fetch", self.number, request.ref)

@@ -11,6 +11,8 @@ import pytest
 
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.overlay import Overlay
+from p2pmodel.peer.requests import FetchRequest
+from p2pmodel.peer.service import LocalService
 from p2pmodel.testing import Net
 
 pytestmark = pytest.mark.slow
@@ -96,3 +98,18 @@ async def test_a_fetch_with_no_relatives_looks_up_a_few_chunks_and_no_more(swarm
     report = await net[3].fetch(model)
     assert report.seconds > 40
     assert len(set(looked_up)) <= 1 + 16
+
+
+async def test_what_another_model_has_on_this_disk_is_not_fetched_and_the_report_says_how_it_came(swarm):
+    net, base, tuned = await town(swarm)
+    holder = net[1]
+    asked = await LocalService(holder.peer).fetch(FetchRequest(ref=tuned, dry_run=True))
+    report = await holder.fetch(tuned)
+    assert report.bytes_fetched == asked.bytes_fetched == report.bytes_total - 16 * MIB
+    assert report.reused == {
+        "in_place": 0, "resumed": 0, "linked": 0, "reflinked": 0, "copied": 16 * MIB, "repeated": 0,
+    }  # fmt: skip
+    assert (await holder.fetch(tuned)).reused["in_place"] == report.bytes_total
+    elsewhere = await holder.fetch(tuned, to="/out", link=True)
+    assert elsewhere.reused["linked"] == report.bytes_total == elsewhere.bytes_reused
+    assert base != tuned
