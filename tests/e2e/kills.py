@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +29,7 @@ from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Digest, Layout
 from p2pmodel.peer.client import find_daemon
 from p2pmodel.peer.requests import FetchRequest
-from p2pmodel.store import OS_FILES, Store
+from p2pmodel.store import Store
 from p2pmodel.store.store import INDEX_NAME
 from tests.e2e.processes import Network, Node, command, environment, finish, network, sharded_model
 
@@ -37,6 +37,7 @@ MIB = 1 << 20
 REDOWNLOAD_MEDIAN_MAX = 8 * MIB
 REDOWNLOAD_MAX = 32 * MIB
 READY_MAX_S = 3.0
+_BY_BYTES_PART = 0.75
 
 
 @dataclass
@@ -122,7 +123,14 @@ class Killer:
         again = before > 0 or home.exists()
         started = time.monotonic()
         patience = self._dice.random() * self._expected_s if self.outcome.completed else self._expected_s
-        killed = self._kill_daemon(home, out, patience, again) if daemon else self._kill_fetch(home, out, patience)
+        until = None  # by time: while it starts, looks around, or ends; else when the seed has sent so much
+        if self.outcome.completed and self._dice.random() < _BY_BYTES_PART:
+            until = sent + int(self._dice.random() * (self._layout.manifest.bytes_total - before))
+        killed = (
+            self._kill_daemon(home, out, patience, until, again)
+            if daemon
+            else self._kill_fetch(home, out, patience, until)
+        )
         if not killed:
             if not before:
                 self._expected_s = time.monotonic() - started
@@ -138,30 +146,28 @@ class Killer:
         self.outcome.held_bytes.append(held)
         return True
 
-    def _kill_fetch(self, home: Path, out: Path, patience_s: float) -> bool:
+    def _kill_fetch(self, home: Path, out: Path, patience_s: float, until: int | None) -> bool:
         args = ("fetch", self._model_id, "--to", out, "--peer", self._seed.listen, "--json", "--data-dir", home)
         process = subprocess.Popen(
             command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), cwd=out.parent
         )
-        wanted = self._dice.random() * self._layout.manifest.bytes_total if self._dice.random() < 0.6 else None
-        if wanted is None or not self.outcome.completed:
+        if until is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience_s)
         else:
-            while process.poll() is None and self._written(out) < wanted:
-                time.sleep(0.005)
+            asyncio.run(self._sent_so_much(until, lambda: process.poll() is not None))
         process.send_signal(signal.SIGKILL)
         done = finish(process, 60)
         if done.code not in (0, -signal.SIGKILL):
             self.outcome.failed.append(f"{out.name}: exit code {done.code}: {done.err.strip()}")
         return done.code == -signal.SIGKILL
 
-    def _kill_daemon(self, home: Path, out: Path, patience_s: float, again: bool) -> bool:
+    def _kill_daemon(self, home: Path, out: Path, patience_s: float, until: int | None, again: bool) -> bool:
         started = time.monotonic()
         node = self._net.daemon(home.name, entry=False)
         (self.outcome.ready_s if again else self.outcome.ready_first_s).append(time.monotonic() - started)
         try:
-            asyncio.run(self._fetch_for(node, out, patience_s))
+            asyncio.run(self._fetch_for(node, out, patience_s, until))
             return False
         except (TimeoutError, P2PModelError) as error:
             if not isinstance(error, TimeoutError):
@@ -173,7 +179,7 @@ class Killer:
             node.process.stdout.close()
             self._net.nodes.remove(node)
 
-    async def _fetch_for(self, node: Node, out: Path, patience_s: float) -> None:
+    async def _fetch_for(self, node: Node, out: Path, patience_s: float, until: int | None) -> None:
         """Raises `TimeoutError`, with the fetch still running in the daemon: it is killed while it does."""
         client = await find_daemon(node.data_dir)
         assert client is not None
@@ -181,12 +187,15 @@ class Killer:
             client.fetch(FetchRequest(ref=self._model_id, to=str(out), peers=[self._seed.listen]))
         )
         try:
-            done, _ = await asyncio.wait({fetch}, timeout=patience_s)
-            if done:
+            if until is None:
+                await asyncio.wait({fetch}, timeout=patience_s)
+            else:
+                await self._sent_so_much(until, fetch.done)
+            if fetch.done():
                 fetch.result()
-                return
-            node.kill()
-            raise TimeoutError
+            else:
+                node.kill()
+                raise TimeoutError
         finally:
             fetch.cancel()
             await asyncio.wait({fetch})
@@ -199,17 +208,6 @@ class Killer:
         for number, file in enumerate(self._layout.files):
             yield number, partials / f"{number:05d}.part"
             yield number, out / file.path.text
-
-    def _written(self, out: Path) -> int:
-        """About how much has been written, by the holes that are left."""
-        written = 0
-        for number, path in self._places(out):
-            file = OS_FILES.open_file(path)
-            if file is not None:
-                size = self._layout.files[number].size
-                written += sum(end - start for start, end in file.data_ranges(size))
-                file.close()
-        return written
 
     def _held(self, out: Path) -> int:
         """The bytes of the chunks that are there, whatever anybody says about them."""
@@ -263,7 +261,18 @@ class Killer:
         return Digest.of(buffer) == self._layout[index].digest
 
     def _sent(self) -> int:
-        return asyncio.run(_bytes_sent(self._seed.data_dir))
+        return asyncio.run(self._sent_so_much(0, lambda: False))
+
+    async def _sent_so_much(self, until: int, ended: Callable[[], bool]) -> int:
+        """Wait until the seed has sent `until` bytes in all, or something has ended; what it has sent."""
+        client = await find_daemon(self._seed.data_dir)
+        assert client is not None
+        try:
+            while (sent := (await client.status()).bytes_sent) < until and not ended():  # noqa: ASYNC110  (it is asked)
+                await asyncio.sleep(0.01)
+            return sent
+        finally:
+            await client.close()
 
 
 def _layout(data_dir: Path) -> Layout:
@@ -275,15 +284,6 @@ def _layout(data_dir: Path) -> Layout:
         store.close()
     assert layout is not None
     return layout
-
-
-async def _bytes_sent(data_dir: Path) -> int:
-    client = await find_daemon(data_dir)
-    assert client is not None
-    try:
-        return (await client.status()).bytes_sent
-    finally:
-        await client.close()
 
 
 def kill_many(

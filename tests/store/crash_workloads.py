@@ -132,10 +132,12 @@ def publish(stage: Stage) -> None:
 
 @operation
 def change_published(stage: Stage) -> None:
-    """Its owner writes to a file, and the store notices."""
+    """Its owner writes to a file, and the store notices; half a minute later the kernel has written it back."""
     stage.now(published=False, touched=True)
     stage.disk.write_file(PUBLISHED / "q", b"q" * 50)
     stage.store.check_files()
+    stage.disk.sync_file(stage.disk.names.find(PUBLISHED / "q"))
+    stage.now(touched=False)
 
 
 @operation
