@@ -56,6 +56,10 @@ class NetworkError(P2PModelError):
     exit_code = 4
 
 
+class ServiceGoneError(NetworkError):
+    """The process that was asked to do it ended before it was done. What has arrived is kept."""
+
+
 class NoPeersError(NetworkError):
     """Nobody to ask, or nobody left who holds what is missing. What has arrived is kept."""
 
@@ -86,6 +90,10 @@ class RefusedError(P2PModelError):
     """Not allowed: a key that is not trusted, a file without permission, a directory that another peer owns."""
 
     exit_code = 8
+
+
+class DirectoryInUseError(RefusedError):
+    """Another process owns the data directory, and keeps it until it ends."""
 
 
 class DaemonNotRunningError(P2PModelError):

@@ -20,7 +20,7 @@ from p2pmodel.peer.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from p2pmodel.peer.client import DaemonClient
-    from p2pmodel.peer.service import LocalService
+    from p2pmodel.peer.sharing import CommandService
 
 T = TypeVar("T")
 
@@ -79,22 +79,16 @@ async def _find_daemon(settings: Settings) -> DaemonClient | None:
 @asynccontextmanager
 async def open_service(
     invocation: Invocation, *, offline: bool, flags: dict[str, object] | None = None
-) -> AsyncIterator[DaemonClient | LocalService]:
-    """The daemon of this data directory, or else a peer of our own for as long as the command runs, made with `flags`.
+) -> AsyncIterator[CommandService]:
+    """The peer that owns this data directory, or else one of our own for as long as the command runs, with `flags`.
 
     `offline`: what the command does needs no other peer, so an embedded one enters no network.
     """
     settings = await settings_of(invocation, flags)
-    daemon = await _find_daemon(settings)
-    if daemon is not None:
-        try:
-            yield daemon
-        finally:
-            await daemon.close()
-        return
-    from p2pmodel.peer.daemon import open_peer
+    from p2pmodel.cli.output import talk
+    from p2pmodel.peer.sharing import SharedService
 
-    async with open_peer(settings.peer_config().for_one_command(offline=offline)) as (_, service):
+    async with SharedService(settings.peer_config(), offline=offline, tell=talk) as service:
         yield service
 
 

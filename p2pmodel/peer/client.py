@@ -14,7 +14,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.errors import NetworkError, P2PModelError, ServiceGoneError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
 from p2pmodel.peer.reports import (
     CollectReport,
@@ -82,7 +82,7 @@ async def find_daemon(data_dir: Path) -> DaemonClient | None:
 class DaemonClient:
     """Fills `PeerService`, `LimitsService` and `KeepingService`.
 
-    Each method also raises `NetworkError` where the daemon goes away in the middle.
+    Each method also raises `ServiceGoneError` where the daemon goes away in the middle.
     """
 
     def __init__(self, record: RuntimeRecord) -> None:
@@ -176,8 +176,8 @@ class DaemonClient:
         except (aiohttp.ClientError, OSError) as error:
             raise self._gone() from error
 
-    def _gone(self) -> NetworkError:
-        return NetworkError(f"the daemon (process {self.record.pid}) went away before this was done")
+    def _gone(self) -> ServiceGoneError:
+        return ServiceGoneError(f"the daemon (process {self.record.pid}) went away before this was done")
 
 
 async def _checked(response: aiohttp.ClientResponse) -> bytes:

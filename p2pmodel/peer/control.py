@@ -87,6 +87,14 @@ class ControlServer:
             await self.stop()
             raise
 
+    async def drain(self, timeout_s: float) -> None:
+        """Take no more connections, and wait so long for what is running."""
+        for runner in self._runners:
+            for site in list(runner.sites):
+                await site.stop()
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout_s)
+
     async def stop(self) -> None:
         """Stop listening and cancel what is running."""
         for operation in list(self._running):

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
-from p2pmodel.errors import NetworkError, P2PModelError
+from p2pmodel.errors import P2PModelError, ServiceGoneError
 from p2pmodel.peer.envelope import StreamEvent, describe_error
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
@@ -82,7 +82,9 @@ class _Latest:
 
 def _outcome(task: asyncio.Future[object]) -> StreamEvent:
     if task.cancelled():
-        return StreamEvent(event="error", error=describe_error(NetworkError("the daemon stopped before this was done")))
+        return StreamEvent(
+            event="error", error=describe_error(ServiceGoneError("the daemon stopped before this was done"))
+        )
     if error := task.exception():
         if not isinstance(error, P2PModelError):
             log.error("an operation failed", exc_info=error)

@@ -21,20 +21,21 @@ from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.runtime import RuntimeRecord, remove_runtime, write_runtime
 from p2pmodel.peer.service import LocalService
 from p2pmodel.peer.yielding import yield_to_others
+from p2pmodel.store import Lock
 
 _EXIT_MARGIN_S = 1.0
 log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def open_peer(config: PeerConfig) -> AsyncIterator[tuple[Peer, LocalService]]:
-    """Run a peer on its data directory, which it locks.
+async def open_peer(config: PeerConfig, lock: Lock | None = None) -> AsyncIterator[tuple[Peer, LocalService]]:
+    """Run a peer on its data directory, which it locks, or of which the caller gives it the lock.
 
     Raises `RefusedError` where another process has it, `NetworkError` where the port cannot be had.
     """
     if config.background:
         yield_to_others()
-    async with Peer(config) as peer:
+    async with Peer(config, lock=lock) as peer:
         service = LocalService(peer)
         try:
             yield peer, service
@@ -47,10 +48,11 @@ async def run_daemon(
     *,
     on_ready: Callable[[RuntimeRecord], None],
     stop: asyncio.Event | None = None,
+    lock: Lock | None = None,
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`; then withdraw, close and clean up, all within `STOP_TIMEOUT_S`."""
     stop = stop or asyncio.Event()
-    serving = asyncio.ensure_future(_serve(config, on_ready))
+    serving = asyncio.ensure_future(_serve(config, on_ready, lock))
     stopping = asyncio.ensure_future(stop.wait())
     with _signals(stop, config):
         try:
@@ -63,9 +65,9 @@ async def run_daemon(
         serving.result()
 
 
-async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None]) -> None:
+async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], lock: Lock | None) -> None:
     async with AsyncExitStack() as stack:
-        peer, service = await stack.enter_async_context(open_peer(config))
+        peer, service = await stack.enter_async_context(open_peer(config, lock))
 
         async def not_ready() -> str:
             # The first peer of a network has nobody to wait for.

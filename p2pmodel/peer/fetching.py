@@ -97,6 +97,7 @@ class Fetching:
     tally: Tally = field(default_factory=Tally)
     account: Account[PublicKey] = field(init=False)
     _began: float = 0.0
+    _finder: Finder | None = None
     _corrupt_from: set[PublicKey] = field(default_factory=set)
     _statements: dict[Link, asyncio.Task[list[SignedStatement]]] = field(default_factory=dict)
     """Asked for as soon as there is a connection: an answer costs a round trip, and nobody should wait for two."""
@@ -125,9 +126,11 @@ class Fetching:
             on_link=self._greet,
             greeting=self._greeting,
         ) as finder:
+            self._finder = finder
             try:
                 yield finder
             finally:
+                self._finder = None
                 await cancelled(self._statements.values())
                 for link in finder.links:
                     link.expect_no_more(self.model_id)
@@ -135,6 +138,12 @@ class Fetching:
     def _greeting(self) -> Greeting:
         self._manifest_asks -= 1
         return Greeting(self.model_id, manifest=self._manifest_asks >= 0)
+
+    def ask_also(self, addresses: Sequence[Address]) -> None:
+        """Peers that another caller who wants the same named by hand."""
+        self.direct = [*self.direct, *(address for address in addresses if address not in self.direct)]
+        if self._finder is not None:
+            self._finder.ask_also(addresses)
 
     def _greet(self, link: Link) -> None:
         """What will be asked of every peer goes out with the first question."""

@@ -119,6 +119,16 @@ class Finder:
     def dialing(self) -> bool:
         return len(self._tasks) > 1
 
+    def ask_also(self, addresses: Sequence[Address]) -> None:
+        """More peers that somebody named by hand."""
+        known = bool(self._direct)
+        self._direct += [address for address in addresses if address not in self._direct]
+        if self._direct and not known:
+            self.spawn(self._dial_direct())
+            return
+        for address in addresses:
+            self._dial_soon(address, None)
+
     def suggest(self, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         """Peers that another peer named."""
         for peer, address in peers:

@@ -20,7 +20,7 @@ from operator import or_
 from pathlib import Path
 from random import Random, SystemRandom
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import STOP_TIMEOUT_S
@@ -30,6 +30,7 @@ from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
+from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
@@ -40,6 +41,9 @@ from p2pmodel.store import OS_FILES, CacheLimits, Files, Intake, Store
 from p2pmodel.store.files import Lock
 from p2pmodel.swarm import Swarm
 from p2pmodel.version import __version__
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.retrieval import Retrieval
 
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -72,7 +76,9 @@ class Peer:
         rng: Random | None = None,
         keyring: Keys | None = None,
         open_store: Callable[[Path], Store] | None = None,
+        lock: Lock | None = None,
     ) -> None:
+        """`lock`: the data directory's, where the caller has taken it already; it is released with the peer."""
         self.config = config
         self.files = files
         self.keyring: Keys = keyring or Keyring(config.data_dir)
@@ -95,10 +101,12 @@ class Peer:
         self._background: dict[asyncio.Task[None], None] = {}
         self._closing: dict[asyncio.Task[None], ModelId] = {}
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
+        self._held_lock = lock
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
         self._lost: dict[ModelId, None] = {}
         """Models that the cache has let go of something of, until others are told."""
         self._loop: asyncio.AbstractEventLoop
+        self.fetches: Flights[Retrieval, FetchReport] = Flights()
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +171,8 @@ class Peer:
         self.spawn(self._watch_files())
 
     def _lock(self) -> Lock:
+        if self._held_lock is not None:
+            return self._held_lock
         directory = self.config.data_dir
         try:
             return self.files.lock(directory)

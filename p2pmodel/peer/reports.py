@@ -115,6 +115,8 @@ class FetchReport(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
     reused: dict[str, int] = {}
     """`bytes_reused` by how they came to be here: in_place, resumed, linked, reflinked, copied, repeated."""
+    joined: bool = False
+    """Another caller had asked for the same just before: his fetch brought it, and its bytes count there."""
     explain: Explanation | None = None
     """None for a dry run."""
 
@@ -240,6 +242,8 @@ class Transfer(msgspec.Struct, frozen=True, kw_only=True):
 
     model_id: str
     progress: Progress
+    callers: int = 1
+    """How many wait for it."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

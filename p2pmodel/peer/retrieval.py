@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+import msgspec
 
 from p2pmodel.model import Layout, PublicKey, SignedStatement
 from p2pmodel.peer.explaining import explain
 from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.flights import Flight
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.rendering import fetch_report
 from p2pmodel.peer.reports import FetchReport, Progress
-from p2pmodel.peer.requests import FetchRequest
+from p2pmodel.peer.requests import FetchRequest, OnProgress
 from p2pmodel.peer.selection import select_files
 from p2pmodel.store import Intake, Reuse
 from p2pmodel.swarm import Account, Cause
@@ -30,10 +35,38 @@ class Retrieval:
     request: FetchRequest
     path: str = ""
     _began: float | None = None
+    _lead: Retrieval | None = None
+    """Whose work this caller waits for: its own, or that of another who asked for the same before."""
 
-    async def run(self, signers: Sequence[PublicKey]) -> FetchReport:
-        """Raises as `Peer.fetch` does. One at a time for each model: the next finds on this disk what this brought."""
-        async with self.peer.only_fetch(self.fetching.model_id):
+    async def run(self, signers: Sequence[PublicKey], on_progress: OnProgress) -> FetchReport:
+        """Raises as `Peer.fetch` does. Who asks for the same meanwhile waits for the same work (`peer/flights.py`)."""
+        request, flights = self.request, self.peer.fetches
+        wanted = tuple(tuple(sorted(names)) for names in (request.files, request.include, request.exclude))
+        how = (request.overwrite, request.dry_run, frozenset(signers))
+        key = (self.fetching.model_id, self._destination, self.path, *wanted, *how)
+        for flight in flights.of(self.fetching.model_id):
+            flight.lead.fetching.ask_also(self.fetching.direct)
+        flight, joined = flights.enter(key, self.fetching.model_id, self, partial(self._fly, signers=signers))
+        self._lead = flight.lead
+        report = await flights.wait(key, flight, on_progress)
+        if not joined or report.dry_run:
+            return report
+        return msgspec.structs.replace(
+            report,
+            bytes_fetched=0,
+            bytes_wasted=0,
+            bytes_reused=report.bytes_total,
+            chunks_rejected=0,
+            peers=[],
+            joined=True,
+        )
+
+    async def _fly(self, flight: Flight[Retrieval, FetchReport], signers: Sequence[PublicKey]) -> FetchReport:
+        """One at a time for each model: the next finds on this disk what this brought."""
+        self.fetching.progress = flight.tell
+        async with AsyncExitStack() as turn:
+            with self.peer.fetches.following(flight):
+                await turn.enter_async_context(self.peer.only_fetch(self.fetching.model_id))
             began = self.peer.network.clock.monotonic()
             account: Account[PublicKey] = Account(began)
             self.fetching.account = account
@@ -73,6 +106,8 @@ class Retrieval:
 
     def so_far(self) -> str:
         """What its time went into, in a sentence without its full stop; empty before its turn has come."""
+        if self._lead is not None and self._lead is not self:
+            return self._lead.so_far()
         if self._began is None:
             return ""
         now = self.peer.network.clock.monotonic()

@@ -9,6 +9,7 @@ import os
 import secrets
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 import aiofiles
 import msgspec
@@ -16,6 +17,8 @@ import msgspec
 from p2pmodel.errors import NotFoundError, P2PModelError
 from p2pmodel.peer.config import read_text
 from p2pmodel.peer.files import make_private_directory, replace_file, storage_errors
+from p2pmodel.store.files import Lock
+from p2pmodel.store.lock import DirectoryLock
 
 RUNTIME_NAME = "daemon.json"
 SOCKET_NAME = "control.sock"
@@ -32,6 +35,16 @@ class RuntimeRecord(msgspec.Struct, frozen=True, kw_only=True):
     listen: str
     http: str | None
     socket: str
+    command: Literal["", "offline", "online"] = ""
+    """Set where the peer is not a daemon but lives as long as one command; then, whether that is in the network."""
+
+
+def own_directory(data_dir: Path) -> Lock:
+    """The data directory for this process, made if need be.
+
+    Raises `DirectoryInUseError`, and `UsageError` where it cannot be one.
+    """
+    return DirectoryLock(data_dir)
 
 
 async def write_runtime(data_dir: Path, record: RuntimeRecord) -> None:

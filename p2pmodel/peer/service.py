@@ -44,7 +44,6 @@ from p2pmodel.peer.reports import (
     PeerStatus,
     Progress,
     PublishReport,
-    Transfer,
     VerifyReport,
 )
 from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
@@ -70,7 +69,6 @@ class LocalService(Keeping):
     def __init__(self, peer: Peer) -> None:
         super().__init__(peer)
         self._started_at = peer.network.clock.monotonic()
-        self._transfers: dict[ModelId, Progress] = {}
         self._meter: Meter[Link] = Meter()
         self.http: str | None = None
         """Where the control API listens, for `status`."""
@@ -122,7 +120,7 @@ class LocalService(Keeping):
             records_held=overlay.records_held,
             bytes_sent=peer.swarm.bytes_sent,
             bytes_received=peer.swarm.bytes_received,
-            transfers=[Transfer(model_id=key.hex, progress=value) for key, value in self._transfers.items()],
+            transfers=peer.fetches.under_way,
             warnings=warnings,
         )
 
@@ -255,18 +253,10 @@ class LocalService(Keeping):
             wanted = [trust.resolve_key(text) for text in request.signed_by]
             model_id, path = await self._model(request.ref, direct)
 
-            def tell(progress: Progress) -> None:
-                self._transfers[model_id] = progress
-                if on_progress is not None:
-                    on_progress(progress)
-
             entries = self._entry_peers(request.bootstrap)
-            fetching = Fetching(self._peer.rooms, model_id, direct, tell, entries)
+            fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries)
             retrieval = Retrieval(self._peer, fetching, request, path)
-            try:
-                return await retrieval.run(wanted)
-            finally:
-                self._transfers.pop(model_id, None)
+            return await retrieval.run(wanted, on_progress or (lambda _: None))
 
     # --- verifying -----------------------------------------------------------------------------------------------
 

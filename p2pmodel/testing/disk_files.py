@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from p2pmodel.errors import RefusedError, UsageError
+from p2pmodel.errors import DirectoryInUseError, RefusedError, UsageError
 from p2pmodel.store.files import Directory, Files, Lock, OpenFile, os_fault
 from p2pmodel.store.lock import LOCK_NAME
 from p2pmodel.store.values import DirectoryEntry, FileIdentity, FileStatus
@@ -335,7 +335,7 @@ class SimFiles(_Part, Files):
                 buffer = bytearray(inode.contents.size)
                 inode.contents.read_into(memoryview(buffer), 0)
                 who = f"(process {buffer.decode().strip()})"
-                raise RefusedError(f"the data directory {str(directory)!r} is in use by another peer {who}")
+                raise DirectoryInUseError(f"the data directory {str(directory)!r} is in use by another peer {who}")
             self._disk.allocate(inode, 0)
             self._disk.write(inode, memoryview(f"{self._process.number}\n".encode()), 0)
             return lock
