@@ -38,9 +38,9 @@ class Retrieval:
     _lead: Retrieval | None = None
     """Whose work this caller waits for: its own, or that of another who asked for the same before."""
 
-    async def run(self, signers: Sequence[PublicKey], on_progress: OnProgress) -> FetchReport:
+    async def run(self, signers: Sequence[PublicKey], on_progress: OnProgress | None = None) -> FetchReport:
         """Raises as `Peer.fetch` does. Who asks for the same meanwhile waits for the same work (`peer/flights.py`)."""
-        request, flights = self.request, self.peer.fetches
+        request, flights, progress = self.request, self.peer.fetches, self.fetching.progress
         wanted = tuple(tuple(sorted(names)) for names in (request.files, request.include, request.exclude))
         how = (request.overwrite, request.dry_run, frozenset(signers))
         key = (self.fetching.model_id, self._destination, self.path, *wanted, *how)
@@ -48,7 +48,7 @@ class Retrieval:
             flight.lead.fetching.ask_also(self.fetching.direct)
         flight, joined = flights.enter(key, self.fetching.model_id, self, partial(self._fly, signers=signers))
         self._lead = flight.lead
-        report = await flights.wait(key, flight, on_progress)
+        report = await flights.wait(key, flight, on_progress or progress)
         if not joined or report.dry_run:
             return report
         return msgspec.structs.replace(
