@@ -56,6 +56,7 @@ class Retrieval:
             bytes_fetched=0,
             bytes_wasted=0,
             bytes_reused=report.bytes_total,
+            reused={"in_place": report.bytes_total},
             chunks_rejected=0,
             peers=[],
             joined=True,
