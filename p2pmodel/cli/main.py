@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from p2pmodel.cli import daemon, demo, fetch, keeping, keys, limits, models, publish, settings
+from p2pmodel.cli import daemon, demo, fetch, keeping, keys, limits, models, publish, settings, usage
 from p2pmodel.cli.options import DataDir, Debug, Invocation
 from p2pmodel.errors import P2PModelError
 
@@ -57,6 +57,7 @@ app.command(short_help="Offer a model; print its id.")(publish.publish)
 app.command(short_help="Get a model from all peers that hold it; print the path.")(fetch.fetch)
 app.command(short_help="A model's manifest, files and signers.")(models.show)
 app.command(short_help="The models that are here, and how whole each is.")(models.ls)
+app.command(short_help="What they take, and what sharing saves.")(usage.du)
 app.command(short_help="Hash a model's files again.")(models.verify)
 app.command(short_help="Never let go of a model to make room.")(keeping.pin)
 app.command(short_help="Let the cache decide about a model again.")(keeping.unpin)

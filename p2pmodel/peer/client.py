@@ -18,6 +18,7 @@ from p2pmodel.errors import NetworkError, P2PModelError, ServiceGoneError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
 from p2pmodel.peer.reports import (
     CollectReport,
+    DiskUsage,
     FetchReport,
     Limits,
     ModelDetail,
@@ -143,6 +144,9 @@ class DaemonClient:
 
     async def collect(self, request: CollectRequest) -> CollectReport:
         return await self._operate("/api/v1/gc", request, CollectReport, None)
+
+    async def usage(self) -> DiskUsage:
+        return await self._read("/api/v1/usage", DiskUsage)
 
     async def close(self) -> None:
         await self._session.close()

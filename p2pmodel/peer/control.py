@@ -122,6 +122,7 @@ class ControlServer:
             web.get("/api/v1/status", self._status),
             web.get("/api/v1/peers", self._peers),
             web.get("/api/v1/models", self._models),
+            web.get("/api/v1/usage", self._usage),
             web.get("/api/v1/limits", self._get_limits),
             web.put("/api/v1/limits", self._put_limits),
             web.post("/api/v1/show", self._show),
@@ -155,6 +156,9 @@ class ControlServer:
 
     async def _models(self, request: web.Request) -> web.Response:
         return _json({"models": await self._service.models()})
+
+    async def _usage(self, request: web.Request) -> web.Response:
+        return _json(await self._keeping_service().usage())
 
     async def _get_limits(self, request: web.Request) -> web.Response:
         return _json(await self._limits_service().limits())

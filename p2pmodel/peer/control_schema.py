@@ -10,6 +10,7 @@ import msgspec
 from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
 from p2pmodel.peer.reports import (
     CollectReport,
+    DiskUsage,
     FetchReport,
     Limits,
     ModelDetail,
@@ -37,6 +38,7 @@ _READS: dict[str, tuple[str, type | None]] = {
     "/api/v1/status": ("This peer.", PeerStatus),
     "/api/v1/peers": ("Its connections and the entries of its routing table.", PeerList),
     "/api/v1/models": ("The models that are here.", ModelList),
+    "/api/v1/usage": ("What the models take on this disk, and what they have in common.", DiskUsage),
     "/api/v1/limits": ("What this peer may use of its line.", Limits),
 }
 _CHANGES: dict[str, tuple[str, type, type]] = {

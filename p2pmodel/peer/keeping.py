@@ -8,7 +8,8 @@ from p2pmodel.errors import NotFoundError, UsageError
 from p2pmodel.model import ModelId, Reference
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.reports import CollectReport, PinReport, ReleasedCopy, RemoveReport
+from p2pmodel.peer.rendering import summary
+from p2pmodel.peer.reports import CollectReport, DiskUsage, ModelUsage, PinReport, ReleasedCopy, RemoveReport
 from p2pmodel.peer.requests import CollectRequest, KeepRequest, RemoveRequest
 from p2pmodel.store import Released
 
@@ -54,6 +55,36 @@ class Keeping:
             quota_bytes=use.limits.quota_bytes,
             free_floor_bytes=use.limits.free_floor_bytes,
             dry_run=request.dry_run,
+        )
+
+    async def usage(self) -> DiskUsage:
+        offload, store = self._peer.network.offload, self._peer.store
+        found = await offload(store.usage)
+        lines = []
+        for one in found.models:
+            model = await offload(store.model, one.model_id)
+            if model is None:
+                continue  # it was let go of meanwhile
+            about = summary(model, await offload(store.statements, one.model_id))
+            lines.append(
+                ModelUsage(
+                    model_id=about.model_id,
+                    name=about.name,
+                    path=about.path,
+                    pinned=about.pinned,
+                    cached=about.cached,
+                    bytes_apparent=one.bytes_apparent,
+                    bytes_on_disk=one.bytes_on_disk,
+                    bytes_own=one.bytes_own,
+                    bytes_shared=one.bytes_shared,
+                )
+            )
+        return DiskUsage(
+            models=sorted(lines, key=lambda line: (-line.bytes_on_disk, line.model_id)),
+            bytes_apparent=found.bytes_apparent,
+            bytes_on_disk=found.bytes_on_disk,
+            bytes_saved=found.bytes_saved,
+            bytes_repeated=found.bytes_repeated,
         )
 
     async def _whole_model(self, ref: str) -> ModelId:

@@ -159,6 +159,37 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Why it is broken: the file that changed or vanished."""
 
 
+class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of `du`: one model, over all the places where it lies."""
+
+    model_id: str
+    name: str
+    path: str
+    pinned: bool
+    cached: bool
+    bytes_apparent: int
+    """Of its chunks that are here, in each place of it."""
+    bytes_on_disk: int
+    """Blocks of its files, those that it shares with other models as well."""
+    bytes_own: int
+    """Of these, what no other model has: what would be free without it."""
+    bytes_shared: int
+    """Of its chunks, those that other models here have too, by hash; the disk may hold them several times."""
+
+
+class DiskUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """`du`."""
+
+    models: list[ModelUsage]
+    bytes_apparent: int
+    bytes_on_disk: int
+    """Of all together: a file with two names, and blocks that the file system says are shared, count once."""
+    bytes_saved: int
+    """Blocks that would be taken besides if no two models had a file or blocks in common."""
+    bytes_repeated: int
+    """Chunks that are here more often than once, each time with blocks of their own: what sharing could save still."""
+
+
 class PinReport(msgspec.Struct, frozen=True, kw_only=True):
     """`pin`, `unpin`."""
 

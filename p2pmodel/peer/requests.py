@@ -9,6 +9,7 @@ import msgspec
 
 from p2pmodel.peer.reports import (
     CollectReport,
+    DiskUsage,
     FetchReport,
     Limits,
     ModelDetail,
@@ -115,6 +116,8 @@ class KeepingService(Protocol):
     async def remove(self, request: RemoveRequest) -> RemoveReport: ...
 
     async def collect(self, request: CollectRequest) -> CollectReport: ...
+
+    async def usage(self) -> DiskUsage: ...
 
 
 class PeerService(Protocol):

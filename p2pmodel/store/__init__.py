@@ -8,7 +8,17 @@ from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubbed, Scrubber, ScrubPosition
 from p2pmodel.store.serving import ChunkSource
 from p2pmodel.store.store import Store
-from p2pmodel.store.values import BadRange, CacheLimits, CacheUse, Content, Published, Released, Reuse, StoredModel
+from p2pmodel.store.values import (
+    BadRange,
+    CacheLimits,
+    CacheUse,
+    Content,
+    Published,
+    Released,
+    Reuse,
+    StoredModel,
+    Usage,
+)
 
 __all__ = [
     "OS_FILES",
@@ -32,4 +42,5 @@ __all__ = [
     "Scrubber",
     "Store",
     "StoredModel",
+    "Usage",
 ]

@@ -226,6 +226,16 @@ class Catalogue:
             if model_id is not None:
                 yield model_id, chunk
 
+    def repeated(self) -> Iterator[list[tuple[ModelId, int]]]:
+        """The places of each hash that stands at several, as far as eight bytes of it tell hashes apart."""
+        sql = (
+            "SELECT prefix, model, chunk FROM chunks "
+            "WHERE prefix IN (SELECT prefix FROM chunks GROUP BY prefix HAVING COUNT(*) > 1) ORDER BY prefix"
+        )
+        for _, group in groupby(self._database.query(sql), key=itemgetter(0)):
+            with self._lock:
+                yield [(self._model_ids[model], chunk) for _, model, chunk in group if model in self._model_ids]
+
     # --- changes
 
     def create(self, writer: Writer, layout: Layout, root: Path, kind: Kind) -> Copy:

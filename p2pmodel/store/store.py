@@ -35,7 +35,8 @@ from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubber
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
-from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel
+from p2pmodel.store.usage import usage
+from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel, Usage
 
 _STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
@@ -330,6 +331,10 @@ class Store:
             return None
         pinned = model_id in self._pins
         return stored_model(manifest, copies, self.layout, pinned=pinned, content=self.cache.content)
+
+    def usage(self) -> Usage:
+        """What the models take on this disk, and what they have in common."""
+        return usage(self._files, self._catalogue, self.layout)
 
     def model_at(self, path: Path) -> ModelId | None:
         """The model that was published from, or fetched into, this path; the latest where there are several."""

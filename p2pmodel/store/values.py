@@ -157,6 +157,34 @@ class CacheUse:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """What one model takes, over all the places where it lies."""
+
+    model_id: ModelId
+    bytes_apparent: int
+    """Of its chunks that are here, in each place of it."""
+    bytes_on_disk: int
+    """Blocks of its files, those that it shares with other models as well."""
+    bytes_own: int
+    """Of these, what no other model has: what would be free without it."""
+    bytes_shared: int
+    """Of its chunks, those that other models here have too, by hash; the disk may hold them several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What all models take together."""
+
+    models: tuple[ModelUsage, ...]
+    bytes_apparent: int
+    bytes_on_disk: int
+    bytes_saved: int
+    """Blocks that would be taken besides if no two models had a file or blocks in common."""
+    bytes_repeated: int
+    """Chunks that are here more often than once, each time with blocks of their own."""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """The outcome of `Store.publish`."""
 

@@ -23,6 +23,7 @@ COMMANDS = [
     "key",
     "trust",
     "config",
+    "du",
 ]
 
 
@@ -41,7 +42,10 @@ async def test_help_names_every_command_on_stdout(p2pmodel):
             "--listen --bootstrap --data-dir --http --network --encryption --upload-limit --download-limit --no-lan",
         ),
         ("publish", "--name --key --message --follow-symlinks --data-dir --json -q --no-progress"),
-        ("fetch", "--to --include --exclude --bootstrap --peer --signed-by --dry-run --overwrite --timeout --json"),
+        (
+            "fetch",
+            "--to --include --exclude --bootstrap --peer --signed-by --dry-run --overwrite --link --timeout --json",
+        ),
         ("demo", "--size --peers --keep --json"),
         ("show", "--bootstrap --peer --json -q --data-dir"),
         ("verify", "--json -q --no-progress --debug"),
