@@ -150,8 +150,13 @@ class Cache:
                 over = self._lacking(copy, needed_bytes, free_bytes)
                 if over > 0:
                     self._check_enough(copy, over, needed_bytes, free_bytes)
-                    self._release(self._choose(over), self._why(copy, needed_bytes))
+                    self._make_room(over, self._why(copy, needed_bytes))
             yield
+
+    def _make_room(self, over: int, reason: str) -> None:
+        # A file with several names takes its space until the last of them has gone.
+        while over > 0 and (gone := self._released(self._choose(over), reason)):
+            over -= sum(one.bytes_freed for one in gone)
 
     def take(self, copy: Copy, length_bytes: int, free_bytes: Callable[[], int]) -> None:
         """For a chunk that is about to be written to a copy without reserved space. Raises `NoSpaceError`."""

@@ -40,9 +40,9 @@ class Releaser:
         self._objects, self._server, self._leaving = objects, server, leaving
 
     def allocated_bytes(self, copy: Copy) -> int:
-        """What the files of a copy take on disk and nobody else keeps."""
+        """What the files of a copy take on disk; of one with several names its part, as others keep theirs."""
         found = (self._files.status(kept.location) for kept in copy.files)
-        return sum(status.allocated_bytes for status in found if status is not None and status.links == 1)
+        return sum(status.allocated_bytes // max(1, status.links) for status in found if status is not None)
 
     def finish(self, copy: Copy | None = None) -> int:
         """Remove what was let go of before and could not be removed then. Raises `P2PModelError`."""

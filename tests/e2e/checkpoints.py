@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save_file
 
-HIDDEN, KEYS, FEED_FORWARD, LAYERS, VOCABULARY = 576, 192, 1536, 8, 10_007
+HIDDEN, KEYS, FEED_FORWARD, LAYERS, VOCABULARY = 576, 192, 1536, 4, 5_003
 SHARDS = 4
 Tensors = dict[str, "np.ndarray"]
 

@@ -4,15 +4,18 @@ Method: checkpoints of one transformer and of its descendants, written by the `s
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from p2pmodel.peer.client import find_daemon
 from tests.e2e.checkpoints import base, descendants, save, trained, upper_half
 from tests.e2e.processes import Network, Node, sha256_of
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MIB = 1 << 20
-UPLINK_MIB = 3
+UPLINK_MIB = 2
 
 MARKS = {
     "frozen layers": 49,
@@ -24,7 +27,6 @@ MARKS = {
 """Per cent of the bytes that come from the base model, at least."""
 
 
-@pytest.mark.slow
 def test_a_descendant_takes_from_the_base_on_this_disk_all_but_what_differs(net: Network, tmp_path: Path) -> None:
     publisher, other = net.daemon("a"), net.daemon("b")
     base_id = net.publish(save(tmp_path / "base", base()), on=publisher)["model_id"]
@@ -43,15 +45,20 @@ def test_a_descendant_takes_from_the_base_on_this_disk_all_but_what_differs(net:
     assert {case: held[case] for case, mark in MARKS.items() if held[case] < mark} == {}, held
 
 
-def announced(net: Network, node: Node) -> None:
+async def announced(node: Node) -> None:
     """Wait until others can find each chunk of this peer by its hash."""
-    while True:
-        status = net.run("status", "--json", on=node).json
-        if status["keys_announced"] and not status["keys_pending"]:
-            return
+    daemon = await find_daemon(node.data_dir)
+    assert daemon is not None
+    try:
+        while True:
+            status = await daemon.status()
+            if status.keys_announced and not status.keys_pending:
+                return
+            await asyncio.sleep(0.1)
+    finally:
+        await daemon.close()
 
 
-@pytest.mark.slow
 def test_a_fine_tune_comes_from_holders_of_its_base_and_only_the_difference_over_the_slow_line(
     net: Network, tmp_path: Path
 ) -> None:
@@ -63,7 +70,7 @@ def test_a_fine_tune_comes_from_holders_of_its_base_and_only_the_difference_over
     source = save(tmp_path / "tuned", trained(base(), upper_half))
     tuned_id = net.publish(source, on=tuner)["model_id"]
     for node in holders:
-        announced(net, node)
+        asyncio.run(announced(node))
 
     done = net.run("fetch", tuned_id, "--to", tmp_path / "out", "--json", on=net.daemon("newcomer"))
     assert done.code == 0, done.err

@@ -29,7 +29,20 @@ OWNED = {"p": _SHARED, "q": _DICE.randbytes(50)}
 OBJECT = b"an object"
 _SIGNER = SecretKey.from_seed(bytes(32))
 _CHANGING = frozenset(
-    {"make", "open", "write", "allocate", "sync", "sync_directory", "rename", "remove", "commit", "lock", "connect"}
+    {
+        "make",
+        "open",
+        "write",
+        "allocate",
+        "sync",
+        "sync_directory",
+        "rename",
+        "remove",
+        "link",
+        "commit",
+        "lock",
+        "connect",
+    }
 )
 
 

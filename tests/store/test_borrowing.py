@@ -11,7 +11,7 @@ import pytest
 
 from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Digest
-from p2pmodel.store import Store
+from p2pmodel.store import CacheLimits, Store
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.testing.disk import SimDisk
 
@@ -191,6 +191,21 @@ def test_linked_files_need_no_space(shop, moves, family, tmp_path):
     tmp_path.disk.capacity_bytes = tmp_path.disk.used_bytes + MIB + MIB // 2
     moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
     assert moves.contents(cached(store, tuned)) == files
+
+
+def test_a_file_that_two_cached_models_have_counts_once_and_is_free_when_both_have_gone(shop, moves, family):
+    (seed, base), (tuner, tuned), _ = family
+    third, other = shop.published({"other.bin": shop.dice.randbytes(5 * MIB)}, "other")
+    store = shop.store()
+    moves.fetch(seed, store, base.layout, cached(store, base))
+    alone = store.cache.use().used_bytes
+    moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
+    both = store.cache.use().used_bytes
+    assert 4 * MIB < alone < both < alone + 2 * MIB
+    store.cache.limits = CacheLimits(quota_bytes=6 * MIB)
+    moves.fetch(third, store, other.layout, cached(store, other))
+    assert [model.model_id for model in store.models()] == [other.model_id]
+    assert store.cache.use().used_bytes < 6 * MIB
 
 
 # --- crashes
