@@ -369,11 +369,13 @@ class Peer:
         peers: Sequence[str] = (),
         signed_by: Sequence[str] = (),
         overwrite: bool = False,
+        link: bool = False,
         timeout_s: float | None = None,
         on_progress: OnProgress | None = None,
     ) -> FetchReport:
         """Find a model and bring its files to `to` (in the data directory by default), verified.
 
+        `link`: equal files of other models here become one with these, wherever they lie; nobody may edit them then.
         Raises `NotFoundError`, `NoPeersError`, `FetchTimeoutError`, `VerificationError`, `SignatureError`,
         `NoSpaceError`, `RefusedError`, `UsageError`. What has arrived is kept, and the next call resumes.
         """
@@ -388,6 +390,7 @@ class Peer:
             peers=list(peers),
             signed_by=list(signed_by),
             overwrite=overwrite,
+            link=link,
             timeout_s=timeout_s,
         )
         return await LocalService(self).fetch(request, on_progress)

@@ -42,7 +42,7 @@ class Retrieval:
         """Raises as `Peer.fetch` does. Who asks for the same meanwhile waits for the same work (`peer/flights.py`)."""
         request, flights, progress = self.request, self.peer.fetches, self.fetching.progress
         wanted = tuple(tuple(sorted(names)) for names in (request.files, request.include, request.exclude))
-        how = (request.overwrite, request.dry_run, frozenset(signers))
+        how = (request.overwrite, request.link, request.dry_run, frozenset(signers))
         key = (self.fetching.model_id, self._destination, self.path, *wanted, *how)
         for flight in flights.of(self.fetching.model_id):
             flight.lead.fetching.ask_also(self.fetching.direct)
