@@ -63,6 +63,8 @@ PLAIN_RECORD_BYTES = MIB
 """The same in the clear, where bytes go straight from the file to their buffer: as few system calls as that takes."""
 CONTROL_BYTES_MAX = 320 * KIB
 """A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB. To look at so much takes half a ms."""
+SHORT_MESSAGE_BYTES_MAX = 16 * KIB
+"""Any other message, fields of a later version included: to skip 320 KiB of those takes a ms and a half."""
 STATEMENTS_PER_ANSWER_BYTES_MAX = 256 * KIB
 RECORDS_PER_KEY = 1 << 18
 """64 GiB of full records, then the key is changed: three orders below the AES-GCM bound of RFC 8446 section 5.5."""
@@ -139,6 +141,12 @@ BULK_GRACE_S = 30.0
 BULK_BYTES_PER_S_MIN = 8 * KIB
 """An answer that has begun must be whole after the grace and its length at this rate, for it holds a shared buffer.
 A seed with 1 Mbit/s that serves ten at once stays above it."""
+BULK_STRANGERS_PART = 0.5
+"""Of the buffers for answers on their way in, what connections may hold that have not brought a whole one yet: so no
+crowd that only begins takes them all."""
+BULK_CROWDED_S = 1.0
+BULK_CROWDED_BYTES_PER_S = 64 * KIB
+"""Where an answer waits for a buffer, the slowest of those that have held one for so long at less than this ends."""
 IDLE_TIMEOUT_S = 120.0
 KEEPALIVE_S = 45.0
 AGENT_CHARS_MAX = 64
@@ -151,6 +159,8 @@ IN_FLIGHT_BYTES_FAR_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
 QUEUES_MAX = 12
 """Peers at which we wait for our turn when as much is in flight as may be, before others are asked only for what is
 rare, or instead of those: with 8 requests at each peer of a crowd 8 of 9 lines are busy, and more only makes queues."""
+IN_FLIGHT_BYTES_STRANGERS_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
+"""Asked of peers that have not delivered yet, while somebody does: who only promises must not fill the rest."""
 REQUEST_WINDOW_CHUNKS_MIN = 2
 REQUEST_WINDOW_CHUNKS_START = 4
 REQUEST_WINDOW_CHUNKS_MAX = 64

@@ -8,9 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S, RECORD_BYTES
+from p2pmodel.net.tempo import Holders
 from p2pmodel.net.threads import Mailbox, Threads
+
+if TYPE_CHECKING:
+    from p2pmodel.net.receiver import Receiver
 
 
 class BufferPool:
@@ -28,12 +33,15 @@ class BufferPool:
         self._free: dict[int, list[bytearray]] = {size: [] for size in sizes}
         self._waiting: list[Callable[[], None]] = []
 
-    def lease(self, length: int) -> bytearray | None:
-        """A buffer of at least `length` bytes, or None where too much is lent."""
+    def lease(self, length: int, part: float = 1.0) -> bytearray | None:
+        """A buffer of at least `length` bytes, or None where too much is lent.
+
+        `part`: of all bytes, what may be lent with this one; whatever it is, one is lent where none is.
+        """
         size = next((size for size in self._sizes if length <= size), length)
         assert size <= self._bytes_max
         with self._lock:
-            if self.lent_bytes + size > self._bytes_max:
+            if self.lent_bytes and self.lent_bytes + size > part * self._bytes_max:
                 return None
             self.lent_bytes += size
             free = self._free.get(size)
@@ -87,6 +95,8 @@ class Shared:
     receive_buffers: BufferPool
     send_buffers: BufferPool
     scratch: bytearray
+    holders: Holders[Receiver] = field(default_factory=Holders)
+    """Whose answers stand in `receive_buffers` while they come in."""
     queued_bytes: int = 0
     """Of messages that have not left yet; the loop's."""
     _of_thread: threading.local = field(default_factory=threading.local)

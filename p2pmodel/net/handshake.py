@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from OpenSSL import SSL
 
 from p2pmodel.errors import DecodeError, HandshakeError
-from p2pmodel.limits import HANDSHAKE_BYTES_MAX, LANE_TOKEN_BYTES, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN
+from p2pmodel.limits import HANDSHAKE_BYTES_MAX, LANE_TOKEN_BYTES, PROTOCOL_VERSION_MIN
 from p2pmodel.model import PublicKey
 from p2pmodel.net.identity import Identity, decode_hello, encode_hello
 from p2pmodel.net.outbox import make_record
@@ -133,7 +133,7 @@ class Handshake:
             if self._peer is None:
                 self._tls.do_handshake()
                 self._peer = self._authenticate()
-                self._tls.send(encode_hello(self._our_hello()))
+                self._tls.send(encode_hello(self._identity.hello(self._lane)))
                 self._seal_first()
             hello = self._tls.recv(1 << 14)
         except SSL.WantReadError:
@@ -163,10 +163,6 @@ class Handshake:
             client, server = DirectionKeys(secrets[:SECRET_BYTES]), DirectionKeys(secrets[SECRET_BYTES:])
             self._keys = (client, server) if self._outgoing else (server, client)
         return self._keys
-
-    def _our_hello(self) -> Hello:
-        ours = self._identity
-        return Hello(PROTOCOL_VERSION, ours.network_id, ours.encryption, ours.port, ours.agent, self._lane)
 
     def _authenticate(self) -> PublicKey:
         if self._tls.get_alpn_proto_negotiated() != ALPN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -11,7 +12,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from p2pmodel.errors import DecodeError
-from p2pmodel.limits import AGENT_CHARS_MAX, LANE_TOKEN_BYTES
+from p2pmodel.limits import AGENT_CHARS_MAX, LANE_TOKEN_BYTES, PROTOCOL_VERSION
 from p2pmodel.model import SecretKey
 from p2pmodel.net.seam import Hello
 
@@ -65,8 +66,16 @@ class Identity:
     encryption: bool = True
     """Whether bulk and messages must be encrypted. They are in the clear only where both sides say False."""
     port: int = 0
+    """Where we listen."""
     agent: str = ""
+    hidden: Callable[[], bool] = field(default=lambda: False, repr=False, compare=False)
+    """Whether others cannot reach us, as far as we know: then we say no port, so that nobody is told to dial us."""
     _certificate: x509.Certificate | None = field(default=None, init=False, repr=False, compare=False)
+
+    def hello(self, lane: bytes = b"") -> Hello:
+        """What we say now."""
+        port = 0 if self.hidden() else self.port
+        return Hello(PROTOCOL_VERSION, self.network_id, self.encryption, port, self.agent, lane)
 
     @property
     def certificate(self) -> x509.Certificate:

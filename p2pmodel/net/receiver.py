@@ -2,7 +2,8 @@
 
 The loop reads what is small. Once an answer is coming in, a thread takes the socket over and reads until nothing has
 come for `_LINGER_MS`: receiving, opening records, hashing and writing all let go of the interpreter's lock, and no byte
-waits for the loop. Where all threads are busy the loop goes on reading, a little at a time.
+waits for the loop. Where all threads are busy the loop goes on reading, a little at a time; so it does where an answer
+comes slowly, because a thread that waits for a peer that drips is one less for the others.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import os
 import select
 import socket
 import time
+from collections import deque
 from typing import Protocol
+from weakref import proxy
 
 from p2pmodel.errors import P2PModelError, PeerGoneError
+from p2pmodel.limits import BULK_STRANGERS_PART
 from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.inbound import Bulk, Inbound
 from p2pmodel.net.records import DirectionKeys
 from p2pmodel.net.seam import BulkSink
+from p2pmodel.net.tempo import Tempo
 from p2pmodel.net.threads import SharedSocket, Work
 
 SCRATCH_BYTES = 16 * 1024
@@ -29,12 +34,17 @@ _AHEAD_BYTES = 256
 """What a thread reads past the end of a record: the next header, or a message, not a part of the next body."""
 _BACKLOG_BYTES = 256 * 1024
 """Messages that have been read and not yet told to the owner; beyond it the rest stays in the socket."""
+_TELL_S = 0.002
+"""For so long one connection's messages are dealt with before others have a turn: the dearest take half a ms each."""
 _MESSAGE_COST_BYTES = 256
 """What a message takes besides its bytes while it waits."""
 _WORTH_WAITING_BYTES = 64 * 1024
 _WAKE_BYTES = 256 * 1024
 _WINDOW_OPEN_BYTES = 32 * 1024 * 1024
 """Three times what is under way at 1 Gbit/s and 80 ms."""
+_SLOW_WAKE_BYTES = 4 * 1024
+"""Of a record that comes slowly, before the loop is woken: a byte at a time would cost it a turn each."""
+_ROOM_AGAIN_S = 0.25
 _CPUS = os.cpu_count() or 1
 
 
@@ -81,8 +91,12 @@ class _Waking:
         return bool(self._poll.poll(_LINGER_MS))
 
     def reset(self) -> None:
-        if self._low != 1:
-            self._set(1)
+        self.expect(1)
+
+    def expect(self, low: int) -> None:
+        """From now on the socket is readable when so many bytes are there, or it has ended."""
+        if self._low != low:
+            self._set(low)
 
     def _set(self, low: int) -> None:
         try:
@@ -101,15 +115,23 @@ class Receiver:
         self._shared = shared
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._inbound = Inbound(keys, self)
+        self._inbound = Inbound(keys, proxy(self))
+        self._waking = _Waking(sock.sock)
+        self._tempo = Tempo()
         self._watching = self._threaded = self._ended = self._broken = False
         self._unlent: tuple[int, int, BulkSink] | None = None
         """An announced answer for which no buffer was free."""
         self._deadline_s = 0.0
         """When the answer that is coming in has to be whole, in monotonic seconds."""
         self._timer: asyncio.TimerHandle | None = None
+        self._untold: deque[bytes] = deque()
+        """Messages that whoever reads has put here for the loop."""
+        self._telling = False
+        self._error: Exception | None = None
+        """What the channel ends with once the messages before it are told."""
         self._posted_bytes = self._told_bytes = 0
         """Of messages: the first is written by whoever reads, the second by the loop."""
+        self._wants_room = False
         self._complete = self._settled = 0
         """Answers that came in whole, and of those the ones that the owner has been told of."""
 
@@ -139,17 +161,22 @@ class Receiver:
 
     def _arrange(self) -> None:
         """Decide who reads next."""
-        if self._ended or self._broken or self._unlent is not None:
+        if self._ended or self._broken or self._unlent is not None or self._backlogged:
             self._watch(False)
             return
-        if self._inbound.bulk is not None and self._hand_over():
+        bulk = self._inbound.bulk is not None
+        if bulk and self._tempo.fast and self._hand_over():
             self._watch(False)
             self._set_timer(None)
             return
+        slow = bulk and not self._tempo.fast
+        # Before the record is whole nothing can be done with it.
+        self._waking.expect(max(1, min(len(self._inbound.target), _SLOW_WAKE_BYTES)) if slow else 1)
         self._watch(True)
-        self._set_timer(self._deadline_s if self._inbound.bulk is not None else None)
+        self._set_timer(self._deadline_s if bulk else None)
 
     def _hand_over(self) -> bool:
+        self._waking.reset()
         self._sock.borrow()
         self._threaded = True
         try:
@@ -180,13 +207,14 @@ class Receiver:
         self._watching = on
 
     def _on_readable(self) -> None:
-        scratch = memoryview(self._shared.scratch)
+        scratch, receiving = memoryview(self._shared.scratch), self._shared.receiving
 
         def read() -> None:
             for _ in range(_READS_PER_WAKE):
                 if self._ended or self._unlent is not None or self._backlogged or not self._read(scratch):
                     return
-                if self._inbound.bulk is not None and self._shared.receiving.load < self._shared.receiving.count:
+                fast = self._tempo.look(time.monotonic(), self.bytes_received)
+                if fast and self._inbound.bulk is not None and receiving.load < receiving.count:
                     return
 
         self._guard(read)
@@ -205,6 +233,7 @@ class Receiver:
         self._unlent = None
         bulk, self._inbound.bulk = self._inbound.bulk, None
         if bulk is not None:
+            self._shared.holders.let_go(self)
             self._shared.receive_buffers.release(bulk.buffer)
 
     def _lend_again(self) -> None:
@@ -215,9 +244,43 @@ class Receiver:
         self._guard(lambda: self._lend(request_id, length, sink))
         self._arrange()
 
-    def _tell(self, message: bytes) -> None:
-        self._told_bytes += len(message) + _MESSAGE_COST_BYTES
-        self._owner.message_in(message)
+    def _make_room(self) -> None:
+        """An answer waits here for a buffer: the slowest of those who hold one gives it up, where that is too slow."""
+        self._wants_room = self._unlent is not None and not self._ended
+        if not self._wants_room:
+            return
+        holders = self._shared.holders
+        received = {holder: holder.bytes_received for holder in holders.holders}
+        slowest = holders.slowest(time.monotonic(), received)
+        if slowest is not None:
+            slowest._give_way()
+        self._loop.call_later(_ROOM_AGAIN_S, self._make_room)
+
+    def _give_way(self) -> None:
+        self._shared.holders.let_go(self)
+        self._owner.broken(PeerGoneError("an answer came too slowly, and others waited for its buffer"))
+
+    def _want_room(self) -> None:
+        if not self._wants_room:
+            self._make_room()
+
+    def _tell(self) -> None:
+        """Messages that are here, for a moment; the rest in the next turn, so that no flood keeps others waiting."""
+        self._telling = False  # before the first look, as in `Mailbox`
+        until, paused = time.monotonic() + _TELL_S, self._backlogged
+        while self._untold:
+            message = self._untold.popleft()
+            self._told_bytes += len(message) + _MESSAGE_COST_BYTES
+            self._owner.message_in(message)
+            if time.monotonic() >= until:
+                break
+        if self._untold:
+            self._tell_soon()
+        elif self._error is not None:
+            error, self._error = self._error, None
+            self._owner.broken(error)
+        if paused and not self._threaded and not self._backlogged:
+            self._arrange()
 
     def _consumed(self, request_id: int, error: P2PModelError | None) -> None:
         self._settled += 1
@@ -231,8 +294,13 @@ class Receiver:
         try:
             work()
         except Exception as error:  # noqa: BLE001  (the owner tells faults of the peer from bugs of ours)
-            self._broken = True
-            self._shared.mail.post(self._owner.broken, error)
+            self._broken, self._error = True, error
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if not self._telling:
+            self._telling = True
+            self._shared.mail.post(self._tell)
 
     def _burst(self) -> None:
         with self._inbound.reusing_a_record():
@@ -241,16 +309,19 @@ class Receiver:
 
     def _read_on(self) -> None:
         scratch = memoryview(bytearray(_AHEAD_BYTES))
-        waking = _Waking(self._sock.sock)
         try:
             while not (self._ended or self._unlent is not None or self._backlogged):
-                if not waking.wait(len(self._inbound.target), self.bytes_received):
+                if not self._waking.wait(len(self._inbound.target), self.bytes_received):
+                    self._tempo.pause()
                     return
-                if self._inbound.bulk is not None and time.monotonic() > self._deadline_s:
+                now = time.monotonic()
+                if self._inbound.bulk is not None and now > self._deadline_s:
                     self._too_slow()
+                if not self._tempo.look(now, self.bytes_received):
+                    return
                 self._read(scratch)
         finally:
-            waking.reset()
+            self._waking.reset()
 
     def _read(self, scratch: memoryview) -> bool:
         """Take what is there; False where nothing is left. Raises `P2PModelError`."""
@@ -277,21 +348,27 @@ class Receiver:
 
     def message_in(self, message: bytes) -> None:
         self._posted_bytes += len(message) + _MESSAGE_COST_BYTES
-        self._shared.mail.post(self._tell, message)
+        self._untold.append(message)
+        self._tell_soon()
 
     def bulk_begins(self, request_id: int, length: int) -> None:
         self._lend(request_id, length, self._owner.sink_of(request_id, length))
 
     def _lend(self, request_id: int, length: int, sink: BulkSink) -> None:
-        buffer = self._shared.receive_buffers.lease(length)
+        buffer = self._shared.receive_buffers.lease(length, 1.0 if self._complete else BULK_STRANGERS_PART)
         if buffer is None:
             self._unlent = request_id, length, sink
             self._shared.receive_buffers.when_free(lambda: self._shared.mail.post(self._lend_again))
+            self._shared.mail.post(self._want_room)
             return
-        self._deadline_s = time.monotonic() + patience_s(length)
+        now = time.monotonic()
+        self._deadline_s = now + patience_s(length)
+        self._tempo.begin(now, self.bytes_received)
+        self._shared.holders.take(self, now, self.bytes_received)
         self._inbound.lend(Bulk(request_id, length, sink, buffer))
 
     def bulk_complete(self, bulk: Bulk) -> None:
+        self._shared.holders.let_go(self)
         self._complete += 1
         consuming = self._shared.consuming
         if self._threaded and (self._shared.receiving.load >= _CPUS or consuming.load >= consuming.count):

@@ -55,6 +55,8 @@ class TcpChannel:
         self._handler: ChannelHandler | None = None
         self._closed: P2PModelError | None = None
         self._lanes: list[_Lane] = []
+        self._moved_bytes = 0, 0
+        """In and out, by lanes that are no more."""
         self._add_lane(sock, session)
         self._plan = LanePlan(time.monotonic(), 0)
 
@@ -76,13 +78,16 @@ class TcpChannel:
 
     @property
     def bytes_received(self) -> int:
-        return sum([lane.receiver.bytes_received for lane in self._lanes])
+        return self._moved_bytes[0] + sum([lane.receiver.bytes_received for lane in self._lanes])
 
     @property
     def bytes_sent(self) -> int:
-        return sum([lane.sender.bytes_sent for lane in self._lanes])
+        return self._moved_bytes[1] + sum([lane.sender.bytes_sent for lane in self._lanes])
 
     def start(self, handler: ChannelHandler) -> None:
+        if self._closed is not None:
+            self._loop.call_soon(handler.closed, self._closed)
+            return
         self._handler = handler
         for lane in self._lanes:
             self._start(lane)
@@ -102,9 +107,13 @@ class TcpChannel:
         return True
 
     def send(self, message: bytes) -> None:
-        self._lanes[0].sender.send(message)
+        if self._closed is None:
+            self._lanes[0].sender.send(message)
 
     async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
+        if self._closed is not None:
+            source.release()
+            raise PeerGoneError("the connection closed")
         lane = min(self._lanes, key=lambda lane: lane.sender.answers_due)
         try:
             return await lane.sender.send_bulk(request_id, source)
@@ -130,13 +139,21 @@ class TcpChannel:
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return
-        self._closed = reason
+        self._closed = _without_frames(reason)
         for lane in self._lanes:
             lane.receiver.end()
             lane.sender.end()
             lane.socket.close()
         self.on_closed()
+        self.on_closed, self.on_narrow = lambda: None, lambda lanes: None
+        if self._handler is None:
+            self._forget_lanes()
         self.receiver_idle()
+
+    def _forget_lanes(self) -> None:
+        """They know us and we knew them: nothing of a crowd that has gone waits for the garbage collector."""
+        self._moved_bytes = self.bytes_received, self.bytes_sent
+        self._lanes.clear()
 
     # --- receiver.ReceiverOwner ---------------------------------------------------------------------------------------
 
@@ -170,6 +187,7 @@ class TcpChannel:
         # What has fully arrived is still being verified and written; the handler hears of it before the end.
         if self._closed is None or self._handler is None or not all(lane.receiver.idle for lane in self._lanes):
             return
+        self._forget_lanes()
         self._loop.call_soon(self._handler.closed, self._closed)
         self._handler = None
 
@@ -182,3 +200,12 @@ class TcpChannel:
             self.close(error)
         except Exception as error:  # noqa: BLE001  (a bug of ours ends this channel, and is reported)
             self.broken(error)
+
+
+def _without_frames(reason: P2PModelError) -> P2PModelError:
+    """The same error. Its traceback would keep everything alive that the calls knew: this channel, which keeps it."""
+    seen: BaseException | None = reason
+    while seen is not None:
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
+    return reason

@@ -263,6 +263,11 @@ class Overlay:
             reachability=None if self._self_check is None else self._self_check.reachability.state,
         )
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether this node has found out that others cannot reach it."""
+        return self._self_check is not None and self._self_check.reachability.state is Reach.UNREACHABLE
+
     # --- parts ----------------------------------------------------------------------------------------------------
 
     @property

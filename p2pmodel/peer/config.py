@@ -93,8 +93,10 @@ class PeerConfig:
     """Where the process is this peer's own (a daemon, a command): it takes what CPU and disk time others leave."""
     lan: bool = True
     client_only: bool | None = None
-    """Ask the overlay without becoming a part of it: for peers that are soon gone again, or cannot be reached. None
-    finds out whether others can reach this one, and makes it a client while they cannot."""
+    """Others cannot reach this peer: it asks the overlay without becoming a part of it, and tells no port to those it
+    connects to. None finds out whether they can, and makes it a client while they cannot."""
+    passing: bool = False
+    """Soon gone again: it asks the overlay without becoming a part of it, and serves while it is here."""
     saved_state: Literal["keep", "read", "ignore"] = "keep"
     """The neighbours and the announcing of the last run: a peer that stays goes on from them and keeps them for the
     next, one for a single command only reads them, one that enters no network leaves them alone."""
@@ -127,7 +129,7 @@ class PeerConfig:
             return replace(alone, saved_state="ignore")
         host, _ = split_host_port(self.listen)
         listen = f"[{host}]:0" if ":" in host else f"{host}:0"
-        return replace(self, listen=listen, http=None, client_only=True, saved_state="read")
+        return replace(self, listen=listen, http=None, passing=True, saved_state="read")
 
     @property
     def entry_peers(self) -> tuple[str, ...]:

@@ -158,8 +158,9 @@ class Peer:
             network_id=this_network,
             rng=self._rng,
             profile=self.profile,
-            client_only=config.client_only,
+            client_only=True if config.passing else config.client_only,
         )
+        identity.hidden = lambda: bool(config.client_only) or self.overlay.unreachable
         self.announcer = Announcer(self.store, self.overlay, self.network)
         self.saved = SavedState(config.data_dir, config.saved_state, self.files, self.overlay, self.network)
         self.listen = await self._bind()

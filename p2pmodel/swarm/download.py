@@ -17,6 +17,7 @@ from random import Random
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
+from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, Clock
 from p2pmodel.swarm.accounting import Account, Waste
 from p2pmodel.swarm.link import Link
@@ -110,6 +111,9 @@ class Download:
         self._on_have = on_have
         self._twins = _twins(layout, wanted.bits & ~have.bits)
         """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
+        looked_at = islice(self._twins.items(), _IMPLIED_MAX)
+        self._first_of = {twin: first for first, twins in looked_at for twin in twins[:_TWINS_LOOKED_AT]}
+        self._twins_looked_at = bits_of(self._first_of)
         once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
         self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, layout.length, rng)
         self._schedule.overtaking.coming = self._answers
@@ -210,27 +214,20 @@ class Download:
             link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
         link.follow(self.layout.model_id, self)
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        if self._schedule.peer_has(link.peer, held.bits | self._implied_by(held)):
+        if self._schedule.peer_has(link.peer, new | self._implied_by(new)):
             self._fill(link)
 
-    def _implied_by(self, held: HaveMap) -> int:
+    def _implied_by(self, bits: int) -> int:
         """Chunks that a peer can send because it holds the same bytes at another place of the model.
 
         Looked at for so few repeated chunks only that a message costs no more for a manifest made to that end.
         """
-        if not self._twins:
-            return 0
-        flags = held.encode()
-        implied = [
-            first
-            for first, twins in islice(self._twins.items(), _IMPLIED_MAX)
-            if not flags[first >> 3] >> (first & 7) & 1
-            and any(flags[twin >> 3] >> (twin & 7) & 1 for twin in twins[:_TWINS_LOOKED_AT])
-        ]
-        return HaveMap.of(held.count, implied).bits if implied else 0
+        # As bits, because to look at one twin after the other took half of what a have-map cost.
+        twins = bits & self._twins_looked_at
+        return bits_of([self._first_of[twin] for twin in iter_bits(twins)])
 
     def offer(self, link: Link, bits: int) -> None:
         """The overlay says that this peer holds these chunks, maybe as part of another model."""
@@ -240,7 +237,7 @@ class Download:
             self._fill(link)
 
     def link_unknown(self, link: Link) -> None:
-        self._schedule.peer_lost(link.peer, self.layout.have_map().bits & ~self._offered.get(link.peer, 0))
+        self._schedule.peer_lost(link.peer, ~self._offered.get(link.peer, 0))
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None:
         if self.links.get(link.peer) is not link:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Listening(Protocol):
     """Who follows a model on a link: a running download."""
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
-        """The peer holds these chunks (all of them, not only the new ones)."""
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
+        """The peer holds these chunks; it has just told of the `new` ones among them, as bits."""
 
     def link_unknown(self, link: Link) -> None: ...
 
@@ -33,7 +33,7 @@ class Hearing:
     def __init__(self, on_held: Callable[[Link, HaveMap], None]) -> None:
         self._on_held = on_held
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         self._on_held(link, held)
 
     def link_unknown(self, link: Link) -> None:
@@ -53,7 +53,7 @@ class Expecting:
         self._unknown = False
         self._peers: list[tuple[PublicKey, Address]] = []
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         self._unknown = False
 
     def link_unknown(self, link: Link) -> None:
@@ -68,7 +68,7 @@ class Expecting:
     def pass_on(self, link: Link, held: HaveMap | None, follower: Listening) -> None:
         """Raises `PeerFault` where what the peer said does not fit the model."""
         if held is not None:
-            follower.link_has(link, held)
+            follower.link_has(link, held, held.bits)
         elif self._unknown:
             follower.link_unknown(link)
         if self._peers:

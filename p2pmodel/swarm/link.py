@@ -338,7 +338,7 @@ class Link:
             case wire.Have(model, chunks):
                 self._have(ModelId(Digest(model)), chunks)
             case wire.HaveMapOf(model, count, bits):
-                self._have_map(ModelId(Digest(model)), HaveMap.decode(count, bits))
+                self._have_map(ModelId(Digest(model)), count, bits)
             case wire.Unknown(model):
                 self._unknown(ModelId(Digest(model)))
             case wire.Subscribe(model):
@@ -381,15 +381,16 @@ class Link:
         # One corrupt chunk ends a connection; whatever else was asked for has not come, and proves nothing.
         self._requests.fail_all(PeerGoneError(str(reason)) if isinstance(reason, CorruptChunkError) else reason)
         self._on_closed(self, reason)
+        self._queue.let_go()
         self._ended.set()
 
     # --- what the peer tells -------------------------------------------------------------------------------------
 
-    def _have_map(self, model_id: ModelId, held: HaveMap) -> None:
+    def _have_map(self, model_id: ModelId, count: int, bits: bytes) -> None:
         follower = self.followers.get(model_id)
         if follower is not None:
-            self.held[model_id] = held
-            follower.link_has(self, held)
+            held = self.held[model_id] = HaveMap.decode(count, bits)
+            follower.link_has(self, held, held.bits)
 
     def _have(self, model_id: ModelId, chunks: list[int]) -> None:
         follower = self.followers.get(model_id)
@@ -399,9 +400,9 @@ class Link:
         if before is None:
             # Sent before our last subscription was read; the have-map that answers it is newer.
             return
-        held = HaveMap(before.count, before.bits | HaveMap.of(before.count, chunks).bits)
-        self.held[model_id] = held
-        follower.link_has(self, held)
+        new = HaveMap.of(before.count, chunks).bits
+        held = self.held[model_id] = HaveMap(before.count, before.bits | new)
+        follower.link_has(self, held, new)
 
     def _unknown(self, model_id: ModelId) -> None:
         self.held.pop(model_id, None)

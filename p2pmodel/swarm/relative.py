@@ -62,7 +62,7 @@ class Relative:
         self._download.add_link(link)
         if self.model_id in link.followers:  # the other model is being pulled too, and its download hears the peer
             if (held := link.held.get(self.model_id)) is not None:
-                self.link_has(link, held)
+                self.link_has(link, held, held.bits)
             return
         link.follow(self.model_id, self)
 
@@ -74,14 +74,13 @@ class Relative:
 
     # --- following.Listening -------------------------------------------------------------------------------------
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != self._count:
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {self._count}")
         known = self._links.get(link, 0)
         self._links[link] = held.bits
-        new = held.bits & ~known & self._theirs
-        if new:
-            ours = chain.from_iterable(self._shared[index] for index in iter_bits(new))
+        if useful := new & ~known & self._theirs:
+            ours = chain.from_iterable(self._shared[index] for index in iter_bits(useful))
             self._download.offer(link, HaveMap.of(len(self._download.layout), ours).bits)
 
     def link_unknown(self, link: Link) -> None:

@@ -18,6 +18,7 @@ from typing import Generic, TypeVar
 from p2pmodel.limits import (
     IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
+    IN_FLIGHT_BYTES_STRANGERS_MAX,
     QUEUES_MAX,
     RANDOM_FIRST_CHUNKS,
     REFUSALS_IN_A_ROW_MAX,
@@ -63,6 +64,8 @@ class Schedule(Generic[K]):
         """Those of them that owe something: few, where a crowd is connected."""
         self._withdrawn: list[tuple[K, int]] = []
         self._in_flight_bytes = 0
+        self._strangers_bytes = 0
+        """Of those, what is asked of peers that have not delivered yet."""
         self.overtaking: Overtaking[K] = Overtaking(self._sources, self._askers)
         self._queues_count, self._queues_until = 0, 0.0
         self._arrived = 0
@@ -167,6 +170,9 @@ class Schedule(Generic[K]):
     def _count_proven(self) -> None:
         proven = [source.nearness for source in self._sources.values() if source.proven]
         self._proven, self._nearest = len(proven), max(proven, default=0)
+        strangers = (source for source in self._sources.values() if not source.proven)
+        asked = (request for source in strangers for request in source.requests.values() if not request.overdue)
+        self._strangers_bytes = sum(request.length for request in asked)
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -197,7 +203,9 @@ class Schedule(Generic[K]):
     def _may_ask(self, source: Source, now: float) -> bool:
         if len(source.requests) >= self._window(source):
             return False
-        return not (now < source.paused_until and self._proven and not source.proven)
+        if source.proven or not self._proven:
+            return True
+        return now >= source.paused_until and self._strangers_bytes < IN_FLIGHT_BYTES_STRANGERS_MAX
 
     def _limit_bytes(self, source: Source) -> int:
         return IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
@@ -292,11 +300,16 @@ class Schedule(Generic[K]):
         deadline = now + source.patience_s(length, self.overtaking.usual_s)
         source.requests[index] = Request(index, length, now, deadline)
         source.queued_bytes += length
-        self._in_flight_bytes += length
+        self._count_in_flight(source, length)
         self._askers.setdefault(index, {})[peer] = None
         if self._state[index] == _FREE:
             self._state[index] = _ASKED
             self._free.flip(index)
+
+    def _count_in_flight(self, source: Source, more: int) -> None:
+        self._in_flight_bytes += more
+        if not source.proven:
+            self._strangers_bytes += more
 
     def _drop(self, peer: K, source: Source, index: int) -> Request | None:
         request = source.requests.pop(index, None)
@@ -306,7 +319,7 @@ class Schedule(Generic[K]):
         if not source.requests:
             self._busy.pop(peer, None)
         if not request.overdue:
-            self._in_flight_bytes -= request.length
+            self._count_in_flight(source, -request.length)
         askers = self._askers[index]
         askers.pop(peer, None)
         if not askers:
@@ -396,7 +409,7 @@ class Schedule(Generic[K]):
                     self._withdraw(peer, request.index)
                     continue
                 request.overdue = True
-                self._in_flight_bytes -= request.length
+                self._count_in_flight(source, -request.length)
                 self._free_unless_asked(request.index)
         return list(late)
 

@@ -136,6 +136,12 @@ class UploadQueue:
         self._chunks.pop(request_id, None)
         self._small.pop(request_id, None)
 
+    def let_go(self) -> None:
+        """The connection has ended: forget who asked, who knows us as well."""
+        self._chunks.clear()
+        self._small.clear()
+        del self._asker, self._answer_statements, self._spawn
+
     async def _send_chunks(self) -> None:
         try:
             while self._chunks:

@@ -20,6 +20,7 @@ from p2pmodel.limits import (
     OBJECT_BYTES_MAX,
     PEERS_PER_MESSAGE_MAX,
     PROBES_PER_MESSAGE_MAX,
+    SHORT_MESSAGE_BYTES_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_PER_MODEL_MAX,
 )
@@ -181,8 +182,15 @@ def encode(message: AnyMessage) -> bytes:
     return encoded
 
 
+_LONG = (b"\x94\x03", b"\x93\x0c")
+"""How `HaveMapOf` and `Statements` begin, which may be long: without fields of a later version, because to skip 320 KiB
+of those takes longer than anything that is meant."""
+
+
 def decode(encoded: bytes) -> AnyMessage:
     """Raises `DecodeError` for anything that is not one message within its limits."""
+    if len(encoded) > SHORT_MESSAGE_BYTES_MAX and not encoded.startswith(_LONG):
+        raise DecodeError(f"{len(encoded)} bytes are too long for a message of this kind")
     try:
         return _decoder.decode(encoded)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from p2pmodel.errors import HandshakeError, NetworkError, PeerGoneError
-from p2pmodel.limits import CONNECT_TIMEOUT_S, PROTOCOL_VERSION
+from p2pmodel.limits import CONNECT_TIMEOUT_S
 from p2pmodel.model import PublicKey
 from p2pmodel.net import Address, Channel, Clock, DatagramHandler, Datagrams, Hello, Identity, Listener
 from p2pmodel.testing.channel import SimChannel
@@ -78,8 +78,7 @@ class SimNetwork:
         return self.identity
 
     def _hello(self) -> Hello:
-        ours = self._identified()
-        return Hello(PROTOCOL_VERSION, ours.network_id, ours.encryption, ours.port, ours.agent)
+        return self._identified().hello()
 
     async def connect(self, address: Address, expected: PublicKey | None, first: Sequence[bytes] = ()) -> Channel:
         """A TCP handshake and a TLS one take two round trips; who is not reached is given up after the real time."""

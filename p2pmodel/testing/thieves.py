@@ -72,7 +72,7 @@ class Thief:
             request = ChunkRequest(place.length, _Nowhere(), settled)
             link.request_chunk(self._layout.model_id, place.index, place.digest, request)
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         known = self._places.setdefault(link, [])
         known += [index for index in held if index not in known]
         self._ask(link)

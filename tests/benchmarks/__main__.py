@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from tests.benchmarks import links, transfer
 from tests.benchmarks.contenders.contender import SHAPES
+from tests.benchmarks.hostile.drippers import Drippers
 from tests.benchmarks.hostile.flood import Flood
 from tests.benchmarks.hostile.messages import Messages
 from tests.benchmarks.index import Index
@@ -72,6 +73,10 @@ def _flood(_: argparse.Namespace) -> Flood:
     return Flood(_say)
 
 
+def _drippers(args: argparse.Namespace) -> Drippers:
+    return Drippers(_say, args.repeat)
+
+
 def _messages(_: argparse.Namespace) -> Messages:
     return Messages(_say)
 
@@ -82,6 +87,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "index": _index,
     "flood": _flood,
     "messages": _messages,
+    "drippers": _drippers,
 }
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 

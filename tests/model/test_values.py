@@ -20,7 +20,7 @@ from p2pmodel.model import (
     SecretKey,
     Sha256,
 )
-from p2pmodel.model.have_map import iter_bits
+from p2pmodel.model.have_map import bits_of, iter_bits
 
 digests = st.binary(min_size=32, max_size=32).map(Digest)
 chunk_lists = st.lists(st.tuples(digests, st.integers(1, CHUNK_BYTES_MAX)), max_size=30).map(ChunkList.of)
@@ -87,6 +87,7 @@ def test_a_have_map_survives_the_wire_and_lists_what_it_holds(count, data):
     have = HaveMap.of(count, held)
     assert HaveMap.decode(count, have.encode()) == have
     assert list(have) == sorted(held) == list(iter_bits(have.bits))
+    assert bits_of(list(held)) == have.bits
     far = 5000 * 8  # behind blocks that are passed over
     assert list(iter_bits(have.bits << far | 1)) == [0, *(index + far for index in sorted(held))]
     assert have.held == len(held) and have.whole == (len(held) == count)

@@ -165,7 +165,7 @@ async def test_a_peer_that_reads_no_messages_is_cut_off(town) -> None:
     near.start(handler)
     for _ in range(40):
         near.send(bytes(CONTROL_BYTES_MAX))
-        assert near._lanes[0].sender.message_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
+        assert near._shared.queued_bytes <= SEND_QUEUE_BYTES_MAX + CONTROL_BYTES_MAX
     assert isinstance(await handler.until_closed(), ProtocolError)
 
 

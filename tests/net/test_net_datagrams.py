@@ -9,7 +9,7 @@ import socket
 import pytest
 from wire_pairs import PATIENCE_S, comes_true, identity
 
-from p2pmodel.errors import NetworkError
+from p2pmodel.errors import DecodeError, NetworkError
 from p2pmodel.limits import DATAGRAM_BYTES_MAX
 from p2pmodel.net import Address, udp
 
@@ -191,3 +191,26 @@ async def test_where_there_is_no_ipv6_everywhere_is_ipv4(post, monkeypatch, numb
 )
 def test_an_address_knows_which_others_a_socket_bound_to_it_reaches(bound: str, other: str, reached: bool) -> None:
     assert Address(bound, 1).reaches(Address(other, 1)) is reached
+
+
+@pytest.mark.parametrize(
+    ("host", "scope"),
+    [
+        *(("127.0.0.1", 2), ("::1", 2), ("::ffff:127.0.0.1", 2)),
+        *(("10.0.0.0", 1), ("10.255.255.255", 1), ("192.168.3.4", 1), ("169.254.0.9", 1), ("172.31.255.255", 1)),
+        *(("fe80::1", 1), ("fdff::1", 1), ("2001:db8::1", 1), ("255.255.255.255", 1), ("0.0.0.0", 1), ("::", 1)),
+        *(("9.255.255.255", 0), ("11.0.0.0", 0), ("172.32.0.0", 0), ("192.169.0.0", 0), ("239.255.255.255", 0)),
+        *(("2001:200::1", 0), ("2a00::1", 0), ("fec0::1", 0), ("100.64.0.1", 0)),
+    ],
+)
+def test_an_address_knows_how_far_it_reaches(host: str, scope: int) -> None:
+    address = Address(host, 9)
+    assert address.scope == scope
+    assert Address.unpack(address.pack()) == address
+    assert Address.unpack(address.pack()).scope == scope
+
+
+@pytest.mark.parametrize("packed", [b"", bytes(5), bytes(7), bytes(17), bytes(19), bytes(4) + b"\0\0", bytes(18)])
+def test_a_compact_address_of_another_length_or_without_a_port_does_not_decode(packed: bytes) -> None:
+    with pytest.raises(DecodeError):
+        Address.unpack(packed)

@@ -84,9 +84,9 @@ def test_a_crowd_whose_hosts_do_not_help_each_other_has_the_seed_send_several_co
 
 
 def _only_from_the_whole(link_has):
-    def deaf(download, link, held) -> None:
+    def deaf(download, link, held, new) -> None:
         if held.whole:
-            link_has(download, link, held)
+            link_has(download, link, held, held.bits)
 
     return deaf
 

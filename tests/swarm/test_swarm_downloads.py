@@ -444,7 +444,7 @@ async def test_a_limit_holds_roughly(town, side: str) -> None:
     await leech.fetch([seed])
     took = loop.time() - began
     # 200 kB, a quarter of a second's worth of which may leave at once.
-    assert 0.15 < took < 1.5
+    assert 0.15 < took < 5
 
 
 async def test_a_limit_is_kept_while_peers_come_and_go(town) -> None:

@@ -19,6 +19,7 @@ from p2pmodel.limits import (
     DUPLICATE_REQUESTS_MAX,
     IN_FLIGHT_BYTES_FAR_MAX,
     IN_FLIGHT_BYTES_MAX,
+    IN_FLIGHT_BYTES_STRANGERS_MAX,
     QUEUES_MAX,
     REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MAX_S,
@@ -518,6 +519,19 @@ def test_a_far_peer_leaves_room_for_one_that_is_near_and_delivers() -> None:
     assert schedule.in_flight_bytes == IN_FLIGHT_BYTES_MAX
 
 
+def test_a_crowd_that_has_delivered_nothing_leaves_a_part_of_what_may_be_asked_for_to_those_who_have() -> None:
+    schedule = plan(5000)
+    join(schedule, good=everything(5000))
+    schedule.arrived("good", ask(schedule, "good")[0], 0.01)
+    for number in range(64):
+        join(schedule, **{f"stranger {number}": everything(5000)})
+        ask(schedule, f"stranger {number}", 0.1)
+    strangers = schedule.in_flight_bytes - schedule._sources["good"].queued_bytes
+    assert strangers == IN_FLIGHT_BYTES_STRANGERS_MAX
+    schedule.expire(REQUEST_DEADLINE_MAX_S + 1)
+    assert ask(schedule, "stranger 63", REQUEST_DEADLINE_MAX_S + 1), "those who are late do not count any more"
+
+
 def test_the_whole_of_a_large_model_is_looked_at_once_for_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     rarest = Rarity.rarest
@@ -622,6 +636,9 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
             if not request.overdue
         ]
         assert self.schedule.in_flight_bytes == sum(request.length for request in fresh) >= 0
+        strangers = [source for source in self.schedule._sources.values() if not source.proven]
+        asked = [request for source in strangers for request in source.requests.values() if not request.overdue]
+        assert self.schedule._strangers_bytes == sum(request.length for request in asked)
         for source in self.schedule._sources.values():
             assert source.queued_bytes == sum(request.length for request in source.requests.values())
 

@@ -17,6 +17,7 @@ from p2pmodel.limits import (
     OBJECT_BYTES_MAX,
     PEERS_PER_MESSAGE_MAX,
     PROBES_PER_MESSAGE_MAX,
+    SHORT_MESSAGE_BYTES_MAX,
     STATEMENT_BYTES_MAX,
     STATEMENTS_PER_MODEL_MAX,
 )
@@ -69,6 +70,19 @@ def test_every_kind_of_message_is_in_the_round_trip() -> None:
 def test_elements_that_a_later_version_appends_are_ignored(message, more: list) -> None:
     fields = msgspec.msgpack.decode(wire.encode(message))
     assert wire.decode(msgspec.msgpack.encode([*fields, *more])) == message
+
+
+def test_only_a_have_map_and_statements_may_be_long_and_then_nothing_is_appended_to_them() -> None:
+    """To skip so much of what a later version might append costs more than any message that is meant."""
+    chunks = SHORT_MESSAGE_BYTES_MAX * 16
+    have_map = [3, H, chunks, bytes(chunks // 8)]
+    statements = [12, 7, [bytes(STATEMENT_BYTES_MAX), bytes(STATEMENT_BYTES_MAX)]]
+    for long in (have_map, statements):
+        assert decodes(msgspec.msgpack.encode(long))
+        assert not decodes(msgspec.msgpack.encode([*long, 0]))
+    ping = [13, *([0] * (SHORT_MESSAGE_BYTES_MAX - 4))]
+    assert len(msgspec.msgpack.encode(ping)) == SHORT_MESSAGE_BYTES_MAX and decodes(msgspec.msgpack.encode(ping))
+    assert not decodes(msgspec.msgpack.encode([*ping, 0]))
 
 
 @settings(max_examples=500)

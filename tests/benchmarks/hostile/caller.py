@@ -67,10 +67,11 @@ class Caller:
             raise
 
     async def say(self, *messages: bytes) -> None:
-        await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(map(self._sealed, messages)))
+        await asyncio.get_running_loop().sock_sendall(self.sock, b"".join(map(self.sealed, messages)))
 
-    def _sealed(self, message: bytes) -> bytes:
-        header = encode_header(Kind.MESSAGE, len(message))
+    def sealed(self, message: bytes, kind: Kind = Kind.MESSAGE) -> bytes:
+        """A record as it goes on the wire."""
+        header = encode_header(kind, len(message))
         keys = self._session.sending
         if keys is None:
             return header + message

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from random import Random
 import msgspec
 from blake3 import blake3
 
-from p2pmodel.errors import P2PModelError, PeerFault
+from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
 from p2pmodel.limits import (
     CHUNKS_PER_MODEL_MAX,
     CONNECTIONS_INCOMING_MAX,
@@ -37,7 +37,9 @@ from tests.benchmarks.report import Line, at_most, table
 
 CHUNKS = 1_000_000
 _TIMES = 300
-_LARGE_TIMES = 60
+_TAKES = 3
+"""Each message is sent so many times, to a swarm in the same state, and its least time counts: what comes on top is the
+machine's (interrupts, neighbours on the same core), which CPU time of a thread has in it."""
 MARK_MS = 1.0
 RATIO_MARK = 12.0
 
@@ -174,7 +176,6 @@ class Messages:
         download = swarm.open_download(layout, wanted, HaveMap(len(layout)), Nothing())
         running = asyncio.ensure_future(download.run())
         for kind, make in scripts(layout).items():
-            await self._come(swarm, callers, layout)
             await self._measure(swarm, callers, layout, kind, make)
         running.cancel()
         await asyncio.wait([running])
@@ -183,14 +184,15 @@ class Messages:
         await network.close()
 
     async def _come(self, swarm: Swarm, callers: list[Deaf], layout: Layout) -> None:
-        """As many callers as there are places, all of whom follow the model; those of before may have been cut off."""
-        staying = [caller for caller in callers if caller.reason is None]
-        new = [Deaf(next(self._numbers)) for _ in range(self.connections - len(staying))]
-        for caller in new:
+        """New callers for all of before, as many as there are places; all of them follow the model."""
+        for caller in callers:
+            caller.close(PeerGoneError("it has had its turn"))
+        await asyncio.sleep(0)
+        callers[:] = [Deaf(next(self._numbers)) for _ in range(self.connections)]
+        for caller in callers:
             swarm.accept(caller)
             self._say(caller, wire.encode(wire.Subscribe(layout.model_id.raw)))
             await asyncio.sleep(0)
-        callers[:] = [*new, *staying]
         await asyncio.sleep(0.2)
 
     def _say(self, caller: Deaf, message: bytes) -> float:
@@ -205,29 +207,34 @@ class Messages:
             elapsed = time.thread_time_ns() - began
         return elapsed / 1e6
 
-    async def _series(self, callers: list[Deaf], messages: Iterable[bytes]) -> list[float]:
-        found = []
-        for number, message in enumerate(messages):
-            caller = callers[number % len(callers)]
-            if caller.reason is not None:
-                continue
-            found.append(self._say(caller, message))
-            await asyncio.sleep(0)
-        return sorted(found)
+    async def _series(
+        self, swarm: Swarm, callers: list[Deaf], layout: Layout, messages: list[bytes], before: bytes | None
+    ) -> list[float]:
+        """The least time of each message over all takes, ascending."""
+        least: dict[int, float] = {}
+        for _ in range(_TAKES):
+            await self._come(swarm, callers, layout)
+            gc.collect()
+            gc.disable()
+            try:
+                for number, message in enumerate(messages):
+                    caller = callers[number % len(callers)]
+                    if caller.reason is None:
+                        if before is not None:
+                            self._say(caller, before)
+                        took = self._say(caller, message)
+                        least[number] = min(took, least.get(number, took))
+                        await asyncio.sleep(0)
+            finally:
+                gc.enable()
+        return sorted(least.values())
 
     async def _measure(self, swarm: Swarm, callers: list[Deaf], layout: Layout, kind: str, make: Make) -> None:
         large = [make(number, 1.0) for number in range(self.times)]
         small = [make(number, 0.1) for number in range(self.times)]
-        gc.collect()
-        gc.disable()
-        try:
-            few = await self._series(callers, small)
-            await self._come(swarm, callers, layout)
-            many = few if len(small[0]) == len(large[0]) else await self._series(callers, large)
-        finally:
-            gc.enable()
-        if not many:
-            print({repr(c.reason) for c in callers})
+        before = wire.encode(wire.Unsubscribe(layout.model_id.raw)) if kind == "Subscribe anew" else None
+        many = await self._series(swarm, callers, layout, large, before)
+        few = many if len(small[0]) == len(large[0]) else await self._series(swarm, callers, layout, small, before)
         median = many[len(many) // 2]
         rank = min(len(many) - 1, int(len(many) * 0.999))
         self.costs.append(Cost(kind, len(large[0]), median, many[rank], len(small[0]), few[len(few) // 2]))
@@ -248,7 +255,7 @@ class Messages:
 
     def disturbance(self) -> str:
         load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-        return f"load average {load}; CPU time of the loop's thread, {self.times} messages of each kind"
+        return f"load average {load}; CPU time of the loop's thread, least of {_TAKES} takes of {self.times} messages"
 
     def lines(self) -> list[Line]:
         return [
