@@ -160,7 +160,9 @@ class Receiver:
     # --- on the loop ----------------------------------------------------------------------------------------------
 
     def _arrange(self) -> None:
-        """Decide who reads next."""
+        """Decide who reads next, unless a thread does already: two would tear the stream apart."""
+        if self._threaded:
+            return
         if self._ended or self._broken or self._unlent is not None or self._backlogged:
             self._watch(False)
             return
