@@ -118,6 +118,9 @@ LINKS_PER_FETCH_MAX = 64
 LINKS_PER_CROWD_MAX = 40
 """Who pulls a model and has so many connections for it names others to whoever comes then, and hangs up: everybody in
 a crowd knows those who came first, and would ask them alone. Measured with 200 peers: one had 200, 188 waited there."""
+IDLERS_REMEMBERED_MAX = 1_024
+"""Peers that left a fetch without having given anything: what they did is known when they come back, and is in the
+report. More than can be connected at once."""
 DIALS_WAITING_MAX = 64
 """Connections that one fetch may have under way or waiting for their turn; others are dialled in a later round."""
 SUGGESTED_DIALS_MAX = 512

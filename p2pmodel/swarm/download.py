@@ -15,7 +15,7 @@ from itertools import islice
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
+from p2pmodel.limits import IDLERS_REMEMBERED_MAX, LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
 from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, Clock
@@ -125,6 +125,8 @@ class Download:
         self._refused: set[Link] = set()
         self._empty_handed: dict[PublicKey, None] = {}
         """They left without having kept a word: when they come back, nothing is hoped from them until they do."""
+        self._gave_nothing: dict[PublicKey, None] = {}
+        """They left with nothing to their name, in that order; the oldest are forgotten."""
         self._answer_bytes = 0
         self._came_in: dict[PublicKey, int] = {}
         """What had come in over each connection when we last looked."""
@@ -201,6 +203,7 @@ class Download:
         if link.peer in self.banned or link.peer in self.links:
             return
         self.links[link.peer] = link
+        self._gave_nothing.pop(link.peer, None)
         self._wasted_before[link.peer] = link.wasted_bytes
         address = str(link.listens_at or link.channel.address)
         self.tally.served.setdefault(link.peer, Served(address))
@@ -249,7 +252,18 @@ class Download:
         self._count_cancelled(link)
         self._came_in.pop(link.peer, None)
         self.account.left(link.peer, str(reason), self._clock.monotonic())
+        served = self.tally.served[link.peer]
+        if not served.bytes and not served.rejected:
+            self._gave_nothing[link.peer] = None
+        while len(self._gave_nothing) > IDLERS_REMEMBERED_MAX:
+            self._forget(next(iter(self._gave_nothing)))
         self._fill_soon()
+
+    def _forget(self, peer: PublicKey) -> None:
+        """A new key costs nothing, so whoever comes and goes under one after the other must not be remembered."""
+        del self._gave_nothing[peer], self.tally.served[peer], self.account.sources[peer]
+        self._empty_handed.pop(peer, None)
+        self._offered.pop(peer, None)
 
     def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
         self.on_peers(peers)

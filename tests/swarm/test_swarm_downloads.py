@@ -14,6 +14,7 @@ from swarm_town import PATIENCE_S, Hostile, Model, comes_true
 from p2pmodel.errors import HandshakeError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.model import Digest
 from p2pmodel.net import Address
+from p2pmodel.swarm import download as download_module
 from p2pmodel.swarm import source as source_module
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.pace import Pace
@@ -544,3 +545,20 @@ async def test_everything_that_is_asked_for_counts_against_the_download_limit(to
     seed.swarm._uploads.turns._pace.spend = lambda size: None
     await leech.fetch([seed])
     assert sum(spent) >= sum(map(len, town.model.chunks))
+
+
+async def test_who_comes_and_goes_under_ever_new_keys_is_not_remembered_for_ever(town, monkeypatch) -> None:
+    monkeypatch.setattr(download_module, "IDLERS_REMEMBERED_MAX", 2)
+    leech = await town.peer(2)
+    download = leech.open_download()
+    for _ in range(5):
+        hostile = await town.hostile_to(leech)
+        holds_all(hostile, town.model)
+        hostile.say(wire.Subscribe(town.model.id.raw))
+        await hostile.until(lambda hostile=hostile: hostile.of(wire.RequestChunk))
+        hostile.channel.close(PeerGoneError("and again"))
+        await comes_true(lambda: not leech.swarm.links)
+    assert len(download.tally.served) == len(download.account.sources) == len(download._gave_nothing) == 2
+    seed = await town.seed(1)
+    await leech.fetch([seed], download)
+    assert whole(leech)
