@@ -23,17 +23,19 @@ LAST = b"last"
 class Side:
     """One end of a session."""
 
-    def __init__(self, channel: Channel, answer: bytes, says: list[bytes]) -> None:
+    def __init__(self, channel: Channel, answer: bytes, says: list[bytes], *, said: int = 0) -> None:
+        """`said`: so many of its messages left with its hello."""
         self.channel = channel
         self.handler = Handler()
         self.says = says
         self._answer = answer
+        self._said = said
         channel.start(self.handler)
         self._speaking = asyncio.ensure_future(self._speak())
 
     async def _speak(self) -> None:
         try:
-            for text in self.says[:-1]:
+            for text in self.says[self._said : -1]:
                 self.channel.send(text)
             await self.channel.send_bulk(1, Source(self._answer))
             self.channel.send(self.says[-1])
@@ -72,12 +74,21 @@ class Session:
 class Sessions:
     """Use as a context. `middle` may be told what to do before each session."""
 
-    def __init__(self, town, *, encryption: tuple[bool, bool] = (True, True), answer_bytes: int = 3000) -> None:
+    def __init__(
+        self,
+        town,
+        *,
+        encryption: tuple[bool, bool] = (True, True),
+        answer_bytes: int = 3000,
+        early: bool = False,
+    ) -> None:
+        """`early`: whoever dials says its first message with its hello."""
         self.town = town
         self.near_says, self.far_says = [b"first of near", LAST], [b"first of far", LAST]
         dice = random.Random(answer_bytes)
         self.near_answer, self.far_answer = dice.randbytes(answer_bytes), dice.randbytes(answer_bytes)
         self._encryption = encryption
+        self._early = int(early)
         self._accepted: list[Channel] = []
 
     async def __aenter__(self) -> Sessions:
@@ -97,11 +108,12 @@ class Sessions:
         """A session, as far as the side that dials is told of it."""
         session = self._session = Session()
         try:
-            channel = await self.near.connect(self.middle.address, identity(FAR).key.public)
+            key, first = identity(FAR).key.public, self.near_says[: self._early]
+            channel = await self.near.connect(self.middle.address, key, first)
         except PeerFault as error:
             session.refused = error
         else:
-            session.near = Side(channel, self.near_answer, self.near_says)
+            session.near = Side(channel, self.near_answer, self.near_says, said=self._early)
         return session
 
     async def talk(self) -> Session:

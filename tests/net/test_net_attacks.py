@@ -14,7 +14,7 @@ from middle import DOWN, UP, End, Meddle, Seen
 from sessions import Session, Sessions
 from wire_pairs import comes_true
 
-from p2pmodel.errors import ProtocolError
+from p2pmodel.errors import HandshakeError, ProtocolError
 from p2pmodel.limits import RECORDS_PER_KEY
 
 pytestmark = pytest.mark.slow
@@ -146,6 +146,30 @@ async def test_a_stream_that_ends_between_two_records_of_an_answer_gives_no_answ
             [far] = session.far
             assert session.near is not None
             assert (far if direction == UP else session.near).answers == []
+
+
+EARLY: dict[str, Callable[[Seen], list]] = {
+    "repeated": lambda seen: [seen.data, seen.data],
+    "left out": lambda seen: [],
+    "sent back": lambda seen: [(DOWN, seen.data), seen.data],
+    "altered": lambda seen: [seen.data[:-1] + bytes([seen.data[-1] ^ 1])],
+    "replaced by one in the clear": lambda seen: [b"\x01\x00\x00\x05hello"],
+}
+
+
+@pytest.mark.parametrize("what", EARLY)
+async def test_what_goes_out_with_the_hello_is_under_the_same_seal(town, what: str) -> None:
+    """Whether or not the other side wants sealing: ours does."""
+    for encryption in ((True, True), (True, False)):
+        async with Sessions(town, encryption=encryption, early=True) as sessions:
+            assert (await attack(sessions, lambda seen: [seen.data])).whole
+            early = next(seen for seen in sessions.middle.carried[-1].seen if not seen.tls and seen.direction == UP)
+            assert b"first of" not in early.data
+            session = await attack(sessions, at(UP, 0, EARLY[what]))
+            assert broken(session) or isinstance(session.refused, HandshakeError)
+            assert broken(await attack(sessions, at(UP, 0, lambda seen, old=early.data: [old, seen.data]))), (
+                "that of another connection of the same peers"
+            )
 
 
 # --- the handshake ---------------------------------------------------------------------------------------------------

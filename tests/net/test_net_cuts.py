@@ -17,9 +17,11 @@ from p2pmodel.errors import PeerFault
 pytestmark = pytest.mark.slow
 
 
-async def cut_everywhere(town, how: End, *, points: int, answer_bytes: int, encryption: bool = True) -> None:
+async def cut_everywhere(
+    town, how: End, *, points: int, answer_bytes: int, encryption: bool = True, early: bool = False
+) -> None:
     """`points` cuts in each direction, evenly over a whole session; each followed by the end of the session."""
-    async with Sessions(town, encryption=(encryption, encryption), answer_bytes=answer_bytes) as sessions:
+    async with Sessions(town, encryption=(encryption, encryption), answer_bytes=answer_bytes, early=early) as sessions:
         sessions.middle.meddle = passes
         assert (await sessions.talk()).whole
         lengths = dict(sessions.middle.carried[0].bytes)
@@ -48,6 +50,10 @@ async def test_a_cut_at_any_byte_of_a_session_ends_it_on_both_sides_and_leaves_n
 @pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
 async def test_a_reset_in_a_long_answer_leaves_nothing(town, encryption: bool) -> None:
     await cut_everywhere(town, End.RESET, points=12, answer_bytes=3 << 20, encryption=encryption)
+
+
+async def test_a_reset_around_a_first_message_that_leaves_with_the_hello_leaves_nothing(town) -> None:
+    await cut_everywhere(town, End.RESET, points=20, answer_bytes=300, early=True)
 
 
 @pytest.mark.long

@@ -88,6 +88,7 @@ class Flood:
             at_most("M2", "slow half-open peers, the last cut", value("drip", "cut_most_s"), 10.0, "s"),
             at_most("M2", "of them never cut", value("drip", "left"), 0, ""),
             at_most("M2", "wants: growth for each peer", value("wants", "growth_per_peer_bytes", 1024), 256, "KiB"),
+            at_most("M2", "wants: an honest newcomer's first answer, p99", value("wants", "answer_p99_s"), 1.0, "s"),
             at_most("M2", "memory a minute after, to that before", value("wants", "end_ratio"), 1.1, "x"),
         ]
 

@@ -332,19 +332,22 @@ async def drip(victim: Victim, probe: Child, args: argparse.Namespace) -> dict[s
     }
 
 
-async def wants(victim: Victim, args: argparse.Namespace) -> dict[str, object]:
+async def wants(victim: Victim, probe: Child, args: argparse.Namespace) -> dict[str, object]:
     asking = Wants(args.wants)
+    heard(probe)
 
     async def all_of_it() -> None:
         await asyncio.gather(*(asking(number) for number in range(_WANTS_PEERS)))
 
     await during(victim, all_of_it())
+    answered = [line["answered_s"] for line in heard(probe)]
     settled_s, ratio = await victim.settle(args.settle)
     return {
         "messages": args.wants,
         "peers": _WANTS_PEERS,
         "connections": asking.connections,
         "growth_bytes": victim.growth_bytes,
+        "answer_p99_s": percentile([value if value is not None else 99.0 for value in answered], 0.99),
         "growth_per_peer_bytes": victim.growth_bytes / _WANTS_PEERS,
         "settled_s": settled_s,
         "end_ratio": ratio,
@@ -368,7 +371,7 @@ async def play(args: argparse.Namespace, work: Path) -> dict[str, object]:
                 elif name == "drip":
                     results[name] = await drip(victim, probe, args)
                 else:
-                    results[name] = await wants(victim, args)
+                    results[name] = await wants(victim, probe, args)
                 print(json.dumps({name: results[name]}), file=sys.stderr, flush=True)
         log = (work / "victim.log").read_text(errors="replace")
         results["complaints"] = log[-2000:] if "Traceback" in log else ""
