@@ -210,10 +210,12 @@ async def test_following_and_leaving_models_in_turn_leaves_nothing_behind(town) 
 
 async def test_following_and_leaving_faster_than_we_can_tell_ends_the_connection(town) -> None:
     peer = await town.seed(1)
-    goes_on = threading.Event()
+    begun, goes_on = threading.Event(), threading.Event()
     plain = peer.shelf.have_map
-    peer.shelf.have_map = lambda model_id: (goes_on.wait(PATIENCE_S), plain(model_id))[1]
+    peer.shelf.have_map = lambda model_id: (begun.set(), goes_on.wait(PATIENCE_S), plain(model_id))[2]
     hostile = await town.hostile_to(peer)
+    hostile.say(wire.Subscribe(model_id(999)))
+    await comes_true(begun.is_set)
     for number in range(MODELS_PER_PEER_MAX + 1):
         hostile.say(wire.Subscribe(model_id(number)), wire.Unsubscribe(model_id(number)))
     await hostile.until_cut_off()
@@ -273,7 +275,7 @@ async def test_a_flood_of_requests_ends_the_connection_and_gives_everything_back
     goes_on = threading.Event()
     seed.shelf.serving = lambda index: goes_on.wait(PATIENCE_S)
     hostile = await town.hostile_to(seed)
-    for number in range(REQUESTS_PER_PEER_MAX + 2):
+    for number in range(REQUESTS_PER_PEER_MAX + 8):
         hostile.say(request(town, number))
     await hostile.until_cut_off()
     goes_on.set()
