@@ -220,7 +220,8 @@ class Messages:
             gc.collect()
             gc.disable()
             try:
-                staying = [caller for caller in callers if caller.reason is None]
+                pulled_from = swarm.downloads[layout.model_id].links
+                staying = [caller for caller in callers if caller.reason is None and caller.peer in pulled_from]
                 for number, message in enumerate(messages):
                     caller = staying[number % len(staying)]
                     if caller.reason is None:
