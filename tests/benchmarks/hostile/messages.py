@@ -237,7 +237,12 @@ class Messages:
     async def _measure(self, swarm: Swarm, callers: list[Deaf], layout: Layout, kind: str, make: Make) -> None:
         large = [make(number, 1.0) for number in range(self.times)]
         small = [make(number, 0.1) for number in range(self.times)]
-        before = wire.encode(wire.Unsubscribe(layout.model_id.raw)) if kind == "Subscribe anew" else None
+        model, bits = layout.model_id.raw, HaveMap(len(layout), Random(7).getrandbits(len(layout))).encode()
+        before = None
+        if kind == "Subscribe anew":
+            before = wire.encode(wire.Unsubscribe(model))
+        elif kind.startswith(("Have (", "Unknown")) or kind == "Have":
+            before = wire.encode(wire.HaveMapOf(model, len(layout), bits))
         many = await self._series(swarm, callers, layout, large, before)
         few = many if len(small[0]) == len(large[0]) else await self._series(swarm, callers, layout, small, before)
         median = many[len(many) // 2]
