@@ -103,6 +103,7 @@ async def test_who_expects_much_has_all_lanes_at_once_and_no_more_however_often_
     near_network = town._networks[1]
     assert len(near_network._widening._tasks) == LANES_PER_CHANNEL_MAX - 1
     await comes_true(lambda: pair.near.lanes == pair.far.lanes == LANES_PER_CHANNEL_MAX)
+    await comes_true(lambda: not near_network._widening._tasks)
     pair.far.expect(100 * MIB)
     assert not near_network._widening._tasks
 
