@@ -40,6 +40,7 @@ from p2pmodel.swarm.upload import Uploads
 
 _OBJECT_HEDGE_S = 1.0
 """After this long without an answer the next peer is asked too."""
+_LET_IN_EVERY_S = 0.5
 _FAREWELL_S = 0.5
 """Closed at once, a connection would take with it what was said last."""
 
@@ -77,6 +78,7 @@ class Swarm:
         self._tellings: dict[ModelId, Telling[Link]] = {}
         self._tell_timers: dict[ModelId, asyncio.TimerHandle] = {}
         self._closed_bytes = [0, 0]
+        self._let_in_at = float("-inf")
         self.connected_from_outside = False
         """Somebody with a public address has opened a connection to us."""
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
@@ -241,13 +243,21 @@ class Swarm:
         if download is None or link.peer in download.links:
             return
         crowded = len(download.links) >= LINKS_PER_CROWD_MAX and others
-        if crowded and not link.channel.outgoing and link.interests == {model_id}:
+        if crowded and not link.channel.outgoing and link.interests == {model_id} and not self._lets_in():
             # In a crowd those who came first are known to everybody; all would ask them, and them alone.
             link.interests.clear()
             farewell = PeerGoneError("enough peers share this model here, others were named")
             asyncio.get_running_loop().call_later(_FAREWELL_S, link.close, farewell)
             return
         download.add_link(link)
+
+    def _lets_in(self) -> bool:
+        """Whether another one may come although there are enough: where all have enough, newcomers must get in too."""
+        now = self._network.clock.monotonic()
+        if now - self._let_in_at < _LET_IN_EVERY_S:
+            return False
+        self._let_in_at = now
+        return True
 
     def _followers(self, model_id: ModelId, newcomer: Link) -> list[tuple[PublicKey, Address]]:
         """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows."""
