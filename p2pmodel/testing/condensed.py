@@ -243,6 +243,7 @@ class CondensedStore:
         *,
         overwrite: bool = False,
         stop: threading.Event | None = None,
+        link: bool = False,
     ) -> CondensedIntake:
         copy = self._keep(layout, destination)
         copy.intake = CondensedIntake(copy.layout, layout.have_map(file_indices), copy.held, copy.path)
