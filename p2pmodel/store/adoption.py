@@ -268,7 +268,12 @@ class Adoption:
             file.close()
         kept = self._copy.file(index)
         # A new file may get the inode of the one that vanished, so its number alone proves nothing.
-        if fresh or kept is None or not kept.is_same(identity) or (self._copy.clean and kept.identity != identity):
+        if (
+            fresh
+            or kept is None
+            or not kept.has_grown_into(identity)
+            or (self._copy.clean and kept.identity != identity)
+        ):
             self._copy.forget(index)
             location = self._destination.partial(index)
             kept = KeptFile(index, self._layout.chunks_of(index), location, FileState.PARTIAL, identity)

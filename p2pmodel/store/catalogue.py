@@ -61,10 +61,17 @@ class KeptFile:
         return self.identity.same_place(identity) or self.identity.could_have_been(identity)
 
     def is_same(self, identity: FileIdentity) -> bool:
-        """Whether what was just found on disk is this file, unchanged by others; we write to some all the time."""
+        """Whether what was just found on disk is this file, unchanged by others.
+
+        We write to some all the time; a clock that was set back gives them an earlier time.
+        """
         if self.state is FileState.PARTIAL or self.repairing:
-            return self.identity.same_place(identity) and self.identity.mtime_ns <= identity.mtime_ns
+            return self.identity.same_place(identity)
         return self.identity == identity
+
+    def has_grown_into(self, identity: FileIdentity) -> bool:
+        """Whether a partial file of an earlier run is still that one; where a clock was set back, it is hashed."""
+        return self.is_same(identity) and self.identity.mtime_ns <= identity.mtime_ns
 
 
 class Copy:

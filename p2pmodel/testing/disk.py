@@ -38,6 +38,8 @@ from p2pmodel.testing.disk_names import Edit, Inode, Names
 from p2pmodel.testing.disk_pages import PAGE_BYTES, Choices
 
 _CAPACITY_BYTES = 1 << 40
+_SAME_NS = 1_000_000
+"""Times that differ by less are those of one moment, told apart by a nanosecond; more, and the clock was set back."""
 
 
 class SimDisk(SimFiles):
@@ -372,7 +374,8 @@ class SimDisk(SimFiles):
 
     def _touch(self, inode: Inode) -> None:
         now_ns = int(self._clock() * 1e9) if self._clock is not None else 0
-        inode.mtime_ns = now_ns if now_ns > inode.mtime_ns else inode.mtime_ns + 1
+        back_ns = inode.mtime_ns - now_ns
+        inode.mtime_ns = now_ns if back_ns < 0 or (self._clock and back_ns > _SAME_NS) else inode.mtime_ns + 1
         inode.ctime_ns = max(now_ns, inode.ctime_ns + 1)
 
     def close(self) -> None:

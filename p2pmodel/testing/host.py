@@ -63,6 +63,8 @@ class Host:
         """Takes messages in and no answer: the window of whoever sends it one stays shut."""
         self.clock_error_s = 0.0
         """How far its wall clock is ahead."""
+        self.slept_s = 0.0
+        """How far its steady clock has jumped, as after a suspension."""
         self.side = 0
         """Which part of a partitioned network it is in."""
         self._next_port = _EPHEMERAL_PORTS

@@ -24,13 +24,13 @@ WALL_START_S = 1_800_000_000.0
 
 
 class SimClock:
-    """Virtual time; the wall clock is wrong by what the host's is."""
+    """Virtual time; the clocks are wrong by what the host's are."""
 
     def __init__(self, host: Host) -> None:
         self._host = host
 
     def monotonic(self) -> float:
-        return running_loop().now
+        return running_loop().now + self._host.slept_s
 
     def wall(self) -> float:
         return WALL_START_S + self.monotonic() + self._host.clock_error_s

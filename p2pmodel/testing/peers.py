@@ -93,7 +93,7 @@ class SimPeer:
         clock = asyncio.get_running_loop().time
         self.disk = SimDisk(
             Random(f"{net.seed} disk {number}"),
-            clock=lambda: WALL_START_S + clock(),
+            clock=lambda: WALL_START_S + clock() + host.clock_error_s + host.slept_s,
             **({} if disk_bytes is None else {"capacity_bytes": disk_bytes}),
         )
         """Outlives every crash. Its methods are what another program on this machine might do."""
