@@ -124,7 +124,9 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
 
 
 def read_record(source: BulkSource, offset: int, plain: memoryview) -> memoryview:
-    """The next record's worth of `source`, read into `plain`."""
-    view = plain[: min(RECORD_BYTES, source.length - offset)]
-    source.read_into(view, offset)
-    return view
+    """The next record's worth of `source`, read into `plain` unless it is in memory already."""
+    size = min(RECORD_BYTES, source.length - offset)
+    if (here := source.view(offset, size)) is not None:
+        return here
+    source.read_into(plain[:size], offset)
+    return plain[:size]

@@ -190,6 +190,8 @@ class RealNetwork:
         await self._widening.close()
         # Waiting for a thread that reads from a slow disk must not hold up the loop.
         await asyncio.get_running_loop().run_in_executor(None, self._end_threads)
+        if self._shared is not None:
+            self._shared.mail.close()
 
     def _end_threads(self) -> None:
         if self._shared is not None:

@@ -14,6 +14,7 @@ import select
 import socket
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 from weakref import proxy
 
@@ -24,7 +25,7 @@ from p2pmodel.net.inbound import Bulk, Inbound
 from p2pmodel.net.records import DirectionKeys
 from p2pmodel.net.seam import BulkSink
 from p2pmodel.net.tempo import Tempo
-from p2pmodel.net.threads import SharedSocket, Work
+from p2pmodel.net.threads import Mailbox, SharedSocket, Work
 
 SCRATCH_BYTES = 16 * 1024
 _READS_PER_WAKE = 16
@@ -71,8 +72,9 @@ class _Waking:
     Without it a record of 256 KiB comes in some ten pieces, and each costs two turns of the interpreter's lock.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, mail: Mailbox) -> None:
         self._sock = sock
+        self._mail = mail
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._low = 1
@@ -88,7 +90,7 @@ class _Waking:
             self.reset()
         elif not low // 2 <= self._low <= low:
             self._set(low - _AHEAD_BYTES)
-        return bool(self._poll.poll(_LINGER_MS))
+        return self._mail.delivered_while(self._poll, _LINGER_MS)
 
     def reset(self) -> None:
         self.expect(1)
@@ -116,7 +118,7 @@ class Receiver:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._inbound = Inbound(keys, proxy(self))
-        self._waking = _Waking(sock.sock)
+        self._waking = _Waking(sock.sock, shared.mail)
         self._tempo = Tempo()
         self._watching = self._threaded = self._ended = self._broken = False
         self._unlent: tuple[int, int, BulkSink] | None = None
@@ -373,18 +375,19 @@ class Receiver:
         self._shared.holders.let_go(self)
         self._complete += 1
         consuming = self._shared.consuming
-        if self._threaded and (self._shared.receiving.load >= _CPUS or consuming.load >= consuming.count):
-            # Every CPU has enough to do. Bytes that wait for another thread would only grow cold, and hold buffers.
-            self._consume(bulk)
+        if self._threaded and self._shared.receiving.load + consuming.load >= _CPUS - 1:
+            # Nobody would be free to do it sooner: there are the loop and the other side, too. Bytes that wait for
+            # another thread grow cold, and two threads that write to one file wait for each other, spinning.
+            self._consume(bulk, self._shared.mail.post_soon)
             return
         try:
-            consuming.run(lambda: self._consume(bulk))
+            consuming.run(lambda: self._consume(bulk, self._shared.mail.post))
         except RuntimeError as error:
             self._complete -= 1
             self._shared.receive_buffers.release(bulk.buffer)
             raise PeerGoneError("this peer is stopping") from error
 
-    def _consume(self, bulk: Bulk) -> None:
+    def _consume(self, bulk: Bulk, post: Callable[..., None]) -> None:
         error: P2PModelError | None = None
         try:
             bulk.sink.consume(memoryview(bulk.buffer)[: bulk.length])
@@ -396,4 +399,4 @@ class Receiver:
             error.__cause__ = unexpected
         finally:
             self._shared.receive_buffers.release(bulk.buffer)
-        self._shared.mail.post(self._consumed, bulk.request_id, error)
+        post(self._consumed, bulk.request_id, error)

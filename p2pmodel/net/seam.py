@@ -56,6 +56,9 @@ class BulkSource(Protocol):
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` of this source. Runs off the loop; raises `P2PModelError` where it cannot."""
 
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """These bytes where they lie in memory already, until `release`; None where `read_into` has to fetch them."""
+
     def file_range(self) -> tuple[int, int] | None:
         """File descriptor and offset for `sendfile`, where there is a file."""
 

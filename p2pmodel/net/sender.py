@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,9 +28,10 @@ from p2pmodel.net.outbox import (
 )
 from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSource
-from p2pmodel.net.threads import SharedSocket
+from p2pmodel.net.threads import MAIL_WAITS_S, SharedSocket
 
 _LINGER_MS = 20
+_ANSWERS_AHEAD_MIN, _ANSWERS_AHEAD_MAX = 2, 8
 _FLUSH_BYTES = 64 * 1024
 """Messages of one turn of the loop leave together, unless there are more than this."""
 
@@ -79,6 +81,8 @@ class Sender:
         self._left_bytes = 0
         """Of messages that a thread has sent and the loop has not taken note of."""
 
+        self._answer_s = self._left_s = 0.0
+        """How long an answer takes to leave, of late, and when the last one had left."""
         self._buffered = True
         """False while it is a buffer, not room in the socket, that a parked answer waits for."""
         self._message_bytes = 0
@@ -93,6 +97,12 @@ class Sender:
     def answers_due(self) -> int:
         """Answers that have not left yet."""
         return len(self._due)
+
+    @property
+    def answers_ahead(self) -> int:
+        """How many answers should be here: the thread must not run dry before the loop hears what has left."""
+        quick = self._answer_s and 2 * MAIL_WAITS_S / self._answer_s
+        return _ANSWERS_AHEAD_MIN + min(int(quick), _ANSWERS_AHEAD_MAX - _ANSWERS_AHEAD_MIN)
 
     @property
     def message_bytes(self) -> int:
@@ -306,9 +316,13 @@ class Sender:
         """Whether all that was sealed has left."""
         while self._outbox.pending:
             self.bytes_sent += self._outbox.push(self._sock.sock)
-            if self._outbox.pending and (self._ended or not poll.poll(_LINGER_MS)):
+            if self._outbox.pending and (self._ended or not self._room(poll)):
                 return False
         return True
+
+    def _room(self, poll: select.poll) -> bool:
+        """Whether the socket takes more, within `_LINGER_MS`."""
+        return self._shared.mail.delivered_while(poll, _LINGER_MS)
 
     def _seal_messages(self) -> None:
         while self._messages:
@@ -347,7 +361,7 @@ class Sender:
         reached = send_file_records(self._sock.sock, fd, start, answer.source.length, answer.at, until)
         self.bytes_sent += reached - answer.at
         answer.at = reached
-        return reached == until or bool(poll.poll(_LINGER_MS))
+        return reached == until or self._room(poll)
 
     def _lease_record(self) -> bool:
         self._record = self._shared.send_buffers.lease(SEALED_RECORD_BYTES)
@@ -359,7 +373,10 @@ class Sender:
     def _finish(self, answer: _Answer, *, sent: bool) -> None:
         self._current = None
         answer.source.release()
-        self._shared.mail.post(self._settle, answer, sent)
+        now = time.monotonic()
+        self._answer_s += (min(now - self._left_s, 1.0) - self._answer_s) / 4
+        self._left_s = now
+        self._shared.mail.post_soon(self._settle, answer, sent)
 
     # --- in whichever owns the sending --------------------------------------------------------------------------------
 

@@ -25,8 +25,6 @@ from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
 from p2pmodel.net.sender import Sender
 from p2pmodel.net.threads import SharedSocket
 
-_ANSWERS_PER_LANE = 2
-
 
 @dataclass(slots=True)
 class _Lane:
@@ -74,7 +72,7 @@ class TcpChannel:
 
     @property
     def answers_ahead(self) -> int:
-        return _ANSWERS_PER_LANE * len(self._lanes)
+        return sum([lane.sender.answers_ahead for lane in self._lanes])
 
     @property
     def bytes_received(self) -> int:

@@ -8,13 +8,19 @@ meanwhile in any number of threads wakes the loop once.
 from __future__ import annotations
 
 import asyncio
+import os
+import select
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
 Work = Callable[[], None]
+
+MAIL_WAITS_S = 0.002
+"""What tells the loop of a finished chunk waits so long for more of its kind."""
 
 
 class Threads:
@@ -83,26 +89,72 @@ class Threads:
 
 
 class Mailbox:
-    """Calls from any thread, made on the loop in the order in which they were posted; many of them for one wake-up."""
+    """Calls from any thread, made on the loop in the order in which they were posted; many of them for one wake-up.
+
+    To wake the loop costs more than most of what it is woken for: its thread may be given the CPU at once, in place of
+    the one that woke it, and then wait for the interpreter's lock that this one still holds (measured at line speed:
+    more than half of all the time in which that lock was held). So the lock is let go of for it, and what can wait,
+    waits for company.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._home = threading.get_ident()
         self._waiting: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._woken = False
+        self._woken = self._closed = False
+        self._late_s = 0.0
+        """When what was posted to wait has to be delivered, in monotonic seconds; 0 where nothing waits."""
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if hasattr(os, "eventfd") else None
+        if self._bell is not None:
+            loop.add_reader(self._bell, self._rung)
 
     def post(self, call: Callable[..., object], *args: Any) -> None:
         self._waiting.append((call, args))
-        if self._woken:
+        self._wake()
+
+    def post_soon(self, call: Callable[..., object], *args: Any) -> None:
+        """Not at once: with what is posted next, or when it has waited `MAIL_WAITS_S`.
+
+        Whoever posts so waits with `delivered_while` afterwards, or posts something else in the end.
+        """
+        self._waiting.append((call, args))
+        now = time.monotonic()
+        if not self._late_s:
+            self._late_s = now + MAIL_WAITS_S
+        elif now >= self._late_s:
+            self._wake()
+
+    def delivered_while(self, poll: select.poll, timeout_ms: int) -> bool:
+        """Whether `poll` finds something within `timeout_ms`; what was posted does not wait for that."""
+        if self._late_s:
+            if poll.poll(1000 * MAIL_WAITS_S):
+                return True
+            if self._late_s:
+                self._wake()
+        return bool(poll.poll(timeout_ms))
+
+    def _wake(self) -> None:
+        self._late_s = 0.0
+        if self._woken or self._closed:
             return
         self._woken = True
         if threading.get_ident() == self._home:
             self._loop.call_soon(self._deliver)
-            return
+        elif self._bell is not None:
+            os.eventfd_write(self._bell, 1)
+        else:
+            try:
+                self._loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:
+                self._woken = False  # the loop has ended, and nobody waits for what it would have heard
+
+    def _rung(self) -> None:
+        assert self._bell is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            self._woken = False  # the loop has ended, and nobody waits for what it would have heard
+            os.eventfd_read(self._bell)
+        except BlockingIOError:
+            pass
+        self._deliver()
 
     def _deliver(self) -> None:
         # Before the first look: what is posted from now on wakes the loop again, maybe once too often.
@@ -113,6 +165,16 @@ class Mailbox:
                 call(*args)
             except Exception as error:  # noqa: BLE001  (as the loop does with a callback)
                 self._loop.call_exception_handler({"message": f"{call!r} failed", "exception": error})
+
+    def close(self) -> None:
+        """On the loop, when no thread posts any more; what was posted is delivered, and nothing after it."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._bell is not None:
+            self._loop.remove_reader(self._bell)
+            os.close(self._bell)
+        self._deliver()
 
 
 class SharedSocket:

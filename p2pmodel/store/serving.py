@@ -21,6 +21,7 @@ from p2pmodel.limits import CHUNK_BYTES, CHUNK_BYTES_MAX, OPEN_FILES_MAX, SERVIN
 from p2pmodel.model import ChunkPlace, Digest
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.files import Files, OpenFile
+from p2pmodel.store.values import FileState
 
 Key = tuple[int, int]
 """Copy number and file number."""
@@ -164,6 +165,10 @@ class ChunkSource:
         if count != len(buffer) or not self._server.is_unchanged(self._entry, self.copy, self.place.file_index):
             raise VerificationError(f"{str(self._entry.file.path)!r} changed while it was being served")
 
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """The bytes that were hashed, where they lie."""
+        return None if self._data is None else self._data[offset : offset + length]
+
     def file_range(self) -> tuple[int, int] | None:
         """File descriptor and offset for `sendfile`; None where the file is not one of the system's."""
         fd = self._entry.file.fileno()
@@ -243,11 +248,14 @@ class Server:
         return self.open_files.acquire((copy.number, file_index), lambda: self._files.open_file(kept.location))
 
     def is_proven(self, entry: _Entry, copy: Copy, place: ChunkPlace) -> bool:
-        """Whether the chunk was hashed before, and nothing was done to its file since."""
-        if not self.is_unchanged(entry, copy, place.file_index):
+        """Whether the chunk was hashed before, and nothing was done to its file since; a partial file is ours alone."""
+        kept = copy.file(place.file_index)
+        if kept is None or not self.is_unchanged(entry, copy, place.file_index):
             return False
-        changed_at = entry.file.status().identity.ctime_ns
-        return entry.proven_at == changed_at and place.index in entry.proven
+        now = entry.file.status().identity
+        if kept.state is FileState.PARTIAL or kept.identity.untouched(now):
+            return True
+        return entry.proven_at == now.ctime_ns and place.index in entry.proven
 
     def read(self, entry: _Entry, copy: Copy, place: ChunkPlace, view: memoryview) -> bool:
         """Fill `view` with a chunk, and whether it is that. One that is not is held no more, nor is a changed file."""

@@ -64,6 +64,9 @@ class ObjectInMemory:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         buffer[:] = self._data[offset : offset + len(buffer)]
 
+    def view(self, offset: int, length: int) -> memoryview | None:
+        return memoryview(self._data)[offset : offset + length]
+
     def file_range(self) -> tuple[int, int] | None:
         return None
 
@@ -106,6 +109,9 @@ class SoughtChunk:
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self.found.read_into(buffer, offset)
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        return self.found.view(offset, length)
 
     def file_range(self) -> tuple[int, int] | None:
         return self.found.file_range()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
 import threading
 
 import pytest
@@ -58,3 +60,57 @@ async def test_calls_from_many_threads_arrive_on_the_loop_each_in_its_order() ->
     assert all(at_home for *_, at_home in heard)
     for who in range(4):
         assert [number for each, number, _ in heard if each == who] == list(range(500))
+    mail.close()
+
+
+async def test_what_can_wait_wakes_the_loop_once_for_many_and_keeps_its_order() -> None:
+    mail, heard = Mailbox(asyncio.get_running_loop()), []
+    wakes, rung = [], mail._rung
+    asyncio.get_running_loop().remove_reader(mail._bell)
+    asyncio.get_running_loop().add_reader(mail._bell, lambda: (wakes.append(1), rung()))
+
+    def post() -> None:
+        for number in range(100):
+            mail.post_soon(heard.append, number)
+        mail.post(heard.append, "the last")
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    thread.join(PATIENCE_S)
+    await comes_true(lambda: "the last" in heard)
+    assert heard == [*range(100), "the last"]
+    assert len(wakes) <= 3
+    mail.close()
+
+
+async def test_whoever_waits_for_a_socket_does_not_keep_back_what_was_posted() -> None:
+    mail, heard = Mailbox(asyncio.get_running_loop()), []
+    near, far = socket.socketpair()
+    poll = select.poll()
+    poll.register(near, select.POLLIN)
+
+    def work() -> None:
+        mail.post_soon(heard.append, "posted")
+        heard.append(mail.delivered_while(poll, 60_000))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    await comes_true(lambda: heard == ["posted"])
+    far.send(b"x")
+    await comes_true(lambda: heard == ["posted", True])
+    thread.join(PATIENCE_S)
+    near.close()
+    far.close()
+    mail.close()
+
+
+async def test_what_is_posted_after_the_end_is_lost_in_silence() -> None:
+    mail, heard = Mailbox(asyncio.get_running_loop()), []
+    mail.post(heard.append, "before")
+    mail.close()
+    mail.close()
+    assert heard == ["before"]
+    thread = threading.Thread(target=mail.post, args=(heard.append, "after"))
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert heard == ["before"]

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from p2pmodel.net.receiver import _WINDOW_OPEN_BYTES, _Waking
+from p2pmodel.net.threads import Mailbox
 
 _RECORD_BYTES = 256 * 1024
 
 
 def _low(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+@pytest.fixture
+async def mail() -> AsyncIterator[Mailbox]:
+    mail = Mailbox(asyncio.get_running_loop())
+    yield mail
+    mail.close()
 
 
 @pytest.fixture
@@ -25,21 +34,21 @@ def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield near, far
 
 
-def test_a_cold_connection_wakes_its_reader_for_any_byte_so_that_its_window_opens(
-    ends: tuple[socket.socket, socket.socket],
+async def test_a_cold_connection_wakes_its_reader_for_any_byte_so_that_its_window_opens(
+    ends: tuple[socket.socket, socket.socket], mail: Mailbox
 ) -> None:
     near, far = ends
     far.sendall(b"a")
-    waking = _Waking(near)
+    waking = _Waking(near, mail)
     assert waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES - 1)
     assert _low(near) == 1
 
 
-def test_a_warm_connection_wakes_its_reader_for_most_of_a_record_and_for_the_end(
-    ends: tuple[socket.socket, socket.socket],
+async def test_a_warm_connection_wakes_its_reader_for_most_of_a_record_and_for_the_end(
+    ends: tuple[socket.socket, socket.socket], mail: Mailbox
 ) -> None:
     near, far = ends
-    waking = _Waking(near)
+    waking = _Waking(near, mail)
     far.sendall(b"a")
     assert not waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES)
     assert _low(near) > _RECORD_BYTES // 2

@@ -124,6 +124,9 @@ class Source:
         self.reading(offset)
         buffer[:] = self.data[offset : offset + len(buffer)]
 
+    def view(self, offset: int, length: int) -> memoryview | None:
+        return None
+
     def file_range(self) -> tuple[int, int] | None:
         return None if self.fd is None else (self.fd, 0)
 

@@ -65,6 +65,9 @@ class Bytes:
     def read_into(self, buffer, offset) -> None:
         buffer[:] = self.data[offset : offset + len(buffer)]
 
+    def view(self, offset, length):
+        return None
+
     def file_range(self):
         return None
 
