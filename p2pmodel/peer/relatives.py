@@ -33,6 +33,7 @@ from p2pmodel.overlay import Overlay, Provider, overlay_key
 from p2pmodel.peer.finding import Finder
 from p2pmodel.store import Store
 from p2pmodel.swarm import Download, Link, Relative, Swarm, shared_chunks
+from p2pmodel.swarm.rarity import random_bit
 
 log = logging.getLogger(__name__)
 
@@ -122,9 +123,16 @@ class Relatives:
         return self._download.unheld & ~probed or self._download.missing & ~probed
 
     def _draw(self, count: int) -> list[int]:
-        unprobed = list(HaveMap(len(self._layout), self._unprobed)) if count > 0 else []
-        drawn = self._rng.sample(unprobed, min(count, len(unprobed)))
+        drawn = self._some(self._unprobed, count)
         self._probed += drawn
+        return drawn
+
+    def _some(self, bits: int, count: int) -> list[int]:
+        """A few of these chunks at random: without a list of all, which may be a million."""
+        drawn: list[int] = []
+        while bits and len(drawn) < count:
+            drawn.append(random_bit(bits, self._rng))
+            bits ^= 1 << drawn[-1]
         return drawn
 
     async def _look_up_chunk(self, index: int) -> None:
@@ -168,8 +176,7 @@ class Relatives:
         if link.peer in self._asked:
             return
         self._asked.add(link.peer)
-        missing = list(islice(HaveMap(len(self._layout), self._download.missing), 4096))
-        more = self._rng.sample(missing, min(len(missing), PROBES_PER_MESSAGE_MAX))
+        more = self._some(self._download.missing, PROBES_PER_MESSAGE_MAX)
         wanted = list(dict.fromkeys([*indices, *more]))[:PROBES_PER_MESSAGE_MAX]
         if not wanted:
             return
