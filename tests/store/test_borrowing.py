@@ -172,6 +172,20 @@ def test_a_run_of_chunks_that_follow_each_other_is_looked_up_once(shop, moves, f
     assert len(set(looked_up) - missing) == 1
 
 
+def test_where_two_files_part_the_next_chunk_comes_from_a_third(shop, moves, tmp_path):
+    one, two, other = (shop.dice.randbytes(MIB) for _ in range(3))
+    seed, first = shop.published({"a.bin": one + other}, "first")
+    again, second = shop.published({"b.bin": two}, "second")
+    _, both = shop.published({"c.bin": one + two}, "both")
+    store = shop.store()
+    moves.fetch(seed, store, first.layout, tmp_path / "a")
+    moves.fetch(again, store, second.layout, tmp_path / "b")
+    intake = begin(store, both, tmp_path / "c")
+    assert intake.missing.held == 0 and intake.reused["copied"] == 2 * MIB
+    intake.close()
+    assert store.have_map(first.model_id).whole
+
+
 @pytest.mark.simulated_disk
 def test_blocks_are_shared_where_the_disk_can_and_the_offsets_allow(shop, moves, family, tmp_path):
     tmp_path.disk.can_reflink = True
@@ -219,7 +233,7 @@ def lineage():
     """A disk on which a small base is cached, as it is durably; and where its descendant can be had."""
     dice = random.Random(5)
     base = {"big.bin": dice.randbytes(70_000), "head.bin": dice.randbytes(9_000)}
-    tuned = {"big.bin": base["big.bin"], "deep/head.bin": dice.randbytes(9_000), "same.bin": base["head.bin"]}
+    tuned = {"deep/big.bin": base["big.bin"], "head.bin": dice.randbytes(9_000), "same.bin": base["head.bin"]}
     with SimDisk(random.Random(2)) as far:
         for name, data in base.items():
             far.write_file(f"/base/{name}", data)
@@ -240,6 +254,42 @@ def with_base(moves, lineage, seed: int) -> SimDisk:
     return disk
 
 
+class Fetch:
+    """A fetch of the descendant with a claim after each step; `proven` is what the last one that held was about."""
+
+    def __init__(self, moves, lineage, files) -> None:
+        self.proven = 0
+        self._moves, self._seed, self._layout, self._files = moves, lineage[0], lineage[2], files
+
+    def go(self) -> None:
+        to = DATA / "models" / self._layout.model_id.hex
+        store = Store.open(DATA, files=self._files)
+        intake = store.open_intake(self._layout, range(len(self._layout.files)), to)
+        intake.adopt()
+        self._claim(intake)
+        self._moves.pull(self._seed, intake)
+        self._claim(intake)
+        intake.finish()
+        self._claim(intake)
+        intake.close()
+        store.close()
+
+    def _claim(self, intake) -> None:
+        held = intake.have.bits
+        intake.claim()
+        self.proven = held
+
+
+def check_here(store: Store, layout, index: int) -> None:
+    """The chunk is right in this very model: another one that has it too must not answer for it."""
+    source = store._at(layout.model_id, index, layout[index].digest)
+    assert source is not None, f"chunk {index} is said to be here"
+    data = bytearray(source.length)
+    source.read_into(memoryview(data), 0)
+    source.release()
+    assert Digest.of(data) == layout[index].digest
+
+
 @pytest.mark.simulated_disk
 @pytest.mark.slow
 @pytest.mark.parametrize("power", [True, False], ids=["power", "process"])
@@ -248,21 +298,29 @@ def test_every_call_of_a_fetch_that_borrows_may_be_the_last(moves, lineage, powe
     to, own = DATA / "models" / tuned.model_id.hex, DATA / "models" / base.model_id.hex
     with with_base(moves, lineage, 0) as disk:
         before = disk.calls
-        moves.fetch(seed, Store.open(DATA, files=disk.process()), tuned, to)
+        Fetch(moves, lineage, disk.process()).go()
         calls = disk.calls - before
     assert calls > 60
-    for number in range(0, calls, 2):
+    linked = tuned.have_map([0]).bits
+    for number in range(calls):
         with with_base(moves, lineage, number) as disk:
             disk.stop_after(number)
+            fetch = Fetch(moves, lineage, disk.process())
             with pytest.raises(P2PModelError):
-                moves.fetch(seed, Store.open(DATA, files=disk.process()), tuned, to)
+                fetch.go()
             disk.cut_power() if power else disk.crash()
             store = Store.open(DATA, files=disk.process())
+            store.prove()
             for layout in (base, tuned):
                 for index in store.have_map(layout.model_id) or ():
-                    data = moves.read_chunk(store, layout[index].digest)
-                    assert data is not None and Digest.of(data) == layout[index].digest
-            assert moves.fetch(seed, store, tuned, to) <= 9_000
+                    check_here(store, layout, index)
+            again = store.open_intake(tuned, range(len(tuned.files)), to)
+            again.adopt()
+            assert not fetch.proven & ~again.have.bits, "what a barrier has proven was lost"
+            assert not (fetch.proven & linked and again.reused["linked"]), "and so was a name that was durable"
+            assert moves.pull(seed, again) <= 9_000
+            again.finish()
+            again.close()
             assert disk.tree(to) == tuned_files and disk.tree(own) == base_files
             assert store.verify(base.model_id) == store.verify(tuned.model_id) == []
             store.close()
