@@ -74,7 +74,7 @@ def test_a_second_fetch_finds_what_the_first_one_brought() -> None:
     store = CondensedStore()
     intake_of(store).write(5, memoryview(LAYOUT[5].digest.raw))
     again = intake_of(store)
-    assert again.bytes_reused == 7
+    assert again.reused == {"resumed": 7}
     assert list(again.missing) == [0, 1, 2, 3, 4]
 
 
