@@ -296,6 +296,13 @@ OPEN_FILES_MAX = 128
 SERVING_BUFFER_BYTES_MAX = 64 * MIB
 """Chunks that were read and checked and are on their way out; past it a chunk is read once to be hashed and once more,
 by pieces, to be sent, with the marks of its file looked at in between."""
+SCRUB_PERIOD_S = 28 * 24 * 3600.0
+"""Everything that is kept is read again once in this time: a terabyte at 0.4 MB/s, which no disk and nobody feels.
+Disks lose sectors by the year (0.03 % of SSDs, 1.4 % of hard disks a year: TigerBeetle's sources)."""
+SCRUB_STEP_BYTES = 4 * MIB
+"""Read at once, and then paused: the largest chunk."""
+SCRUB_RECHECK_BYTES_PER_S = 64 * MIB
+"""For a file in doubt: 40 GB in ten minutes, a fraction of what a disk or a core can do."""
 HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
 """Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
 HASH_THREADS_MAX = 8
@@ -303,6 +310,9 @@ FREE_DISK_FLOOR_BYTES = 256 * MIB
 """Left free by a fetch unless told otherwise: the index, logs and other programs still write."""
 EVICT_BATCH_BYTES = 64 * MIB
 """Let go of at once where single chunks go: a durable commit for each would be as slow as the disk's barriers."""
+SEED_DEPTH_MAX = 6
+"""Directories below the one that `seed` is given: `publisher/repository/revision` and some more."""
+SEED_DIRECTORIES_MAX = 10_000
 SMALL_FILE_BYTES_MAX = MIB
 """Settings, trust, neighbours: files that are read and replaced whole."""
 

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from p2pmodel.cli import daemon, demo, fetch, keeping, keys, limits, models, publish, settings, usage
+from p2pmodel.cli import daemon, demo, doctor, fetch, keeping, keys, limits, models, publish, seed, settings, usage
 from p2pmodel.cli.options import DataDir, Debug, Invocation
 from p2pmodel.errors import P2PModelError
 
@@ -54,6 +54,7 @@ def root(
 app.command(short_help="See it work on this machine, with no set-up.")(demo.demo)
 app.command(short_help="Run a peer in the foreground.")(daemon.daemon)
 app.command(short_help="Offer a model; print its id.")(publish.publish)
+app.command(short_help="Offer models of other programs from where they lie.")(seed.seed)
 app.command(short_help="Get a model from all peers that hold it; print the path.")(fetch.fetch)
 app.command(short_help="A model's manifest, files and signers.")(models.show)
 app.command(short_help="The models that are here, and how whole each is.")(models.ls)
@@ -66,6 +67,7 @@ app.command(short_help="Bring the cache within its limits.")(keeping.gc)
 app.command(short_help="How the running daemon is.")(daemon.status)
 app.command(short_help="Its connections and neighbours.")(daemon.peers)
 app.command(short_help="What it may use of the line; change it.")(limits.limits)
+app.command(short_help="What is wrong and what to do about it.")(doctor.doctor)
 app.command("id", short_help="This peer's id.")(keys.show_id)
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.trust_app, name="trust")

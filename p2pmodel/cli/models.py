@@ -91,13 +91,19 @@ async def _models(invocation: Invocation) -> list[ModelSummary]:
 def verify(
     ctx: typer.Context,
     target: Annotated[str, typer.Argument(metavar="PATH|REF", help="What was published or fetched here.")],
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Fetch the chunks that are bad, and only those, from other peers.")
+    ] = False,
+    bootstrap: Bootstrap = None,
+    peer: Peers = None,
+    timeout: Timeout = None,
     data_dir: DataDir = None,
     as_json: Json = False,
     quiet: Quiet = False,
     no_progress: NoProgress = False,
     debug: Debug = False,
 ) -> None:
-    """Hash a model's files again; name each bad file and range. Exit code 6 where any is bad."""
+    """Hash a model's files again; name each bad file and range. Exit code 6 where any is (still) bad."""
     from p2pmodel.cli.output import count, data, data_json, printable, talk
     from p2pmodel.cli.progress import may_draw
     from p2pmodel.cli.session import run
@@ -105,7 +111,9 @@ def verify(
     from p2pmodel.peer.requests import VerifyRequest
     from p2pmodel.peer.units import format_duration, format_size
 
-    request = VerifyRequest(target=_target(target))
+    request = VerifyRequest(
+        target=_target(target), repair=repair, bootstrap=bootstrap or [], peers=peer or [], timeout_s=timeout
+    )
     draw = may_draw(wanted=not (as_json or quiet or no_progress))
     report = run(_verify(invocation_of(ctx), request, draw=draw))
     if as_json:
@@ -116,11 +124,15 @@ def verify(
         for bad in report.bad:
             data(f"{printable(bad.file)}: {_range(bad.offset, bad.length)}: {printable(bad.reason)}")
     if not report.ok:
-        files = len({bad.file for bad in report.bad})
+        files = len({bad.file for bad in report.left or report.bad})
+        hint = "" if repair else "; --repair fetches what is bad"
         raise VerificationError(
             f"{files} of {count(report.files, 'file')} in {report.path} {'is' if files == 1 else 'are'} "
-            "not what the manifest says"
+            f"not what the manifest says{hint}"
         )
+    if report.repaired and not (quiet or as_json):
+        reused = f", {format_size(report.bytes_reused)} from elsewhere on this disk" if report.bytes_reused else ""
+        talk(f"Repaired: {format_size(report.bytes_fetched)} fetched{reused}.")
     if not (quiet or as_json):
         talk(
             f"{count(report.files, 'file')}, {format_size(report.bytes_checked)}: every byte is what the manifest says "
@@ -132,7 +144,7 @@ async def _verify(invocation: Invocation, request: VerifyRequest, *, draw: bool)
     from p2pmodel.cli.progress import ProgressView
     from p2pmodel.cli.session import open_service
 
-    async with open_service(invocation, offline=True) as service:
+    async with open_service(invocation, offline=not request.repair) as service:
         with ProgressView(draw=draw) as view:
             return await service.verify(request, view.update)
 

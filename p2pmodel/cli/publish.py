@@ -65,14 +65,14 @@ async def _publish(invocation: Invocation, request: PublishRequest, key: str | N
     from p2pmodel.cli.session import open_service
 
     if key is not None:
-        request = msgspec.structs.replace(request, key_pem=await _read_publisher_key(invocation, key))
+        request = msgspec.structs.replace(request, key_pem=await read_publisher_key(invocation, key))
     # Without a daemon nobody would answer for an announcement a second from now, so none is made.
     async with open_service(invocation, offline=True) as service:
         with ProgressView(draw=draw) as view:
             return await service.publish(request, view.update)
 
 
-async def _read_publisher_key(invocation: Invocation, text: str) -> str:
+async def read_publisher_key(invocation: Invocation, text: str) -> str:
     from p2pmodel.cli.session import absolute_text, settings_of, there_is
     from p2pmodel.errors import NotFoundError
     from p2pmodel.peer.keyring import Keyring, read_key

@@ -19,6 +19,7 @@ from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, re
 from p2pmodel.peer.reports import (
     CollectReport,
     DiskUsage,
+    DoctorReport,
     FetchReport,
     Limits,
     ModelDetail,
@@ -29,16 +30,19 @@ from p2pmodel.peer.reports import (
     Progress,
     PublishReport,
     RemoveReport,
+    SeedReport,
     VerifyReport,
 )
 from p2pmodel.peer.requests import (
     CollectRequest,
+    DoctorRequest,
     FetchRequest,
     KeepRequest,
     LimitsChange,
     OnProgress,
     PublishRequest,
     RemoveRequest,
+    SeedRequest,
     ShowRequest,
     VerifyRequest,
 )
@@ -81,7 +85,7 @@ async def find_daemon(data_dir: Path) -> DaemonClient | None:
 
 
 class DaemonClient:
-    """Fills `PeerService`, `LimitsService` and `KeepingService`.
+    """Fills `PeerService`, `LimitsService`, `KeepingService` and `CaringService`.
 
     Each method also raises `ServiceGoneError` where the daemon goes away in the middle.
     """
@@ -126,6 +130,12 @@ class DaemonClient:
 
     async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
         return await self._operate("/api/v1/publish", request, PublishReport, on_progress)
+
+    async def seed(self, request: SeedRequest, on_progress: OnProgress | None = None) -> SeedReport:
+        return await self._operate("/api/v1/seed", request, SeedReport, on_progress)
+
+    async def doctor(self, request: DoctorRequest, on_progress: OnProgress | None = None) -> DoctorReport:
+        return await self._operate("/api/v1/doctor", request, DoctorReport, on_progress)
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
         return await self._operate("/api/v1/fetch", request, FetchReport, on_progress)

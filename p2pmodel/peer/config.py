@@ -28,6 +28,8 @@ DEFAULT_NETWORK_NAME = "public"
 
 Profile = Literal["cluster", "internet"]
 Encryption = Literal["required", "off"]
+ScrubRate = int | Literal["auto", "off"]
+"""Bytes per second at which what is kept is read again; `auto` is once in four weeks."""
 _NETWORK_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -91,6 +93,7 @@ class PeerConfig:
     """Answers that leave at once; None: as many as fill the line, as measured."""
     background: bool = False
     """Where the process is this peer's own (a daemon, a command): it takes what CPU and disk time others leave."""
+    scrub_rate: ScrubRate = "auto"
     lan: bool = True
     client_only: bool | None = None
     """Others cannot reach this peer: it asks the overlay without becoming a part of it, and tells no port to those it
@@ -118,6 +121,8 @@ class PeerConfig:
                 raise UsageError("a limit is a positive number of bytes per second")
         if min(self.cache_quota_bytes or 0, self.free_disk_floor_bytes) < 0:
             raise UsageError("a quota and a floor of free disk are numbers of bytes, 0 at least")
+        if isinstance(self.scrub_rate, int) and self.scrub_rate < 1:
+            raise UsageError("a scrub rate is a positive number of bytes per second, 'auto' or 'off'")
         if self.upload_slots is not None and not 1 <= self.upload_slots <= UPLOADS_MAX:
             raise UsageError(f"there are from 1 to {UPLOADS_MAX} upload slots")
 

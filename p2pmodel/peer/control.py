@@ -26,7 +26,9 @@ from p2pmodel.peer.envelope import ErrorBody, describe_error
 from p2pmodel.peer.files import storage_errors
 from p2pmodel.peer.guard import Handler, RequestGuard
 from p2pmodel.peer.requests import (
+    CaringService,
     CollectRequest,
+    DoctorRequest,
     FetchRequest,
     KeepingService,
     KeepRequest,
@@ -35,6 +37,7 @@ from p2pmodel.peer.requests import (
     PeerService,
     PublishRequest,
     RemoveRequest,
+    SeedRequest,
     ShowRequest,
     VerifyRequest,
 )
@@ -59,6 +62,7 @@ class ControlServer:
         not_ready: Callable[[], Awaitable[str]] | None = None,
         limits: LimitsService | None = None,
         keeping: KeepingService | None = None,
+        caring: CaringService | None = None,
     ) -> None:
         """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
         self.http = http
@@ -69,6 +73,7 @@ class ControlServer:
         self._not_ready = not_ready
         self._limits = limits
         self._keeping = keeping
+        self._caring = caring
         self._runners: list[web.AppRunner] = []
         self._running: set[asyncio.Future[object]] = set()
 
@@ -127,6 +132,8 @@ class ControlServer:
             web.put("/api/v1/limits", self._put_limits),
             web.post("/api/v1/show", self._show),
             web.post("/api/v1/publish", self._publish),
+            web.post("/api/v1/seed", self._seed),
+            web.post("/api/v1/doctor", self._doctor),
             web.post("/api/v1/fetch", self._fetch),
             web.post("/api/v1/verify", self._verify),
             web.post("/api/v1/pin", self._pin),
@@ -178,6 +185,19 @@ class ControlServer:
     async def _publish(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, PublishRequest)
         return await stream_operation(request, lambda report: self._service.publish(body, report), self._running)
+
+    async def _seed(self, request: web.Request) -> web.StreamResponse:
+        caring, body = self._caring_service(), await _body(request, SeedRequest)
+        return await stream_operation(request, lambda report: caring.seed(body, report), self._running)
+
+    async def _doctor(self, request: web.Request) -> web.StreamResponse:
+        caring, body = self._caring_service(), await _body(request, DoctorRequest)
+        return await stream_operation(request, lambda report: caring.doctor(body, report), self._running)
+
+    def _caring_service(self) -> CaringService:
+        if self._caring is None:
+            raise NotFoundError("this peer takes no care of files")
+        return self._caring
 
     async def _fetch(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, FetchRequest)

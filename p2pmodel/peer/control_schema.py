@@ -11,6 +11,7 @@ from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
 from p2pmodel.peer.reports import (
     CollectReport,
     DiskUsage,
+    DoctorReport,
     FetchReport,
     Limits,
     ModelDetail,
@@ -18,15 +19,18 @@ from p2pmodel.peer.reports import (
     PinReport,
     PublishReport,
     RemoveReport,
+    SeedReport,
     VerifyReport,
 )
 from p2pmodel.peer.requests import (
     CollectRequest,
+    DoctorRequest,
     FetchRequest,
     KeepRequest,
     LimitsChange,
     PublishRequest,
     RemoveRequest,
+    SeedRequest,
     ShowRequest,
     VerifyRequest,
 )
@@ -47,6 +51,8 @@ _CHANGES: dict[str, tuple[str, type, type]] = {
 _OPERATIONS: dict[str, tuple[str, type, type]] = {
     "/api/v1/show": ("A model's manifest, files and signers.", ShowRequest, ModelDetail),
     "/api/v1/publish": ("Chunk, hash and sign files in place, and announce them.", PublishRequest, PublishReport),
+    "/api/v1/seed": ("Serve models of other programs from where they lie.", SeedRequest, SeedReport),
+    "/api/v1/doctor": ("What is wrong and what to do about it.", DoctorRequest, DoctorReport),
     "/api/v1/fetch": ("Find, pull, verify and place a model.", FetchRequest, FetchReport),
     "/api/v1/verify": ("Hash a model's files again.", VerifyRequest, VerifyReport),
     "/api/v1/pin": ("Never let go of a model to make room.", KeepRequest, PinReport),

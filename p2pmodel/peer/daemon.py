@@ -83,6 +83,7 @@ async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], 
             not_ready=not_ready,
             limits=service,
             keeping=service,
+            caring=service,
         )
         await control.start()
         stack.push_async_callback(control.stop)

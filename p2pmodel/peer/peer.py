@@ -37,6 +37,7 @@ from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.saved import SavedState
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
+from p2pmodel.peer.watching import Watch
 from p2pmodel.store import OS_FILES, CacheLimits, Files, Intake, Store
 from p2pmodel.store.files import Lock
 from p2pmodel.swarm import Swarm
@@ -49,8 +50,6 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHECK_FILES_S = 15.0
-"""How soon a file that changed is withdrawn, at most; serving it stops at once."""
 _TELL_LOST_S = 1.0
 """What goes within this time is told of together: many small losses must not cost as many messages."""
 _REJOIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -90,6 +89,7 @@ class Peer:
         self.network: Network
         self.announcer: Announcer
         self.saved: SavedState
+        self.watch: Watch
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
@@ -169,7 +169,11 @@ class Peer:
         self._stack.push_async_callback(self.saved.save_last)
         self.spawn(self.saved.run())
         self.spawn(self._join(config.entry_peers))
-        self.spawn(self._watch_files())
+        self.watch = Watch(self)
+        self.spawn(self.watch.look())
+        if config.saved_state == "keep":
+            self._stack.push_async_callback(self.watch.save)
+            self.spawn(self.watch.scrub())
 
     def _lock(self) -> Lock:
         if self._held_lock is not None:
@@ -286,20 +290,6 @@ class Peer:
     async def bootstrap(self, entry_peers: Iterable[str]) -> int:
         """Ask these peers (HOST:PORT) for their neighbours; how many answered. Raises `NetworkError` for bad names."""
         return await self.overlay.bootstrap(await resolve(entry_peers))
-
-    async def _watch_files(self) -> None:
-        while True:
-            await asyncio.sleep(_CHECK_FILES_S)
-            await self.check_files()
-
-    async def check_files(self) -> None:
-        """Stat what is served in place; withdraw what changed and tell the peers that follow it."""
-        await self.network.offload(self.store.check_files)
-        for model_id in await self.announcer.update_all():
-            model = await self.network.offload(self.store.model, model_id)
-            fault = (model.fault or "parts of it were lost") if model else "it is gone"
-            log.warning("model %s: what is no longer held is withdrawn: %s", model_id.hex, fault)
-            await self.swarm.tell_state(model_id)
 
     # --- what is let go of
 

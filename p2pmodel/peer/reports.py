@@ -45,6 +45,67 @@ class PublishReport(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a running peer told the overlay; False where it was only added to this data directory."""
 
 
+class SeededModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that is served from where another program keeps it."""
+
+    model_id: str
+    """Empty for a dry run."""
+    title: str
+    """What its owner calls it: `org/name@main`."""
+    origin: Literal["huggingface", "ollama", "gguf", "directory"]
+    path: str
+    files: int
+    bytes_total: int
+    bytes_hashed: int = 0
+    """Less than all where unchanged files had been hashed before."""
+    name: str = ""
+    """In the publisher's namespace; with `revisions`, the last of which the name alone means."""
+    revisions: list[str] = []
+    note: str = ""
+    new: bool = False
+    """It was not served before."""
+
+
+class NotSeeded(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    reason: str
+
+
+class SeedReport(msgspec.Struct, frozen=True, kw_only=True):
+    models: list[SeededModel]
+    left_out: list[NotSeeded]
+    bytes_total: int
+    bytes_hashed: int
+    seconds: float
+    signed_by: str = ""
+    announced: bool = False
+    """Whether a running peer told the overlay; False where they were only added to this data directory."""
+    dry_run: bool = False
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is wrong, or good to know, and what cures it."""
+
+    about: str
+    """A stable key: `file-changed`, `key-mode`, `bootstrap`."""
+    severity: Literal["error", "warning", "note"]
+    what: str
+    cure: str
+    """A command, or a sentence where none does it."""
+    path: str = ""
+    model_id: str = ""
+
+
+class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
+    ok: bool
+    """No finding is an error."""
+    findings: list[Finding]
+    """Worst first."""
+    bytes_checked: int = 0
+    """Hashed again for `--deep`."""
+    seconds: float = 0.0
+
+
 class PeerBytes(msgspec.Struct, frozen=True, kw_only=True):
     peer_id: str
     address: str

@@ -10,6 +10,7 @@ import msgspec
 from p2pmodel.peer.reports import (
     CollectReport,
     DiskUsage,
+    DoctorReport,
     FetchReport,
     Limits,
     ModelDetail,
@@ -20,6 +21,7 @@ from p2pmodel.peer.reports import (
     Progress,
     PublishReport,
     RemoveReport,
+    SeedReport,
     VerifyReport,
 )
 
@@ -91,6 +93,21 @@ class CollectRequest(msgspec.Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class SeedRequest(msgspec.Struct, frozen=True, kw_only=True):
+    paths: list[str]
+    """Absolute. Each a Hugging Face cache, an Ollama store, GGUF files, or directories of models."""
+    include: list[str] = []
+    exclude: list[str] = []
+    """Shell patterns over titles such as `org/name@main`, or names before the `@`."""
+    key_pem: str | None = None
+    dry_run: bool = False
+
+
+class DoctorRequest(msgspec.Struct, frozen=True, kw_only=True):
+    deep: bool = False
+    """Hash everything again, and check the index as a whole."""
+
+
 class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """New limits in bytes per second, at least 1; null lifts one, what is left out stays as it is."""
 
@@ -118,6 +135,14 @@ class KeepingService(Protocol):
     async def collect(self, request: CollectRequest) -> CollectReport: ...
 
     async def usage(self) -> DiskUsage: ...
+
+
+class CaringService(Protocol):
+    """Models that other programs keep, and the health of a peer. Raises as `PeerService` does."""
+
+    async def seed(self, request: SeedRequest, on_progress: OnProgress | None = None) -> SeedReport: ...
+
+    async def doctor(self, request: DoctorRequest, on_progress: OnProgress | None = None) -> DoctorReport: ...
 
 
 class PeerService(Protocol):

@@ -29,6 +29,7 @@ from p2pmodel.model import (
     sign_statement,
 )
 from p2pmodel.net import Address
+from p2pmodel.peer.care import Care, check_absolute, publisher_key
 from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.keeping import Keeping
 from p2pmodel.peer.meter import Meter
@@ -46,7 +47,14 @@ from p2pmodel.peer.reports import (
     PublishReport,
     VerifyReport,
 )
-from p2pmodel.peer.requests import FetchRequest, LimitsChange, OnProgress, PublishRequest, ShowRequest, VerifyRequest
+from p2pmodel.peer.requests import (
+    FetchRequest,
+    LimitsChange,
+    OnProgress,
+    PublishRequest,
+    ShowRequest,
+    VerifyRequest,
+)
 from p2pmodel.peer.retrieval import Retrieval
 from p2pmodel.peer.units import format_duration
 from p2pmodel.peer.verifying import Verification
@@ -63,8 +71,8 @@ _ANNOUNCE_S = 5.0
 """How long `publish` waits for the root record to be out."""
 
 
-class LocalService(Keeping):
-    """Fills `PeerService`, `LimitsService` and `KeepingService`."""
+class LocalService(Keeping, Care):
+    """Fills `PeerService`, `LimitsService`, `KeepingService` and `CaringService`."""
 
     def __init__(self, peer: Peer) -> None:
         super().__init__(peer)
@@ -178,9 +186,9 @@ class LocalService(Keeping):
 
     async def publish(self, request: PublishRequest, on_progress: OnProgress | None = None) -> PublishReport:
         peer, began = self._peer, self._now()
-        _check_absolute(request.path)
+        check_absolute(request.path)
         name, revision = _own_name(request.name)
-        key = await self._publisher_key(request.key_pem)
+        key = await publisher_key(peer, request.key_pem)
         published = await self._hash(Path(request.path), request.follow_symlinks, on_progress)
         issued_at = await self._date(key, name)
         signed = sign_statement(Statement(published.model_id, issued_at, name, revision, request.message), key)
@@ -204,14 +212,6 @@ class LocalService(Keeping):
         store, now = self._peer.store, int(self._peer.network.clock.wall())
         said = await self._peer.network.offload(store.find_name, name, namespace=key.public) if name else []
         return max([now, *(one.statement.issued_at + 1 for one in said)])
-
-    async def _publisher_key(self, pem: str | None) -> SecretKey:
-        if pem is None:
-            return await self._peer.keyring.publisher_key()
-        try:
-            return SecretKey.from_pem(pem.encode())
-        except DecodeError as error:
-            raise UsageError(f"the publisher's key: {error}") from error
 
     async def _hash(self, path: Path, follow_symlinks: bool, on_progress: OnProgress | None) -> Published:
         loop, stop, began = asyncio.get_running_loop(), threading.Event(), self._now()
@@ -240,7 +240,7 @@ class LocalService(Keeping):
     # --- fetching ------------------------------------------------------------------------------------------------
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
-        _check_absolute(request.to)
+        check_absolute(request.to)
         retrieval: Retrieval | None = None
 
         def so_far() -> str:
@@ -318,12 +318,6 @@ def _own_name(text: str) -> tuple[str, str]:
         return check_name_part(name), check_name_part(revision) if at else ""
     except DecodeError as error:
         raise UsageError(f"--name: {error}") from error
-
-
-def _check_absolute(path: str | None) -> None:
-    """A daemon's working directory is nothing that whoever asks it knows. Raises `UsageError`."""
-    if path is not None and not Path(path).is_absolute():
-        raise UsageError(f"{path!r} has to be an absolute path")
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from p2pmodel.peer.config import (
     DEFAULT_LISTEN,
     NetworkConfig,
     PeerConfig,
+    ScrubRate,
     absolute,
     check_bootstrap,
     default_config_dir,
@@ -98,6 +99,12 @@ def _slots(value: object) -> int | None:
     return value
 
 
+def _scrub_rate(value: object) -> ScrubRate:
+    if value in ("auto", "off"):
+        return "auto" if value == "auto" else "off"
+    return _rate(value) or "off"
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -119,6 +126,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "cache_quota": _quota,
     "free_disk_floor": _size,
     "upload_slots": _slots,
+    "scrub_rate": _scrub_rate,
     "background": _switch,
     "lan": _switch,
     "client_only": _switch,
@@ -134,6 +142,7 @@ _DEFAULTS: dict[str, Any] = {
     "cache_quota": None,
     "free_disk_floor": FREE_DISK_FLOOR_BYTES,
     "upload_slots": None,
+    "scrub_rate": "auto",
     "background": False,
     "lan": True,
     "client_only": None,
@@ -168,6 +177,7 @@ class Settings:
             cache_quota_bytes=value["cache_quota"],
             free_disk_floor_bytes=value["free_disk_floor"],
             upload_slots=value["upload_slots"],
+            scrub_rate=value["scrub_rate"],
             background=value["background"],
             lan=value["lan"],
             client_only=value["client_only"],

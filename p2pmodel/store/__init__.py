@@ -1,11 +1,13 @@
 """KEEP it: files in place, an index from chunk hashes to them, and a record of what is proven to be on this disk."""
 
 from p2pmodel.store.files import Directory, Files, Lock, OpenFile
+from p2pmodel.store.health import Ailment
 from p2pmodel.store.intake import Intake
 from p2pmodel.store.lock import DirectoryLock
 from p2pmodel.store.os_files import OS_FILES
 from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubbed, Scrubber, ScrubPosition
+from p2pmodel.store.seeds import LeftOut, Seed, Seeds
 from p2pmodel.store.serving import ChunkSource
 from p2pmodel.store.store import Store
 from p2pmodel.store.values import (
@@ -22,6 +24,7 @@ from p2pmodel.store.values import (
 
 __all__ = [
     "OS_FILES",
+    "Ailment",
     "BadRange",
     "CacheLimits",
     "CacheUse",
@@ -31,6 +34,7 @@ __all__ = [
     "DirectoryLock",
     "Files",
     "Intake",
+    "LeftOut",
     "Lock",
     "OpenFile",
     "Published",
@@ -40,6 +44,8 @@ __all__ = [
     "ScrubPosition",
     "Scrubbed",
     "Scrubber",
+    "Seed",
+    "Seeds",
     "Store",
     "StoredModel",
     "Usage",

@@ -137,6 +137,18 @@ class Database:
             self._check_open()
             return self._reader.execute(sql, values).fetchall()
 
+    def check(self) -> str:
+        """SQLite's own check of the whole file, on a connection of its own; what it found, or an empty text."""
+        with self._errors():
+            connection = self._connect()
+            try:
+                (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            except sqlite3.DatabaseError as error:
+                return str(error)
+            finally:
+                connection.close()
+        return "" if found == "ok" else str(found)
+
     def close(self) -> None:
         with self._write_lock, self._read_lock:
             if not self._closed:

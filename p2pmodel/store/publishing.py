@@ -6,12 +6,14 @@ hashed is what was hashed; one that a former publication hashed and that has kep
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from p2pmodel.errors import DecodeError, InterruptedFetchError, UsageError, VerificationError
+from p2pmodel.limits import HASH_BUFFER_BYTES
 from p2pmodel.model import Layout, Manifest
 from p2pmodel.model.chunking import chunk_lengths
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
@@ -20,7 +22,7 @@ from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashedFile, HashPool, hash_file, read_tensor_header
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.values import FileIdentity, FileState, Published
-from p2pmodel.store.walk import FoundFile, walk
+from p2pmodel.store.walk import FoundFile, Tree, walk
 
 OnProgress = Callable[[int, int, str], None]
 """Bytes done, bytes in all, name of the file. Called from several threads, one at a time."""
@@ -55,11 +57,21 @@ class Publisher:
         """Raises `NotFoundError`, `UsageError`, `RefusedError` for what cannot be published, `VerificationError`
         where a file changes meanwhile, `InterruptedFetchError` on `stop`."""
         tree = walk(self._files, path, follow_symlinks=follow_symlinks)
+        return self.enter(tree, path, on_progress=on_progress, stop=stop)
+
+    def enter(
+        self, tree: Tree, path: Path, *, on_progress: OnProgress | None, stop: threading.Event, claims: bool = False
+    ) -> Published:
+        """The same for files that were found already. With `claims`, `VerificationError` where one is not what the name
+        of its place says."""
         tally = Tally(sum(file.size for file in tree.files), on_progress)
         hashed: dict[str, tuple[HashedFile, FileIdentity, Path]] = {}
 
         def work(found: FoundFile) -> None:
-            hashed[found.path.text] = self._hash(found, tally, stop)
+            done = self._hash(found, tally, stop)
+            if claims:
+                self._check_claim(found, done[0])
+            hashed[found.path.text] = done
 
         by_size = sorted(tree.files, key=lambda found: found.size, reverse=True)
         self._pool.each([partial(work, found) for found in by_size])
@@ -89,6 +101,28 @@ class Publisher:
                     return known, identity, found.location
             hashed = hash_file(file, identity, found.path, self._pool, tally.add, stop)
             return hashed, identity, found.location
+        finally:
+            file.close()
+
+    def _check_claim(self, found: FoundFile, hashed: HashedFile) -> None:
+        kind, _, claimed = found.claim.partition(":")
+        real = hashed.entry.sha256.hex if kind == "sha256" else self._git_object(found) if kind == "git" else claimed
+        if real != claimed:
+            raise VerificationError(f"{str(found.location)!r} is not what its name says: {kind} {real}")
+
+    def _git_object(self, found: FoundFile) -> str:
+        """The name that git gives a file: SHA-1, after its length. These are small, and have just been read."""
+        file = self._files.open_file(found.location)
+        if file is None:
+            raise VerificationError(f"{str(found.location)!r} changed while it was being read: it has vanished")
+        try:
+            size = file.status().identity.size
+            whole = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+            buffer = memoryview(bytearray(min(HASH_BUFFER_BYTES, size)))
+            for at in range(0, size, len(buffer) or 1):
+                count = file.read_into(buffer[: size - at], at)
+                whole.update(buffer[:count])
+            return whole.hexdigest()
         finally:
             file.close()
 

@@ -25,7 +25,7 @@ from p2pmodel.store.values import FileState
 
 Key = tuple[int, int]
 """Copy number and file number."""
-_SPARE_BUFFERS = 16
+_SPARE_BYTES_MAX = 4 * CHUNK_BYTES_MAX
 
 
 @dataclass(slots=True)
@@ -121,7 +121,8 @@ class _Buffers:
     def release(self, buffer: memoryview) -> None:
         with self._lock:
             self._lent_bytes -= len(buffer)
-            if sum(len(free) for free in self._free.values()) < _SPARE_BUFFERS:
+            kept_bytes = sum(size * len(free) for size, free in self._free.items())
+            if kept_bytes + len(buffer) <= _SPARE_BYTES_MAX:
                 self._free[len(buffer)].append(buffer)
 
 

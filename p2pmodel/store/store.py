@@ -24,8 +24,10 @@ from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files
 from p2pmodel.store.hashing import HashPool
+from p2pmodel.store.health import Ailment, ailments
 from p2pmodel.store.intake import Intake
 from p2pmodel.store.leaving import Leaving
+from p2pmodel.store.model_places import find_seeds
 from p2pmodel.store.objects import Objects, Statements
 from p2pmodel.store.os_files import OS_FILES
 from p2pmodel.store.pins import Pins
@@ -33,10 +35,12 @@ from p2pmodel.store.publishing import OnProgress, Publisher, Tally
 from p2pmodel.store.releasing import Releaser
 from p2pmodel.store.repairing import Repair
 from p2pmodel.store.scrubbing import Scrubber
+from p2pmodel.store.seeds import Seed, Seeds
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
 from p2pmodel.store.usage import usage
 from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel, Usage
+from p2pmodel.store.walk import Tree
 
 _STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
@@ -157,6 +161,21 @@ class Store:
         """
         stop = stop or threading.Event()
         return self._publisher.publish(path, follow_symlinks=follow_symlinks, on_progress=on_progress, stop=stop)
+
+    def find_seeds(self, path: Path) -> Seeds:
+        """Models of other programs below a path. Raises `NotFoundError`, `RefusedError`."""
+        return find_seeds(self._files, path)
+
+    def seed(
+        self, seed: Seed, *, on_progress: OnProgress | None = None, stop: threading.Event | None = None
+    ) -> Published:
+        """Hash a model that was found and serve it from where it lies; raises as `publish` does.
+
+        `VerificationError` also where a file is not what the other program's name for it says.
+        """
+        tree = Tree(seed.files, ())
+        stop = stop or threading.Event()
+        return self._publisher.enter(tree, seed.root, on_progress=on_progress, stop=stop, claims=True)
 
     def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> ChunkSource | None:
         """The chunk with this hash, from whichever model holds it; the caller releases it.
@@ -416,6 +435,21 @@ class Store:
     def is_fetched(self, model_id: ModelId, path: Path | None) -> bool:
         """Whether what `verify` would check was put there by p2pmodel."""
         return self._to_check(model_id, path)[0].kind == "fetched"
+
+    def ailments(self) -> list[Ailment]:
+        """What is wrong with what is kept, in every place where it lies."""
+        return ailments(self._files, self._catalogue)
+
+    def places(self) -> list[tuple[ModelId, Path, int]]:
+        """Every place where a model lies, and the bytes there."""
+        return [
+            (copy.model_id, copy.root, sum(kept.identity.size for kept in copy.files))
+            for copy in self._catalogue.all_copies()
+        ]
+
+    def check_index(self) -> str:
+        """What is wrong with the database as a file, in its own words; empty where nothing is."""
+        return self._database.check()
 
     def damaged(self) -> list[tuple[ModelId, Path]]:
         """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""

@@ -7,6 +7,7 @@ ends the publication with its name and the reason.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from p2pmodel.model import PortablePath, clash
 from p2pmodel.store.files import Files
 from p2pmodel.store.values import FileStatus
 
+_HEX = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHARED_BLOBS_MARK = ".huggingface-shared-blobs"
 _KINDS = {"socket": "a socket", "pipe": "a named pipe", "device": "a device"}
 
@@ -29,6 +31,8 @@ class FoundFile:
     path: PortablePath
     location: Path
     size: int
+    claim: str = ""
+    """What its place says of its content: `sha256:<hex>`, or `git:<hex>` for a git object's SHA-1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,7 @@ class _Walker:
                     count += 1
                     if count > MANIFEST_FILES_MAX:
                         raise UsageError(f"{str(self._root)!r} has more than {MANIFEST_FILES_MAX} files")
-                    yield FoundFile(_portable(shown, named), location, status.identity.size)
+                    yield FoundFile(_portable(shown, named), location, status.identity.size, _claim(entry.target))
                 else:
                     raise UsageError(f"{str(named)!r} is {_KINDS[status.kind]} and cannot be published")
 
@@ -110,6 +114,14 @@ class _Walker:
                 "--follow-symlinks publishes what it leads to"
             )
         return target, status
+
+
+def _claim(target: str) -> str:
+    """A link into the blobs of a Hugging Face cache says what it leads to (their names are the hub's ETags)."""
+    above, _, name = target.rpartition("/")
+    if above.rpartition("/")[2] != "blobs" or not _HEX.fullmatch(name):
+        return ""
+    return f"{'sha256' if len(name) == 64 else 'git'}:{name}"
 
 
 def _is_skipped(shown: str) -> bool:

@@ -282,8 +282,8 @@ class SimPeer:
         assert model_id is not None
         return default_destination(DATA_DIR, model_id)
 
-    async def verify(self, target: SimModel | str) -> VerifyReport:
-        request = VerifyRequest(target=str(target))
+    async def verify(self, target: SimModel | str, *, repair: bool = False) -> VerifyReport:
+        request = VerifyRequest(target=str(target), repair=repair)
         return await self._call(lambda service: service.verify(request))
 
     async def show(self, model: SimModel | str, *, timeout_s: float | None = None) -> ModelDetail:

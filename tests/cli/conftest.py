@@ -239,7 +239,7 @@ async def daemon(p2pmodel):
     """A daemon on the terminal's data directory, played by `FakeService`."""
     service = FakeService()
     p2pmodel.data_dir.mkdir()
-    server = ControlServer(service, p2pmodel.data_dir, http=None, limits=service)
+    server = ControlServer(service, p2pmodel.data_dir, http=None, limits=service, caring=service)
     await server.start()
     record = RuntimeRecord(
         pid=os.getpid(), peer_id=PEER_ID, listen="127.0.0.1:8764", http=None, socket=str(server.socket)

@@ -13,10 +13,12 @@ COMMANDS = [
     "demo",
     "daemon",
     "publish",
+    "seed",
     "fetch",
     "show",
     "ls",
     "verify",
+    "doctor",
     "status",
     "peers",
     "id",
@@ -48,7 +50,7 @@ async def test_help_names_every_command_on_stdout(p2pmodel):
         ),
         ("demo", "--size --peers --keep --json"),
         ("show", "--bootstrap --peer --json -q --data-dir"),
-        ("verify", "--json -q --no-progress --debug"),
+        ("verify", "--repair --bootstrap --peer --timeout --json -q --no-progress --debug"),
     ],
 )
 async def test_each_command_has_the_options_of_the_contract(p2pmodel, command, options):
