@@ -19,7 +19,7 @@ from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import DoctorReport, Finding, Progress
 from p2pmodel.peer.requests import DoctorRequest, OnProgress
 from p2pmodel.peer.surroundings import directory_findings, error, machine_findings, note, warning
-from p2pmodel.peer.units import format_duration
+from p2pmodel.peer.units import format_duration, format_size
 from p2pmodel.store import OS_FILES, Ailment
 
 _SKEW_S = 600.0
@@ -42,6 +42,7 @@ class Doctor:
         ailments = await peer.network.offload(peer.store.ailments)
         found = [finding_of(ailment) for ailment in ailments]
         found += await peer.network.offload(lambda: list(self._machine()))
+        found += await peer.network.offload(lambda: list(self._cache()))
         found += self._disk()
         found += await self._clock()
         found += self._network() if self.daemon else self._alone()
@@ -71,6 +72,13 @@ class Doctor:
         if self.peer.files is OS_FILES:  # a simulated peer has no machine
             yield from directory_findings(self.peer.config.data_dir, running=self.daemon)
             yield from machine_findings()
+
+    def _cache(self) -> Iterator[Finding]:
+        use = self.peer.store.cache.use()
+        quota = use.limits.quota_bytes
+        if quota is not None and use.pinned_bytes >= quota:
+            what = f"What is pinned takes {format_size(use.pinned_bytes)}, all of the quota of {format_size(quota)}."
+            yield warning("quota", what, "p2pmodel unpin MODEL   # or a larger cache_quota")
 
     def _disk(self) -> Iterator[Finding]:
         if wrong := self.peer.store.wrong_reads:

@@ -17,7 +17,7 @@ from tests.e2e.hub import COMMIT, REPO, Hub, running
 from tests.e2e.processes import Network, environment, sha256_of, sharded_model
 
 MIB = 1 << 20
-pytestmark = [pytest.mark.slow]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def download(endpoint: str, home: Path, *, fails: bool = False) -> None:
@@ -78,10 +78,9 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
     again = net.run("seed", home, "--json", on=seed)
     assert again.json["bytes_hashed"] == 0 and not again.json["models"][0]["new"]
 
-    for reference in (model["name"], f"{model['name']}@main", f"{model['name']}@{COMMIT}"):
-        fetched = net.run("fetch", reference, "--json", on=other)
-        assert fetched.code == 0, fetched.err
-        assert fetched.json["model_id"] == model["model_id"]
+    fetched = net.run("fetch", f"{model['name']}@main", "--json", on=other)
+    assert fetched.code == 0, fetched.err
+    assert fetched.json["model_id"] == model["model_id"]
     assert _contents(Path(fetched.json["path"])) == files
     assert sha256_of(home)  # every link leads somewhere still
     assert other.terminate() == 0
@@ -94,7 +93,7 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
         file.seek(MIB)
         file.write(os.urandom(MIB))
     os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
-    refused = net.run("fetch", model["model_id"], "--to", tmp_path / "out", "--timeout", "20", "--json", on=third)
+    refused = net.run("fetch", model["model_id"], "--to", tmp_path / "out", "--timeout", "10", "--json", on=third)
     assert refused.code in (4, 5), refused.err
     assert "dropped for corrupt" not in refused.err, "the seed said that it has it no more; it is no liar"
     (line,) = net.run("ls", "--json", on=seed).json["models"]
@@ -103,9 +102,8 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
 
     # And plainly: gone.
     blob.unlink()
-    (line,) = net.run("ls", "--json", on=seed).json["models"]
-    assert "has vanished" in line["fault"]
-    assert any("vanished" in warning for warning in net.run("status", "--json", on=seed).json["warnings"])
+    found = {finding["about"]: finding for finding in net.run("doctor", "--json", on=seed).json["findings"]}
+    assert found["file-vanished"]["path"] == str(blob) and model["model_id"] in found["file-vanished"]["cure"]
 
 
 def test_a_download_that_broke_off_is_left_out_until_it_is_whole(
