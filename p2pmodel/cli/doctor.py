@@ -53,8 +53,10 @@ async def _doctor(invocation: Invocation, request: DoctorRequest, *, draw: bool)
     from p2pmodel.cli.session import open_service, settings_of
     from p2pmodel.errors import P2PModelError
     from p2pmodel.peer.doctor import with_more
+    from p2pmodel.peer.surroundings import directory_findings, port_findings, stale_findings
 
     settings = await settings_of(invocation)
+    stale = await stale_findings(settings.data_dir)
     try:
         async with open_service(invocation, offline=True) as service:
             with ProgressView(draw=draw) as view:
@@ -62,11 +64,8 @@ async def _doctor(invocation: Invocation, request: DoctorRequest, *, draw: bool)
     except P2PModelError as error:
         # What keeps a peer from starting is what a doctor is for.
         from p2pmodel.peer.doctor import report, unopened
-        from p2pmodel.peer.surroundings import directory_findings
 
-        return report([unopened(error), *directory_findings(settings.data_dir, running=False)])
+        return report([unopened(error), *stale, *directory_findings(settings.data_dir)])
     if any(finding.about == "daemon" for finding in found.findings):
-        from p2pmodel.peer.surroundings import port_findings
-
-        found = with_more(found, port_findings(settings.peer_config()))
+        found = with_more(found, [*stale, *port_findings(settings.peer_config())])
     return found

@@ -70,7 +70,7 @@ class Doctor:
 
     def _machine(self) -> Iterator[Finding]:
         if self.peer.files is OS_FILES:  # a simulated peer has no machine
-            yield from directory_findings(self.peer.config.data_dir, running=self.daemon)
+            yield from directory_findings(self.peer.config.data_dir)
             yield from machine_findings()
 
     def _cache(self) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from p2pmodel.limits import CONNECTIONS_MAX, FREE_DISK_FLOOR_BYTES, OPEN_FILES_M
 from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.config import PeerConfig
 from p2pmodel.peer.reports import Finding
-from p2pmodel.peer.runtime import RUNTIME_NAME, TOKEN_NAME
+from p2pmodel.peer.runtime import TOKEN_NAME, read_runtime
 from p2pmodel.peer.units import format_size
 
 _DESCRIPTORS = CONNECTIONS_MAX + 2 * OPEN_FILES_MAX + 128
@@ -33,8 +33,8 @@ def note(about: str, what: str, cure: str) -> Finding:
     return Finding(about=about, severity="note", what=what, cure=cure)
 
 
-def directory_findings(data_dir: Path, *, running: bool) -> Iterator[Finding]:
-    """The data directory and what is in it. `running` says whether a daemon answers there."""
+def directory_findings(data_dir: Path) -> Iterator[Finding]:
+    """The data directory and what is in it."""
     if not data_dir.exists():
         return
     if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
@@ -47,12 +47,28 @@ def directory_findings(data_dir: Path, *, running: bool) -> Iterator[Finding]:
         if path.is_file() and (mode := _mode(path)) & 0o077:
             what = f"The secret {path} can be read by others (mode {mode:04o})."
             yield error("key-mode", what, f"chmod 600 {path}")
-    if not running and (data_dir / RUNTIME_NAME).exists():
-        what = f"A daemon of {data_dir} ended without cleaning up: {RUNTIME_NAME} is of a process that is gone."
-        yield note("stale-daemon", what, f"p2pmodel daemon --data-dir {data_dir}")
     free = shutil.disk_usage(data_dir).free
     if free < FREE_DISK_FLOOR_BYTES:
         yield error("space", f"Only {format_size(free)} are free on the disk of {data_dir}.", "p2pmodel gc")
+
+
+async def stale_findings(data_dir: Path) -> list[Finding]:
+    """What a daemon that died has left. To be asked before anybody else takes the data directory."""
+    record = await read_runtime(data_dir)
+    if record is None or record.command or _is_alive(record.pid):
+        return []
+    what = f"The daemon of {data_dir} (process {record.pid}) ended without cleaning up, and does not run."
+    return [note("stale-daemon", what, f"p2pmodel daemon --data-dir {data_dir}")]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def machine_findings() -> Iterator[Finding]:

@@ -153,7 +153,7 @@ async def test_what_keeps_a_peer_from_starting_is_a_finding(p2pmodel, models):
 
 async def test_traces_of_a_dead_daemon_and_a_port_in_use_are_told(p2pmodel):
     await p2pmodel("ls")
-    record = {"pid": 1, "peer_id": "p" * 52, "listen": "127.0.0.1:1", "http": None, "socket": "/nowhere"}
+    record = {"pid": 1 << 30, "peer_id": "p" * 52, "listen": "127.0.0.1:1", "http": None, "socket": "/nowhere"}
     (p2pmodel.data_dir / "daemon.json").write_text(json.dumps(record))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
