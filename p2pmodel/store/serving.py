@@ -3,7 +3,7 @@
 The marks of the file are looked at before and after each read, and the bytes are hashed in the memory from which they
 are sent: no program that writes meanwhile, no file system with coarse times and no bad sector can make other bytes
 leave than those that were asked for. Where the kernel sends straight from the file (`hash_each_read` off), a chunk is
-hashed once for as long as the file is open and its marks stay the same.
+hashed only where something was done to the file since it was hashed as a whole, once for as long as nothing more is.
 
 Open files are kept, at most `OPEN_FILES_MAX`, and closed least recently used first; one that is being sent from stays
 open until its source is released, so that deleting a model in the middle of a transfer breaks nothing.

@@ -109,7 +109,7 @@ def test_times_are_trusted_once_the_clock_that_wrote_them_has_moved_on(monkeypat
 
 
 @pytest.mark.real_disk
-def test_sent_by_the_kernel_a_chunk_is_hashed_once_while_nothing_is_done_to_its_file(shop, moves, monkeypatch):
+def test_sent_by_the_kernel_a_chunk_is_hashed_once_after_something_was_done_to_its_file(shop, moves, monkeypatch):
     seed, published = shop.published({"a.bin": shop.dice.randbytes(100)})
     seed.hash_each_read = False
     digest, hashed = published.layout[0].digest, []
@@ -124,6 +124,8 @@ def test_sent_by_the_kernel_a_chunk_is_hashed_once_while_nothing_is_done_to_its_
             if source is not None:
                 source.release()
 
+    assert ready() and hashed == [], "nothing was done to it since it was hashed"
+    (published.path / "a.bin").chmod(0o600)
     assert ready() and ready() and hashed == [100]
     moves.damage(published.path / "a.bin")
     assert not ready() and hashed == [100, 100, 100], "and once more, before it is given up"
