@@ -73,6 +73,14 @@ LANES_PER_CHANNEL_MAX = 4
 LANES_IN_ALL_MAX = 256
 """Connections beyond the first that peers may open to us, all together."""
 LANE_TOKEN_BYTES = 16
+YIELD_TARGET_S = 0.005
+"""The queue that a connection in the background may cause: RFC 6817 allows 100 ms, but routers with short queues drop
+before that, and then it would take its share like anybody else."""
+YIELD_TARGET_S_MIN = 0.0015
+"""Where the path is shorter than that: the kernel's clock has steps of a millisecond."""
+YIELD_WINDOW_BYTES_MIN = 4 * 1448
+YIELD_WINDOW_BYTES_START = 10 * 1448
+"""As a connection begins by itself (RFC 6928)."""
 HANDSHAKE_BYTES_MAX = 16 * KIB
 HANDSHAKE_TIMEOUT_S = 9.0
 """A half-open connection is cut then: on a busy machine too before the ten seconds that libtorrent gives."""

@@ -94,9 +94,10 @@ def fetch(
         overwrite=overwrite,
         link=link,
         timeout_s=timeout,
+        background=background,
     )
     draw = may_draw(wanted=not (as_json or quiet or no_progress))
-    report = run(_fetch(invocation_of(ctx), request, draw=draw, background=background))
+    report = run(_fetch(invocation_of(ctx), request, draw=draw))
     if as_json:
         data_json(report)
         return
@@ -109,7 +110,7 @@ def fetch(
         _tell_sources(report)
 
 
-async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool, background: bool) -> FetchReport:
+async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -> FetchReport:
     import asyncio
 
     from p2pmodel.cli.progress import ProgressView
@@ -118,7 +119,7 @@ async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool, b
 
     view = ProgressView(draw=draw)
     try:
-        async with open_service(invocation, offline=False, flags={"background": background or None}) as service:
+        async with open_service(invocation, offline=False, flags={"background": request.background or None}) as service:
             with view:
                 return await service.fetch(request, view.update)
     except asyncio.CancelledError:

@@ -25,7 +25,7 @@ def limits(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Show or change the running daemon's limits, at once and until it stops. For good: config.toml."""
+    """Show or change the running daemon's limits, at once and for its next starts too."""
     from p2pmodel.cli.output import columns, data, data_json
     from p2pmodel.cli.session import run
     from p2pmodel.peer.requests import LimitsChange

@@ -63,7 +63,7 @@ Peers = Annotated[
     typer.Option("--peer", metavar="HOST:PORT", help="A peer to ask directly, without looking it up. Repeatable."),
 ]
 Background = Annotated[
-    bool, typer.Option("--background", help="Take only what CPU and disk time other programs leave.")
+    bool, typer.Option("--background", help="Take only what others leave of the line, of CPU and of disk time.")
 ]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", metavar="SECONDS", help="Give up after this long (exit code 5).")

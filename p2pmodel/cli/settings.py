@@ -16,7 +16,7 @@ config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The 
 
 @config_app.callback()
 def config() -> None:
-    """The settings of this peer: flag > P2PMODEL_* environment > config.toml > default."""
+    """The settings of this peer: flag > P2PMODEL_* environment > `limits` > config.toml > default."""
 
 
 @config_app.command("show")

@@ -10,9 +10,6 @@ seconds.
 
 from __future__ import annotations
 
-import socket
-import struct
-
 from p2pmodel.limits import LANES_PER_CHANNEL_MAX, MIB
 
 _LOOK_S = 0.25
@@ -21,8 +18,6 @@ _BYTES_PER_LANE = MIB
 """Under way on each connection before another is worth its handshake."""
 _MUCH_BYTES = 8 * MIB
 """So much to come is worth the handshakes of all lanes before anything is known of the path but its length."""
-_RTT_OFFSET = 68
-"""Of `tcpi_rtt`, in microseconds, in Linux' `struct tcp_info` (linux/tcp.h)."""
 
 
 class LanePlan:
@@ -49,18 +44,3 @@ class LanePlan:
         if self._expected_bytes - moved_bytes >= _MUCH_BYTES:
             return LANES_PER_CHANNEL_MAX
         return min(1 + int(rate * round_trip_s / _BYTES_PER_LANE), LANES_PER_CHANNEL_MAX)
-
-
-def round_trip_s(sock: socket.socket) -> float:
-    """What the kernel has measured on this connection; 0 where it does not tell."""
-    option = getattr(socket, "TCP_INFO", None)
-    if option is None:
-        return 0.0
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, option, _RTT_OFFSET + 4)
-    except OSError:
-        return 0.0
-    if len(info) < _RTT_OFFSET + 4:
-        return 0.0
-    microseconds: int = struct.unpack_from("=I", info, _RTT_OFFSET)[0]
-    return microseconds / 1e6

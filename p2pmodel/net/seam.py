@@ -145,6 +145,9 @@ class Channel(Protocol):
     def expect(self, size_bytes: int) -> None:
         """About so much will be asked for over this channel, from now on: room for it can be made in time."""
 
+    def yield_line(self, *, sending: bool, receiving: bool) -> None:
+        """From now on let what is sent, or what is received, take only what others leave of the line."""
+
     def close(self, reason: P2PModelError) -> None:
         """Close at once and tell the handler."""
 

@@ -19,11 +19,13 @@ from p2pmodel.limits import LANES_PER_CHANNEL_MAX
 from p2pmodel.net.address import Address
 from p2pmodel.net.buffers import Shared
 from p2pmodel.net.handshake import Session
-from p2pmodel.net.lanes import LanePlan, round_trip_s
+from p2pmodel.net.lanes import LanePlan
 from p2pmodel.net.receiver import Receiver
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
 from p2pmodel.net.sender import Sender
+from p2pmodel.net.tcp_info import TcpInfo
 from p2pmodel.net.threads import SharedSocket
+from p2pmodel.net.yielding import Yielding
 
 
 @dataclass(slots=True)
@@ -57,6 +59,7 @@ class TcpChannel:
         """In and out, by lanes that are no more."""
         self._add_lane(sock, session)
         self._plan = LanePlan(time.monotonic(), 0)
+        self._yielding = Yielding(lambda: [lane.socket.sock for lane in self._lanes])
 
     def _add_lane(self, sock: socket.socket, session: Session) -> _Lane:
         shared_socket = SharedSocket(sock)
@@ -125,7 +128,7 @@ class TcpChannel:
 
     def _widen(self) -> None:
         moved = self.bytes_received + self.bytes_sent
-        wanted = self._plan.lanes(time.monotonic(), moved, round_trip_s(self._lanes[0].socket.sock))
+        wanted = self._plan.lanes(time.monotonic(), moved, TcpInfo.of(self._lanes[0].socket.sock).rtt_s)
         if wanted > len(self._lanes):
             self.on_narrow(wanted)
 
@@ -134,10 +137,15 @@ class TcpChannel:
             self._plan.expect(size_bytes)
             self._widen()
 
+    def yield_line(self, *, sending: bool, receiving: bool) -> None:
+        if self._closed is None:
+            self._yielding.change(sending=sending, receiving=receiving)
+
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return
         self._closed = _without_frames(reason)
+        self._yielding.end()
         for lane in self._lanes:
             lane.receiver.end()
             lane.sender.end()

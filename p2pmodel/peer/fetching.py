@@ -94,6 +94,8 @@ class Fetching:
     progress: OnProgress = lambda _: None
     entry_peers: Sequence[str] = ()
     """Bootstrap peers that should have led into the network, for the message where none did."""
+    background: bool = False
+    """It takes only what others leave of the line."""
     tally: Tally = field(default_factory=Tally)
     account: Account[PublicKey] = field(init=False)
     _began: float = 0.0
@@ -101,6 +103,7 @@ class Fetching:
     _corrupt_from: set[PublicKey] = field(default_factory=set)
     _statements: dict[Link, asyncio.Task[list[SignedStatement]]] = field(default_factory=dict)
     """Asked for as soon as there is a connection: an answer costs a round trip, and nobody should wait for two."""
+    _download: Download | None = None
     _manifest_asks: int = 0
     """Of how many more peers the manifest is asked for with the greeting."""
 
@@ -134,6 +137,12 @@ class Fetching:
                 await cancelled(self._statements.values())
                 for link in finder.links:
                     link.expect_no_more(self.model_id)
+
+    def hurry(self) -> None:
+        """Somebody waits for it now: in the background no longer."""
+        self.background = False
+        if self._download is not None:
+            self._download.hurry()
 
     def _greeting(self) -> Greeting:
         self._manifest_asks -= 1
@@ -335,8 +344,9 @@ class Fetching:
             links=finder.links,
             account=self.account,
             on_peers=finder.suggest,
+            background=self.background,
         )
-        self.tally = download.tally
+        self.tally, self._download = download.tally, download
         finder.on_link = download.add_link
         finder.enough = lambda: download.links_enough
         relatives = Relatives(

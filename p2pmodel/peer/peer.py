@@ -150,6 +150,7 @@ class Peer:
             upload_limit_bytes_per_s=config.upload_limit_bytes_per_s,
             download_limit_bytes_per_s=config.download_limit_bytes_per_s,
             upload_slots=config.upload_slots,
+            background=config.background,
         )
         self._stack.push_async_callback(self.swarm.stop)
         self.overlay = Overlay(

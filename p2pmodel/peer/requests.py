@@ -57,6 +57,8 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     link: bool = False
     """Hard links to files of other models on this disk that are the same, wherever these are."""
     timeout_s: float | None = None
+    background: bool = False
+    """Take only what others leave of the line."""
 
 
 class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,7 +118,7 @@ class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class LimitsService(Protocol):
-    """A peer whose limits can be changed while it runs. They hold until it stops; the settings are left alone."""
+    """A peer whose limits can be changed while it runs; it keeps them for its next start."""
 
     async def limits(self) -> Limits: ...
 

@@ -46,6 +46,8 @@ class Retrieval:
         key = (self.fetching.model_id, self._destination, self.path, *wanted, *how)
         for flight in flights.of(self.fetching.model_id):
             flight.lead.fetching.ask_also(self.fetching.direct)
+            if not request.background:
+                flight.lead.fetching.hurry()
         flight, joined = flights.enter(key, self.fetching.model_id, self, partial(self._fly, signers=signers))
         self._lead = flight.lead
         report = await flights.wait(key, flight, on_progress or progress)

@@ -32,6 +32,7 @@ from p2pmodel.net import Address
 from p2pmodel.peer.care import Care, check_absolute, publisher_key
 from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.keeping import Keeping
+from p2pmodel.peer.kept_limits import keep_limits
 from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
@@ -77,6 +78,7 @@ class LocalService(Keeping, Care):
     def __init__(self, peer: Peer) -> None:
         super().__init__(peer)
         self._started_at = peer.network.clock.monotonic()
+        self._limits_turn = asyncio.Lock()
         self._meter: Meter[Link] = Meter()
         self.http: str | None = None
         """Where the control API listens, for `status`."""
@@ -153,6 +155,9 @@ class LocalService(Keeping, Care):
             swarm.limit_upload(change.upload_bytes_per_s)
         if change.download_bytes_per_s is not msgspec.UNSET:
             swarm.limit_download(change.download_bytes_per_s)
+        if self._peer.config.saved_state == "keep":
+            async with self._limits_turn:
+                await self._peer.network.offload(keep_limits, self._peer.files, self._peer.config.data_dir, change)
         return await self.limits()
 
     async def models(self) -> list[ModelSummary]:
@@ -254,7 +259,7 @@ class LocalService(Keeping, Care):
             model_id, path = await self._model(request.ref, direct)
 
             entries = self._entry_peers(request.bootstrap)
-            fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries)
+            fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries, background=request.background)
             retrieval = Retrieval(self._peer, fetching, request, path)
             return await retrieval.run(wanted, on_progress or (lambda _: None))
 

@@ -1,7 +1,8 @@
-"""Where each setting comes from: flag > `P2PMODEL_*` environment > `config.toml` > default.
+"""Where each setting comes from: flag > `P2PMODEL_*` environment > `limits` > `config.toml` > default.
 
-Two files are read where they exist: `config.toml` of the data directory, then that of the person's configuration
-directory. Every value keeps its origin, for `config show` and for error messages that name the culprit.
+What was set while the peer ran (`kept_limits.py`) is newer than what was written down before. Two files are read where
+they exist: `config.toml` of the data directory, then that of the person's configuration directory. Every value keeps
+its origin, for `config show` and for error messages that name the culprit.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from p2pmodel.peer.config import (
     parse_toml,
     read_text,
 )
+from p2pmodel.peer.kept_limits import LIMITS_NAME, parse_kept
 from p2pmodel.peer.units import UNLIMITED, parse_rate, parse_size
 
 DEFAULT_ORIGIN = "default"
@@ -194,7 +196,8 @@ async def load_settings(
     flags = {key: value for key, value in (flags or {}).items() if value is not None}
     environ = os.environ if environ is None else environ
     data_dir = _data_dir(flags, environ)
-    files = [await _read_config(path) for path in (data_dir.value / CONFIG_NAME, default_config_dir() / CONFIG_NAME)]
+    files = [await _read_kept(data_dir.value / LIMITS_NAME)]
+    files += [await _read_config(path) for path in (data_dir.value / CONFIG_NAME, default_config_dir() / CONFIG_NAME)]
     values = {"data_dir": data_dir}
     for key in _PARSERS:
         values[key] = _resolve(key, flags, environ, files)
@@ -208,6 +211,13 @@ def _data_dir(flags: Mapping[str, object], environ: Mapping[str, str]) -> Settin
     if text := environ.get("P2PMODEL_DATA_DIR"):
         return Setting(absolute(Path(text)), "environment P2PMODEL_DATA_DIR")
     return Setting(default_data_dir(), DEFAULT_ORIGIN)
+
+
+async def _read_kept(path: Path) -> tuple[Path, Mapping[str, Any]]:
+    try:
+        return path, parse_kept(await read_text(path, "file of limits"), str(path))
+    except NotFoundError:
+        return path, {}
 
 
 async def _read_config(path: Path) -> tuple[Path, Mapping[str, Any]]:

@@ -94,8 +94,10 @@ class Download:
         pace: Pace,
         on_have: Callable[[int], None],
         account: Account[PublicKey] | None = None,
+        background: bool = False,
     ) -> None:
         self.layout = layout
+        self.background: bool | None = background
         self.tally = Tally()
         self.account = account or Account(clock.monotonic())
         """Where the time goes, and what each peer gives."""
@@ -188,6 +190,12 @@ class Download:
         self._schedule.prefer(bits)
         self._fill_soon()
 
+    def hurry(self) -> None:
+        """In the background no longer."""
+        self.background = False
+        for link in self.links.values():
+            link.yield_line()
+
     def rate(self, now: float) -> tuple[float, int]:
         """Bytes per second over the last seconds, and how many peers they came from."""
         recent = [entry for entry in self._arrivals if entry[0] > now - _RATE_WINDOW_S]
@@ -212,7 +220,7 @@ class Download:
         self._came_in[link.peer] = link.channel.bytes_received
         self._schedule.peer_joined(link.peer, scope)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
-        if len(self.links) <= _WIDE_LINKS:
+        if len(self.links) <= _WIDE_LINKS and not self.background:
             missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
             link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
         link.follow(self.layout.model_id, self)

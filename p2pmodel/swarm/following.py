@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 class Listening(Protocol):
     """Who follows a model on a link: a running download."""
 
+    background: bool | None
+    """It takes only what others leave of the line; None: it pulls nothing."""
+
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         """The peer holds these chunks; it has just told of the `new` ones among them, as bits."""
 
@@ -29,6 +32,8 @@ class Listening(Protocol):
 
 class Hearing:
     """A follower that pulls nothing and wants to know who holds what: that of a seed."""
+
+    background = None
 
     def __init__(self, on_held: Callable[[Link, HaveMap], None]) -> None:
         self._on_held = on_held
@@ -48,6 +53,8 @@ class Hearing:
 
 class Expecting:
     """A follower for the time until the download begins."""
+
+    background = None
 
     def __init__(self) -> None:
         self._unknown = False

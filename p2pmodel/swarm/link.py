@@ -51,8 +51,9 @@ class Link:
         on_closed: Callable[[Link, P2PModelError], None],
         on_interest: Callable[[Link, ModelId], None],
         greeting: Greeting | None = None,
+        background: bool = False,
     ) -> None:
-        """`greeting`: what has been sent to this peer already."""
+        """`greeting`: what has been sent to this peer already. `background`: both directions yield, whatever for."""
         self.channel = channel
         port = channel.hello.port
         self.listens_at = Address(channel.address.host, port) if port else None
@@ -73,6 +74,7 @@ class Link:
         self._telling: dict[ModelId, bool] = {}
         """Models whose state is being read for the peer; True where it has to be read (once more)."""
         self._greeting = greeting
+        self._background = background
         self._requests = OpenRequests() if greeting is None else greeting.requests
         if greeting is not None:
             self.followers[greeting.model_id] = Expecting()
@@ -140,6 +142,13 @@ class Link:
 
     def start(self) -> None:
         self.channel.start(self)
+        self.yield_line()
+
+    def yield_line(self) -> None:
+        """What we pull here yields where all who pull do; called again where one of them has changed."""
+        pulls = [follower.background for follower in self.followers.values() if follower.background is not None]
+        yields = self._background or (bool(pulls) and all(pulls))
+        self.channel.yield_line(sending=self._background, receiving=yields)
 
     def _spawn(self, work: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
         task = asyncio.get_running_loop().create_task(self._supervise(work, *args, **kwargs))
@@ -180,6 +189,7 @@ class Link:
     def follow(self, model_id: ModelId, follower: Listening) -> None:
         before = self.followers.get(model_id)
         self.followers[model_id] = follower
+        self.yield_line()
         if not isinstance(before, Expecting):
             self._send(wire.Subscribe(model_id.raw))
             return
@@ -199,6 +209,7 @@ class Link:
 
     def unfollow(self, model_id: ModelId) -> None:
         if self.followers.pop(model_id, None) is not None:
+            self.yield_line()
             self.held.pop(model_id, None)
             self._send(wire.Unsubscribe(model_id.raw))
 

@@ -47,6 +47,7 @@ class Relative:
     ) -> None:
         """`count` chunks has the other model; `shared` is of `shared_chunks`; `on_peers` hears who else follows it."""
         self.model_id = model_id
+        self.background = download.background
         self._count, self._shared, self._download, self._on_peers = count, shared, download, on_peers
         self._theirs = HaveMap.of(count, shared).bits
         self.bits = HaveMap.of(len(download.layout), chain.from_iterable(shared.values())).bits

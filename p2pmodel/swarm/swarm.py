@@ -58,8 +58,12 @@ class Swarm:
         upload_limit_bytes_per_s: float | None = None,
         download_limit_bytes_per_s: float | None = None,
         upload_slots: int | None = None,
+        background: bool = False,
     ) -> None:
-        """`upload_slots`: answers that leave at once; None: as the measured capacity asks for."""
+        """`upload_slots`: answers that leave at once; None: as the measured capacity asks for.
+
+        `background`: all connections take only what others leave of the line.
+        """
         self.links: dict[PublicKey, Link] = {}
         self.downloads: dict[ModelId, Download] = {}
         self._incoming: Crowd[Link] = Crowd(
@@ -72,6 +76,7 @@ class Swarm:
         self._rng = rng
         turns = Turns(Choker(rng, upload_slots), Pace(upload_limit_bytes_per_s), network.clock)
         self._uploads = Uploads(shelf, network, turns, Seeding(shelf, network, rng))
+        self._background = background
         self._download_pace = Pace(download_limit_bytes_per_s)
         self._dialing: dict[Address, asyncio.Task[Link]] = {}
         self._dialing_peers: dict[PublicKey, asyncio.Task[Link]] = {}
@@ -202,7 +207,14 @@ class Swarm:
             channel.close(PeerGoneError("already connected"))
             return known
         on_closed, on_interest = self._link_closed, self._interest
-        link = Link(channel, self._uploads, on_closed=on_closed, on_interest=on_interest, greeting=greeting)
+        link = Link(
+            channel,
+            self._uploads,
+            on_closed=on_closed,
+            on_interest=on_interest,
+            greeting=greeting,
+            background=self._background,
+        )
         self.links[channel.peer] = link
         if not channel.outgoing:
             self._incoming.add(link, channel.address)
@@ -364,9 +376,11 @@ class Swarm:
         links: Iterable[Link] = (),
         account: Account[PublicKey] | None = None,
         on_peers: Callable[[Sequence[tuple[PublicKey, Address]]], None] = lambda peers: None,
+        background: bool = False,
     ) -> Download:
         """Begin to pull a model; `close_download` must follow. One at a time for each model.
 
+        `background`: it takes only what others leave of the line.
         `on_peers` is told of peers that others name, those too that were named before it began.
         Raises `ProtocolError` where it is being pulled already.
         """
@@ -383,6 +397,7 @@ class Swarm:
             pace=self._download_pace,
             on_have=lambda bits: self.note_have(model_id, bits),
             account=account,
+            background=background,
         )
         download.on_peers = on_peers
         self.downloads[model_id] = download

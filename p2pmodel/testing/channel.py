@@ -94,6 +94,9 @@ class SimChannel:
     def expect(self, size_bytes: int) -> None:
         """A simulated line is as wide as it is."""
 
+    def yield_line(self, *, sending: bool, receiving: bool) -> None:
+        """A simulated line has no queue to be told by."""
+
     def close(self, reason: P2PModelError) -> None:
         if self._closed is not None:
             return

@@ -38,6 +38,7 @@ class Thief:
 
     def __init__(self, crowd: Crowd, member: Member, layout: Layout) -> None:
         self.bytes_taken = 0
+        self.background = False
         self._crowd = crowd
         self._member = member
         self._layout = layout

@@ -17,7 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.benchmarks import links, transfer
+from tests.benchmarks import background, links, transfer
+from tests.benchmarks.background import Background
 from tests.benchmarks.contenders.contender import SHAPES
 from tests.benchmarks.hostile.drippers import Drippers
 from tests.benchmarks.hostile.flood import Flood
@@ -69,6 +70,11 @@ def _links(args: argparse.Namespace) -> Links:
     return Links(args.size, repeat, args.only, not args.cold, _say, over, args.longest)
 
 
+def _background(args: argparse.Namespace) -> Background:
+    over = args.link or [Link.parse(text) for text in background.LINKS]
+    return Background(min(args.repeat, LINKS_REPEAT_MAX), _say, over)
+
+
 def _flood(_: argparse.Namespace) -> Flood:
     return Flood(_say)
 
@@ -84,6 +90,7 @@ def _messages(_: argparse.Namespace) -> Messages:
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "transfer": _transfer,
     "links": _links,
+    "background": _background,
     "index": _index,
     "flood": _flood,
     "messages": _messages,
@@ -126,7 +133,12 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
         help="of `transfer`; repeatable",
     )
     parser.add_argument(
-        "--link", action="append", default=[], type=_link, metavar="RATE[,MS[,LOSS%]]", help="of `links`; repeatable"
+        "--link",
+        action="append",
+        default=[],
+        type=_link,
+        metavar="RATE[,MS[,LOSS%]]",
+        help="of `links` and `background`",
     )
     parser.add_argument(
         "--longest",

@@ -160,6 +160,12 @@ class Network:
         """What the relays have done since this was last asked, in both directions."""
         return [relay.ask() for relay in self._relays]
 
+    def received_bytes(self) -> int:
+        """What has come out of the narrow place at the receiver so far, headers and all."""
+        lines = Path(f"/proc/{self._pids[2]}/net/dev").read_text().splitlines()
+        [counters] = [line.partition(":")[2].split() for line in lines if line.strip().startswith("net0:")]
+        return int(counters[0])
+
     def forget_paths(self) -> None:
         """What TCP has learnt of the path: the next connection starts as between strangers."""
         for place in (self.sending, self.receiving):

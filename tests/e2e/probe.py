@@ -42,6 +42,7 @@ class Probe:
         self.model_id = ModelId(Digest.from_hex(model_id))
         self.held: dict[Link, HaveMap] = {}
         self.changed = asyncio.Event()
+        self.background = False
         key = SecretKey.generate()
         self.network = RealNetwork(Identity(key, network_id(DEFAULT_NETWORK_NAME)))
         self.swarm = Swarm(key=key.public, network=self.network, shelf=_EmptyShelf(), rng=Random(1))

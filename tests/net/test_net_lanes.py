@@ -14,7 +14,8 @@ from wire_pairs import PATIENCE_S, Handler, Source, comes_true, identity
 from p2pmodel.errors import HandshakeError, PeerGoneError
 from p2pmodel.limits import LANES_PER_CHANNEL_MAX, MIB
 from p2pmodel.net import tcp
-from p2pmodel.net.lanes import LanePlan, round_trip_s
+from p2pmodel.net.lanes import LanePlan
+from p2pmodel.net.tcp_info import TcpInfo
 
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
 
@@ -55,7 +56,7 @@ def test_a_long_path_over_which_much_is_to_come_gets_all_lanes_before_anything_h
 
 @pytest.fixture
 def long_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "round_trip_s", lambda sock: 10.0)
+    monkeypatch.setattr(tcp, "TcpInfo", type("Long", (), {"of": lambda sock: TcpInfo(rtt_s=10.0)}))
     monkeypatch.setattr(LanePlan, "due", lambda plan, now: True)
 
 
@@ -63,7 +64,9 @@ async def test_the_kernel_tells_the_round_trip(town) -> None:
     pair = await town.pair()
     pair.near.send(b"there")
     await pair.far_handler.until(lambda: pair.far_handler.messages)
-    assert 0.0 < round_trip_s(pair.near._lanes[0].socket.sock) < PATIENCE_S
+    info = TcpInfo.of(pair.near._lanes[0].socket.sock)
+    assert 0.0 < info.min_rtt_s <= info.rtt_s < PATIENCE_S
+    assert info.acked_bytes > 0 and info.received_bytes > 0
 
 
 @BOTH_WAYS

@@ -10,9 +10,16 @@ from dataclasses import dataclass
 
 import pytest
 
+from p2pmodel.errors import UsageError
+from p2pmodel.peer.config import NetworkConfig, PeerConfig
+from p2pmodel.peer.kept_limits import LIMITS_NAME, keep_limits
 from p2pmodel.peer.meter import Meter
-from p2pmodel.peer.requests import LimitsChange
+from p2pmodel.peer.peer import Peer
+from p2pmodel.peer.requests import FetchRequest, LimitsChange
 from p2pmodel.peer.service import LocalService
+from p2pmodel.peer.settings import load_settings
+from p2pmodel.store import OS_FILES
+from p2pmodel.testing.channel import SimChannel
 
 MIB = 1 << 20
 
@@ -111,3 +118,57 @@ def test_a_rate_is_what_moved_between_two_looks() -> None:
     old.bytes_sent += 10
     meter.look([old], 61.0)
     assert meter.rates(old) == (10.0, 0.0)
+
+
+async def test_limits_that_are_set_hold_after_a_restart_and_give_way_to_what_is_said_for_one_start(tmp_path):
+    config = PeerConfig(data_dir=tmp_path, listen="127.0.0.1:0", network=NetworkConfig(name="limits"))
+    async with Peer(config) as peer:
+        service = LocalService(peer)
+        await service.set_limits(LimitsChange(upload_bytes_per_s=MIB))
+        await asyncio.gather(
+            service.set_limits(LimitsChange(download_bytes_per_s=7)),
+            service.set_limits(LimitsChange(upload_bytes_per_s=None)),
+        )
+    (tmp_path / "config.toml").write_text('upload_limit = "1MiB"\ndownload_limit = "1MiB"\nupload_slots = 3\n')
+    kept = str(tmp_path / LIMITS_NAME)
+    values = (await load_settings({"data_dir": tmp_path}, environ={})).values
+    assert (values["upload_limit"].value, values["upload_limit"].origin) == (None, kept)
+    assert (values["download_limit"].value, values["download_limit"].origin) == (7, kept)
+    assert values["upload_slots"].value == 3
+    values = (await load_settings({"data_dir": tmp_path, "upload_limit": "5"}, environ={})).values
+    assert values["upload_limit"].value == 5
+    values = (await load_settings({"data_dir": tmp_path}, environ={"P2PMODEL_DOWNLOAD_LIMIT": "9"})).values
+    assert values["download_limit"].value == 9
+
+
+async def test_a_peer_for_one_command_keeps_no_limits(tmp_path):
+    config = PeerConfig(data_dir=tmp_path, listen="127.0.0.1:0", network=NetworkConfig(name="limits"))
+    async with Peer(config.for_one_command(offline=True)) as peer:
+        await LocalService(peer).set_limits(LimitsChange(upload_bytes_per_s=MIB))
+    assert not (tmp_path / LIMITS_NAME).exists()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"colour": 1}', '{"upload_limit": 0}', '{"upload_limit": "fast"}'])
+async def test_kept_limits_that_make_no_sense_are_named_and_replaced_by_the_next(tmp_path, content):
+    (tmp_path / LIMITS_NAME).write_text(content)
+    with pytest.raises(UsageError, match=r"limits\.json"):
+        await load_settings({"data_dir": tmp_path}, environ={})
+    keep_limits(OS_FILES, tmp_path, LimitsChange(upload_bytes_per_s=5))
+    assert (await load_settings({"data_dir": tmp_path}, environ={})).values["upload_limit"].value == 5
+
+
+@pytest.mark.parametrize(("background", "of_all"), [(True, False), (False, True), (False, False)])
+async def test_a_fetch_in_the_background_lets_what_it_receives_yield_and_nothing_else(
+    swarm, monkeypatch, background, of_all
+):
+    told = []
+    monkeypatch.setattr(SimChannel, "yield_line", lambda channel, **what: told.append((channel, what)))
+    net = await swarm(peers=2, config={"background": of_all}, seed=4)
+    model = await net[0].publish(net.random_model(size=4 * MIB))
+    request = FetchRequest(ref=str(model), to="/to", background=background)
+    told.clear()
+    assert (await LocalService(net[1].peer).fetch(request)).bytes_fetched >= 4 * MIB
+    ours = [what for channel, what in told if channel.host is net[1].host]
+    assert ({"sending": of_all, "receiving": True} in ours) == (background or of_all)
+    assert all(what["sending"] == of_all for _, what in told)
+    assert ours[-1] == {"sending": of_all, "receiving": of_all}

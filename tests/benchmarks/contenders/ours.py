@@ -7,8 +7,8 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from p2pmodel.peer.client import find_daemon
@@ -28,12 +28,13 @@ class Ours:
 
     shapes: Sequence[Shape] = SHAPES
 
-    def __init__(self, name: str, *, encryption: bool) -> None:
+    def __init__(self, name: str, *, encryption: bool, options: Sequence[str] = ()) -> None:
+        """`options`: of its daemons."""
         self.name = name
         self.what = (
             f"daemons, `fetch ID --to DIR --peer ADDRESS`, encryption {'as by default' if encryption else 'off'}"
         )
-        self._options = [] if encryption else ["--encryption", "off"]
+        self._options = [*options, *([] if encryption else ["--encryption", "off"])]
         self.around: Callable[[Sequence[Child], Sequence[Child]], AbstractContextManager[None]] = lambda *_: (
             nullcontext()
         )
@@ -103,6 +104,20 @@ class Ours:
             await client.fetch(FetchRequest(ref=self._model_id, to=str(to), peers=self._addresses))
         finally:
             await client.close()
+
+    @contextmanager
+    def fetching(self, name: str, *options: str) -> Iterator[None]:
+        """A daemon of this name and a `fetch` through it, which goes on until the context ends."""
+        data_dir, to = self._stage.work / name, self._stage.work / f"{name}-files"
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, data_dir, ignore_errors=True)
+            stack.callback(shutil.rmtree, to, ignore_errors=True)
+            daemon = self._stage.receiving.argv(*self._daemon(data_dir, self._stage.receiving.host))
+            stack.enter_context(child(daemon, self._stage.log)).hear()
+            fetch: list[str | Path] = ["fetch", self._model_id, "--to", to, "--peer", self._addresses[0]]
+            command = [*_PROGRAM, *fetch, "--json", "--data-dir", data_dir, *options]
+            stack.enter_context(child(self._stage.receiving.argv(*command), self._stage.log))
+            yield
 
     def stop(self) -> None:
         for sender in self._senders:

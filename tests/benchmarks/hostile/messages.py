@@ -99,6 +99,9 @@ class Deaf:
         source.release()
         return False
 
+    def yield_line(self, *, sending: bool, receiving: bool) -> None:
+        pass
+
     def close(self, reason: P2PModelError) -> None:
         if self.reason is None and self.handler is not None:
             self.reason = reason
