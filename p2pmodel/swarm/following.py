@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Listening(Protocol):
     """Who follows a model on a link: a running download."""
 
-    background: bool | None
-    """It takes only what others leave of the line; None: it pulls nothing."""
+    @property
+    def background(self) -> bool | None:
+        """Whether it takes only what others leave of the line; None: it pulls nothing."""
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         """The peer holds these chunks; it has just told of the `new` ones among them, as bits."""

@@ -172,3 +172,18 @@ async def test_a_fetch_in_the_background_lets_what_it_receives_yield_and_nothing
     assert ({"sending": of_all, "receiving": True} in ours) == (background or of_all)
     assert all(what["sending"] == of_all for _, what in told)
     assert ours[-1] == {"sending": of_all, "receiving": of_all}
+
+
+async def test_who_waits_for_a_model_that_comes_in_the_background_makes_it_hurry(swarm, monkeypatch):
+    told = []
+    monkeypatch.setattr(SimChannel, "yield_line", lambda channel, **what: told.append((channel.host, what)))
+    net = await swarm(peers=2, upload_bytes_per_s=MIB, seed=4)
+    model = await net[0].publish(net.random_model(size=16 * MIB))
+    service = LocalService(net[1].peer)
+    request = FetchRequest(ref=str(model), to="/to", background=True)
+    slow = asyncio.ensure_future(service.fetch(request))
+    await asyncio.sleep(5)
+    assert (net[1].host, {"sending": False, "receiving": True}) in told
+    told.clear()
+    await asyncio.gather(slow, service.fetch(FetchRequest(ref=str(model), to="/to")))
+    assert told and all(not what["receiving"] for _, what in told)
