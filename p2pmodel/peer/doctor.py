@@ -39,14 +39,14 @@ class Doctor:
         peer, began = self.peer, self.peer.network.clock.monotonic()
         await peer.network.offload(peer.store.check_files)
         bytes_checked = await self._read_all() if request.deep else 0
-        ailments = await peer.network.offload(peer.store.ailments)
+        ailments = await peer.network.offload(peer.store.health.ailments)
         found = [finding_of(ailment) for ailment in ailments]
         found += await peer.network.offload(lambda: list(self._machine()))
         found += await peer.network.offload(lambda: list(self._cache()))
         found += self._disk()
         found += await self._clock()
         found += self._network() if self.daemon else self._alone()
-        if request.deep and (fault := await peer.network.offload(peer.store.check_index)):
+        if request.deep and (fault := await peer.network.offload(peer.store.health.check_index)):
             found.append(_index(fault))
         return report(found, bytes_checked=bytes_checked, seconds=peer.network.clock.monotonic() - began)
 
@@ -59,7 +59,7 @@ class Doctor:
             news = Progress(phase="hashing", bytes_done=at, bytes_total=total, file=file)
             loop.call_soon_threadsafe(self.progress, news)
 
-        for model_id, root, size in await self.peer.network.offload(store.places):
+        for model_id, root, size in await self.peer.network.offload(store.health.places):
             try:
                 await self.peer.until_stopped(stop, store.verify, model_id, path=root, on_progress=tell, stop=stop)
                 done += size

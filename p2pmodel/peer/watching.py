@@ -111,7 +111,7 @@ class Watch:
         await peer.network.offload(peer.store.check_files)
         for model_id in await peer.announcer.update_all():
             await self._tell(model_id)
-        self._mend_soon(await peer.network.offload(peer.store.damaged))
+        self._mend_soon(await peer.network.offload(peer.store.health.damaged))
 
     async def _tell(self, model_id: ModelId) -> None:
         peer = self._peer
@@ -169,7 +169,7 @@ class Watch:
             else:
                 await self._peer.swarm.tell_state(model_id)
         if done.bad:
-            self._mend_soon(await self._peer.network.offload(self._peer.store.damaged))
+            self._mend_soon(await self._peer.network.offload(self._peer.store.health.damaged))
 
     async def _restore(self) -> None:
         try:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from p2pmodel.model import ModelId
 from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files
 from p2pmodel.store.values import FileState
 
@@ -30,8 +31,32 @@ class Ailment:
     chunks_total: int = 0
 
 
-def ailments(files: Files, catalogue: Catalogue) -> list[Ailment]:
-    """Every trouble of every copy; the files have been looked at just now."""
+class Health:
+    """Thread-safe. Reads no bytes of models."""
+
+    def __init__(self, files: Files, database: Database, catalogue: Catalogue) -> None:
+        self._files, self._database, self._catalogue = files, database, catalogue
+
+    def ailments(self) -> list[Ailment]:
+        """Every trouble of every copy, as of the last look at the files."""
+        return _ailments(self._files, self._catalogue)
+
+    def damaged(self) -> list[tuple[ModelId, Path]]:
+        """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""
+        copies = self._catalogue.all_copies()
+        return [(copy.model_id, copy.root) for copy in copies if copy.kind == "fetched" and copy.damaged]
+
+    def places(self) -> list[tuple[ModelId, Path, int]]:
+        """Every place where a model lies, and the bytes there."""
+        copies = self._catalogue.all_copies()
+        return [(copy.model_id, copy.root, sum(kept.identity.size for kept in copy.files)) for copy in copies]
+
+    def check_index(self) -> str:
+        """What is wrong with the database as a file, in its own words; empty where nothing is."""
+        return self._database.check()
+
+
+def _ailments(files: Files, catalogue: Catalogue) -> list[Ailment]:
     found: list[Ailment] = []
     for copy in sorted(catalogue.all_copies(), key=lambda copy: copy.number):
         damaged = {file.index: lost for file, lost in copy.damaged}

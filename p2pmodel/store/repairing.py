@@ -91,7 +91,7 @@ class Repair:
         ]
         with self._database.transaction() as writer:
             self._catalogue.save_files(writer, self.copy, begun)
-            self._catalogue.save_have(writer, self.copy, self.copy.proven & ~self.wanted.bits, clean=self.copy.clean)
+            self._catalogue.save_have(writer, self.copy, self.copy.proven, clean=self.copy.clean)
         self.copy.put(*begun)
         self._local_chunks.copy_missing(self.layout, self.missing, self._keep, on_progress, stop or threading.Event())
         self.bytes_reused = sum(self.layout[index].length for index in HaveMap(self.wanted.count, self._written))

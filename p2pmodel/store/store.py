@@ -24,7 +24,7 @@ from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files
 from p2pmodel.store.hashing import HashPool
-from p2pmodel.store.health import Ailment, ailments
+from p2pmodel.store.health import Health
 from p2pmodel.store.intake import Intake
 from p2pmodel.store.leaving import Leaving
 from p2pmodel.store.model_places import find_seeds
@@ -58,6 +58,7 @@ class Store:
         self._server = Server(files, self._catalogue)
         self._publisher = Publisher(files, database, self._objects, self._catalogue, self._pool)
         self._checker = Checker(files, database, self._catalogue, self._pool)
+        self.health = Health(files, database, self._catalogue)
         self.scrubber = Scrubber(files, database, self._catalogue, self.layout)
         self._lock = threading.Lock()
         self._intakes: dict[Intake, None] = {}
@@ -435,29 +436,6 @@ class Store:
     def is_fetched(self, model_id: ModelId, path: Path | None) -> bool:
         """Whether what `verify` would check was put there by p2pmodel."""
         return self._to_check(model_id, path)[0].kind == "fetched"
-
-    def ailments(self) -> list[Ailment]:
-        """What is wrong with what is kept, in every place where it lies."""
-        return ailments(self._files, self._catalogue)
-
-    def places(self) -> list[tuple[ModelId, Path, int]]:
-        """Every place where a model lies, and the bytes there."""
-        return [
-            (copy.model_id, copy.root, sum(kept.identity.size for kept in copy.files))
-            for copy in self._catalogue.all_copies()
-        ]
-
-    def check_index(self) -> str:
-        """What is wrong with the database as a file, in its own words; empty where nothing is."""
-        return self._database.check()
-
-    def damaged(self) -> list[tuple[ModelId, Path]]:
-        """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""
-        return [
-            (copy.model_id, copy.root)
-            for copy in self._catalogue.all_copies()
-            if copy.kind == "fetched" and copy.damaged
-        ]
 
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.

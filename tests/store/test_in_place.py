@@ -44,6 +44,17 @@ def test_other_bytes_under_the_same_marks_are_not_served(shop, moves):
     assert list(shop.store("source-data").have_map(published.model_id)) == [0, 2], "and it is remembered"
 
 
+def test_a_change_elsewhere_in_the_file_after_the_look_up_is_noticed_too(shop):
+    seed, published = shop.published({"a.bin": shop.dice.randbytes(2 * CHUNK_BYTES)})
+    source = seed.chunk(published.layout[0].digest)
+    with (published.path / "a.bin").open("r+b") as file:
+        file.seek(CHUNK_BYTES)
+        file.write(b"new")
+    assert not source.open()
+    source.release()
+    assert "changed since" in seed.model(published.model_id).fault
+
+
 def test_a_write_that_restores_the_time_leaves_the_file_in_doubt(shop, moves):
     seed, published = shop.published({"a.bin": shop.dice.randbytes(100)})
     (copy,) = seed._catalogue.copies(published.model_id)

@@ -46,8 +46,9 @@ def test_only_the_bad_chunks_are_written_and_the_file_keeps_its_name(damaged, mo
     repair = store.open_repair(published.model_id)
     assert list(repair.wanted) == list(repair.missing) == [0, 2]
     repair.begin()
-    assert moves.read_chunk(store, published.layout[1].digest), "what is good is served meanwhile"
     assert put_right(seed, repair, moves) == 2 * CHUNK_BYTES
+    assert moves.read_chunk(store, published.layout[1].digest), "what is good is served while the file is written to"
+    assert store.check_files() == [] and store.have_map(published.model_id).whole
     repair.close()
     assert moves.contents(out) == moves.contents(published.path)
     assert (out / "a.bin").stat().st_ino == inode
@@ -205,7 +206,7 @@ def test_a_scrub_reads_everything_once_and_finds_what_is_bad(damaged, moves):
     assert read == 3 * CHUNK_BYTES + 2, "the small one twice: a wrong read may be the way's fault"
     assert list(bad) == [published.model_id]
     assert list(store.have_map(published.model_id)) == [1]
-    assert [(model_id, str(root)) for model_id, root in store.damaged()] == [(published.model_id, str(out))]
+    assert [(model_id, str(root)) for model_id, root in store.health.damaged()] == [(published.model_id, str(out))]
 
 
 def test_a_scrub_goes_on_where_it_stopped_and_gives_back_what_is_good_again(shop, moves):
@@ -245,6 +246,22 @@ def test_a_file_in_doubt_is_read_from_beginning_to_end_and_is_out_of_it(shop, mo
         seed.scrubber.recheck(CHUNK_BYTES, STOP)
     (copy,) = seed._catalogue.copies(published.model_id)
     assert copy.file(0).identity.ctime_ns and copy.bits == 0b11
+
+
+def test_a_file_to_which_something_was_done_while_it_was_read_again_stays_in_doubt(shop):
+    seed, published = shop.published({"a.bin": shop.dice.randbytes(2 * CHUNK_BYTES)})
+
+    def move():
+        (published.path / "a.bin").rename(published.path / "other")
+        (published.path / "other").rename(published.path / "a.bin")
+
+    move()
+    seed.check_files()
+    seed.scrubber.recheck(CHUNK_BYTES, STOP)
+    move()
+    seed.scrubber.recheck(CHUNK_BYTES, STOP)
+    (copy,) = seed._catalogue.copies(published.model_id)
+    assert copy.file(0).identity.ctime_ns == 0 and seed.scrubber.in_doubt
 
 
 @pytest.mark.simulated_disk
