@@ -285,7 +285,8 @@ class Peer:
             attempt += 1
         self.joined.set()
         stopping = threading.Event()
-        await self.until_stopped(stopping, self.store.prove, stop=stopping)
+        # Not one of the long works, of which others would have to wait for it: it takes what time they leave.
+        await self._until_stopped(stopping, partial(self.store.prove, stop=stopping))
         await self.announcer.update_all()
 
     async def bootstrap(self, entry_peers: Iterable[str]) -> int:

@@ -18,12 +18,14 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
+from p2pmodel.errors import InterruptedFetchError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId
 from p2pmodel.model.chunk_list import ENTRY_BYTES
 from p2pmodel.store.database import Database, Row, Writer
 from p2pmodel.store.values import FileIdentity, FileState
 
 Kind = Literal["published", "fetched"]
+_STOP_POLL_S = 0.05
 _PREFIX = struct.Struct(">q")
 _SAVE_FILE = (
     "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET location = excluded.location, "
@@ -87,6 +89,8 @@ class Copy:
         """Held while a file gets its final name, so that nobody takes it for vanished."""
         self.busy = threading.Lock()
         """Held by a fetch into the copy, or a check of it, for all its time: each records what the other changes."""
+        self.wanted = 0
+        """How many wait for `busy`."""
         self._lock = threading.Lock()
         self._files: dict[int, KeptFile] = {}
         self._bits = 0
@@ -177,12 +181,26 @@ class Copy:
                 self._hidden |= file.mask
 
 
+def hold(copy: Copy, stop: threading.Event) -> None:
+    """Take `busy`. Raises `InterruptedFetchError` where `stop` is set before the copy is free."""
+    copy.wanted += 1  # not exact where two come at once, which costs whoever proves the copy nothing but a look
+    try:
+        while not copy.busy.acquire(timeout=_STOP_POLL_S):
+            if stop.is_set():
+                raise InterruptedFetchError("stopped while the model was being checked")
+    finally:
+        copy.wanted -= 1
+
+
 class Catalogue:
     """All copies, in memory and in the database, and the chunk index. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
+        self.entering = threading.Lock()
+        """Held from the look whether a copy is there until it is entered, or its model and objects are forgotten: what
+        two do at once must not be entered twice, nor forgotten under the hands of who enters it."""
         self._models: dict[ModelId, int] = {}
         self._model_ids: dict[int, ModelId] = {}
         self._copies: dict[ModelId, list[Copy]] = {}

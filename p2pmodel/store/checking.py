@@ -71,8 +71,26 @@ class Checker:
             self._catalogue.save_have(writer, copy, copy.bits | copy.hidden, clean=copy.clean)
         return sorted(bad, key=lambda found: (found.file, found.offset))
 
+    def prove(self, copy: Copy, kept: KeptFile, layout: Layout, stop: threading.Event) -> None:
+        """Hash the chunks of one file that an earlier run did not prove, and note what was found.
+
+        Raises `InterruptedFetchError`, with nothing noted, once `stop` is set or somebody wants the copy.
+        """
+        self._verify_file(copy, kept, layout, Tally(0, None), stop, whole=False)
+        found = copy.file(kept.index)
+        with self._database.transaction() as writer:
+            self._catalogue.save_files(writer, copy, [found] if found is not None else [])
+            self._catalogue.save_have(writer, copy, copy.proven, clean=copy.clean)
+
     def _verify_file(
-        self, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event
+        self,
+        copy: Copy,
+        kept: KeptFile,
+        layout: Layout,
+        tally: Tally,
+        stop: threading.Event,
+        *,
+        whole: bool = True,
     ) -> list[BadRange]:
         entry = layout.files[kept.index]
         file = self._files.open_file(kept.location)
@@ -83,7 +101,7 @@ class Checker:
             if kept.state is FileState.PLACED:
                 self._make_durable(file)
             before = file.status().identity
-            good, sha256 = self._hash(file, copy, kept, layout, tally, stop)
+            good, sha256 = self._hash(file, copy, kept, layout, tally, stop, whole=whole)
             unchanged = file.status().identity.untouched(before)
         finally:
             file.close()
@@ -91,7 +109,7 @@ class Checker:
         bad = _ranges(layout, kept, claimed & ~good, "the content is not what the manifest says")
         if before.size > entry.size and kept.state is not FileState.PARTIAL:
             bad.append(BadRange(entry.path.text, entry.size, before.size - entry.size, "the file is longer"))
-        if not bad and kept.state is not FileState.PARTIAL and sha256 != entry.sha256.raw:
+        if whole and not bad and kept.state is not FileState.PARTIAL and sha256 != entry.sha256.raw:
             bad.append(BadRange(entry.path.text, 0, entry.size, "the manifest gives another SHA-256 than its chunks"))
         copy.drop(claimed & ~good)
         copy.add(good)
@@ -115,24 +133,33 @@ class Checker:
                 directory.close()
 
     def _hash(
-        self, file: OpenFile, copy: Copy, kept: KeptFile, layout: Layout, tally: Tally, stop: threading.Event
+        self,
+        file: OpenFile,
+        copy: Copy,
+        kept: KeptFile,
+        layout: Layout,
+        tally: Tally,
+        stop: threading.Event,
+        *,
+        whole: bool,
     ) -> tuple[int, bytes]:
         buffer = memoryview(bytearray(min(CHUNK_BYTES_MAX, layout.files[kept.index].size)))
-        whole, good = hashlib.sha256(), 0
+        sha256, good = hashlib.sha256(), 0
         held = copy.bits
         for index in kept.span:
             place = layout[index]
             view = buffer[: place.length]
             if kept.state is FileState.PARTIAL and not held >> index & 1:
                 continue
-            if stop.is_set():
+            if stop.is_set() or (copy.wanted and not whole):
                 raise InterruptedFetchError("stopped")
             count = file.read_into(view, place.offset)
-            whole.update(view[:count])
+            if whole:
+                sha256.update(view[:count])
             if count == place.length and Digest.of(view) == place.digest:
                 good |= 1 << index
             tally.add(place.length, layout.files[kept.index].path.text)
-        return good, whole.digest()
+        return good, sha256.digest()
 
 
 def _bind(check: Callable[[KeptFile], None], kept: KeptFile) -> Callable[[], None]:

@@ -26,7 +26,7 @@ class Destination:
         directory = files.open_directory(root, create=True)
         assert directory is not None
         self._files, self.root, self._directory = files, root, directory
-        self.partials_name = f".p2pmodel-{model_id.hex[:16]}"
+        self.partials_name = partials_name(model_id)
         try:
             partials = directory.directory(self.partials_name, create=True, exclusive=True)
             assert partials is not None
@@ -151,6 +151,11 @@ class Destination:
         if self._made and (above := self._files.open_directory(self.root.parent)) is not None:
             above.remove(self.root.name)
             above.close()
+
+
+def partials_name(model_id: ModelId) -> str:
+    """The directory of a model's partial files, in the destination."""
+    return f".p2pmodel-{model_id.hex[:16]}"
 
 
 def _partial_name(file_index: int) -> str:

@@ -16,7 +16,7 @@ from p2pmodel.errors import DecodeError, InterruptedFetchError, UsageError, Veri
 from p2pmodel.limits import HASH_BUFFER_BYTES
 from p2pmodel.model import Layout, Manifest
 from p2pmodel.model.chunking import chunk_lengths
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile, hold
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashedFile, HashPool, hash_file, read_tensor_header
@@ -82,7 +82,7 @@ class Publisher:
         except DecodeError as error:
             raise UsageError(f"{str(path)!r} cannot be published: {error}") from error
         root = self._files.resolve(path)
-        self._enter(layout, root, [hashed[file.path.text][1:] for file in layout.files])
+        self._enter(layout, root, [hashed[file.path.text][1:] for file in layout.files], stop)
         return Published(layout, root, tree.skipped, tally.counted)
 
     def _hash(self, found: FoundFile, tally: Tally, stop: threading.Event) -> tuple[HashedFile, FileIdentity, Path]:
@@ -150,12 +150,27 @@ class Publisher:
         entry = type(old)(found.path, old.size, old.blake3, old.sha256, old.chunk_count, old.chunk_list)
         return HashedFile(entry, layout.chunk_lists[place[1]])
 
-    def _enter(self, layout: Layout, root: Path, found: list[tuple[FileIdentity, Path]]) -> None:
+    def _enter(self, layout: Layout, root: Path, found: list[tuple[FileIdentity, Path]], stop: threading.Event) -> None:
         kept = [
             KeptFile(index, layout.chunks_of(index), location, FileState.PROVEN, identity)
             for index, (identity, location) in enumerate(found)
         ]
-        copy = self._catalogue.copy_at(layout.model_id, root)
+        while True:
+            with self._catalogue.entering:
+                copy = self._catalogue.copy_at(layout.model_id, root)
+                if copy is None:
+                    copy = self._save(layout, root, kept, None)
+                    self._catalogue.publish_copy(copy)
+                    return
+            hold(copy, stop)  # a fetch into it, a check of it, or its end comes first
+            try:
+                if self._catalogue.copy_at(layout.model_id, root) is copy:
+                    self._save(layout, root, kept, copy)
+                    return
+            finally:
+                copy.busy.release()
+
+    def _save(self, layout: Layout, root: Path, kept: list[KeptFile], copy: Copy | None) -> Copy:
         with self._database.transaction() as writer:
             self._objects.put_layout(writer, layout)
             entered = copy or self._catalogue.create(writer, layout, root, "published")
@@ -163,8 +178,7 @@ class Publisher:
             self._catalogue.save_have(writer, entered, layout.have_map().bits, clean=True)
         self._objects.remember(layout)
         _make_whole(entered, kept, layout)
-        if copy is None:
-            self._catalogue.publish_copy(entered)
+        return entered
 
 
 def _make_whole(copy: Copy, kept: list[KeptFile], layout: Layout) -> None:

@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import closing
+from pathlib import Path
 
 from p2pmodel.model import Layout
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
+from p2pmodel.store.destination import partials_name
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.leaving import Leaving
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.serving import Server
-from p2pmodel.store.values import FileState
+from p2pmodel.store.values import FileIdentity, FileState
 
 
 class Releaser:
@@ -56,12 +58,13 @@ class Releaser:
         Raises `P2PModelError`. Once the claim is gone the copy is gone, and what could not be removed goes later.
         """
         removed = [kept for kept in copy.files if files or kept.state is FileState.PARTIAL]
+        gone = [(kept.location, kept.identity) for kept in removed] + self._unknown_partials(copy)
         held = copy.bits
         copy.drop(held)
         try:
             with self._database.transaction() as writer:
                 self._catalogue.forget_copy(writer, copy)
-                self._leaving.note(writer, copy.root, [(kept.location, kept.identity) for kept in removed])
+                self._leaving.note(writer, copy.root, gone)
         except BaseException:
             copy.add(held)
             raise
@@ -70,12 +73,23 @@ class Releaser:
                 self._server.open_files.drop((copy.number, kept.index))
             return self._leaving.finish(copy.root)
         finally:
-            self._catalogue.unlist(copy)
-            layout = self._objects.layout(copy.model_id)
-            if not self._catalogue.copies(copy.model_id):
-                self._catalogue.remove_model(copy.model_id, layout)
-                if layout is not None:
-                    self._objects.forget(layout, self._catalogue.model_ids())
+            with self._catalogue.entering:
+                self._catalogue.unlist(copy)
+                layout = self._objects.layout(copy.model_id)
+                if not self._catalogue.copies(copy.model_id):
+                    self._catalogue.remove_model(copy.model_id, layout)
+                    if layout is not None:
+                        self._objects.forget(layout, self._catalogue.model_ids())
+
+    def _unknown_partials(self, copy: Copy) -> list[tuple[Path, FileIdentity]]:
+        """Partial files that a process made and did not live to enter."""
+        place = copy.root / partials_name(copy.model_id)
+        status = self._files.status(place) if copy.kind == "fetched" else None
+        if status is None or status.kind != "directory":
+            return []
+        known = {kept.location for kept in copy.files}
+        found = [entry for entry in self._files.entries(place) if entry.status.kind == "file"]
+        return [(place / entry.name, entry.status.identity) for entry in found if place / entry.name not in known]
 
     # --- chunks of files that have no names
 

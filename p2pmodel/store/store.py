@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from p2pmodel.errors import InterruptedFetchError, NotFoundError, RefusedError, UsageError
+from p2pmodel.errors import NotFoundError, RefusedError, UsageError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
 from p2pmodel.store.borrowing import Borrowing
 from p2pmodel.store.cache import MODELS_NAME, Cache
-from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.catalogue import Catalogue, Copy, hold
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
@@ -31,6 +31,7 @@ from p2pmodel.store.model_places import find_seeds
 from p2pmodel.store.objects import Objects, Statements
 from p2pmodel.store.os_files import OS_FILES
 from p2pmodel.store.pins import Pins
+from p2pmodel.store.proving import Prover, run_behind
 from p2pmodel.store.publishing import OnProgress, Publisher, Tally
 from p2pmodel.store.releasing import Releaser
 from p2pmodel.store.repairing import Repair
@@ -42,7 +43,6 @@ from p2pmodel.store.usage import usage
 from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel, Usage
 from p2pmodel.store.walk import Tree
 
-_STOP_POLL_S = 0.05
 INDEX_NAME = "store.sqlite3"
 
 
@@ -58,6 +58,7 @@ class Store:
         self._server = Server(files, self._catalogue)
         self._publisher = Publisher(files, database, self._objects, self._catalogue, self._pool)
         self._checker = Checker(files, database, self._catalogue, self._pool)
+        self._prover = Prover(self._catalogue, self._checker, self.layout)
         self.health = Health(files, database, self._catalogue)
         self.scrubber = Scrubber(files, database, self._catalogue, self.layout)
         self._lock = threading.Lock()
@@ -291,7 +292,7 @@ class Store:
             with self._lock:
                 if any(intake.copy is copy for intake in self._intakes):
                     raise RefusedError(f"another fetch is writing to {str(root)!r}")
-            _hold(copy, stop)
+            hold(copy, stop)
             if self._catalogue.copy_at(layout.model_id, root) is copy:
                 return copy
             copy.busy.release()
@@ -321,15 +322,16 @@ class Store:
         )
 
     def _copy_for(self, layout: Layout, root: Path) -> Copy:
-        copy = self._catalogue.copy_at(layout.model_id, root)
-        if copy is None:
-            # Nothing is here yet: after a power cut that takes this back the fetch begins again.
-            with self._database.transaction(durable=False) as writer:
-                self._objects.put_layout(writer, layout)
-                copy = self._catalogue.create(writer, layout, root, "fetched")
-            self._catalogue.publish_copy(copy)
-        self._objects.remember(layout)
-        return copy
+        with self._catalogue.entering:
+            copy = self._catalogue.copy_at(layout.model_id, root)
+            if copy is None:
+                # Nothing is here yet: after a power cut that takes this back the fetch begins again.
+                with self._database.transaction(durable=False) as writer:
+                    self._objects.put_layout(writer, layout)
+                    copy = self._catalogue.create(writer, layout, root, "fetched")
+                self._catalogue.publish_copy(copy)
+            self._objects.remember(layout)
+            return copy
 
     def _intake_closed(self, intake: Intake) -> None:
         with self._lock:
@@ -392,7 +394,7 @@ class Store:
 
     def _hold_listed(self, copy: Copy, stop: threading.Event) -> None:
         """Raises `NotFoundError` where the copy was let go of meanwhile."""
-        _hold(copy, stop)
+        hold(copy, stop)
         if self._catalogue.copy_at(copy.model_id, copy.root) is not copy:
             copy.busy.release()
             raise NotFoundError(f"the model {copy.model_id.hex} has just been let go of")
@@ -442,16 +444,15 @@ class Store:
 
         Meant for the background after a start. Returns the models of which that was true.
         """
-        proven, stop = [], stop or threading.Event()
-        for copy in self._catalogue.all_copies():
-            layout = self.layout(copy.model_id)
-            if layout is None or all(kept.trusted for kept in copy.files) or not copy.busy.acquire(blocking=False):
-                continue  # nothing to prove, or a fetch is about to do it
-            try:
-                self._checker.verify(copy, layout, Tally(0, None), stop)
-            finally:
-                copy.busy.release()
-            proven.append(copy.model_id)
+        stop, proven = stop or threading.Event(), list[ModelId]()
+
+        def work() -> None:
+            proven.extend(self._prover.run(stop))
+
+        if self._pool.threads == 1:
+            work()
+        else:
+            run_behind(work)
         found = [self.model(model_id) for model_id in proven]
         return [model for model in found if model is not None]
 
@@ -498,7 +499,7 @@ class Store:
             raise RefusedError(f"the model {model_id.hex} is pinned; unpin it first")
         gone = []
         for copy in self._catalogue.copies(model_id):
-            _hold(copy, stop or threading.Event())
+            hold(copy, stop or threading.Event())
             try:
                 gone.append(self._let_go(copy))
             finally:
@@ -515,10 +516,3 @@ class Store:
         return Released(
             copy.model_id, copy.root, content, chunks, freed, True, files_stay=stay, reason="it was asked for"
         )
-
-
-def _hold(copy: Copy, stop: threading.Event) -> None:
-    """Raises `InterruptedFetchError` where `stop` is set before the copy is free."""
-    while not copy.busy.acquire(timeout=_STOP_POLL_S):
-        if stop.is_set():
-            raise InterruptedFetchError("stopped while the model was being checked")

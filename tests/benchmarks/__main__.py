@@ -27,6 +27,7 @@ from tests.benchmarks.index import Index
 from tests.benchmarks.links import LINKS, LONGEST_S, Links
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.network import Link
+from tests.benchmarks.publish import Publish
 from tests.benchmarks.report import Line
 from tests.benchmarks.transfer import Transfer
 
@@ -64,6 +65,14 @@ def _index(args: argparse.Namespace) -> Index:
     return Index(args.repeat, _say)
 
 
+def _unclean(args: argparse.Namespace) -> Index:
+    return Index(args.repeat, _say, unclean=True)
+
+
+def _publish(args: argparse.Namespace) -> Publish:
+    return Publish(args.size, args.repeat, _say)
+
+
 def _links(args: argparse.Namespace) -> Links:
     repeat = min(args.repeat, LINKS_REPEAT_MAX)
     over = args.link or [Link.parse(text) for text in LINKS]
@@ -92,6 +101,8 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "links": _links,
     "background": _background,
     "index": _index,
+    "unclean": _unclean,
+    "publish": _publish,
     "flood": _flood,
     "messages": _messages,
     "drippers": _drippers,
