@@ -28,9 +28,11 @@ Kind = Literal["published", "fetched"]
 _STOP_POLL_S = 0.05
 _PREFIX = struct.Struct(">q")
 _SAVE_FILE = (
-    "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET location = excluded.location, "
-    "state = excluded.state, identity = excluded.identity, fault = excluded.fault"
+    "INSERT INTO files SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8 WHERE EXISTS (SELECT 1 FROM copies WHERE number = ?1) "
+    "ON CONFLICT DO UPDATE SET location = excluded.location, state = excluded.state, identity = excluded.identity, "
+    "fault = excluded.fault"
 )
+"""Nothing for a copy that was let go of while somebody looked at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,8 @@ class Catalogue:
         self._models: dict[ModelId, int] = {}
         self._model_ids: dict[int, ModelId] = {}
         self._copies: dict[ModelId, list[Copy]] = {}
+        self._last_number = 0
+        """No number is given out twice in a process: somebody may still have a copy that was let go of in his hands."""
         self._load()
 
     def _load(self) -> None:
@@ -218,6 +222,7 @@ class Catalogue:
             copy.add(int.from_bytes(have, "little"))
             by_number[number] = copy
             self._copies.setdefault(model_id, []).append(copy)
+        self._last_number = max(by_number, default=0)
         rows = self._database.query("SELECT * FROM files ORDER BY copy")
         for number, group in groupby(rows, key=itemgetter(0)):
             by_number[number].put(*map(_loaded, group))
@@ -236,6 +241,10 @@ class Catalogue:
     def all_copies(self) -> list[Copy]:
         with self._lock:
             return [copy for copies in self._copies.values() for copy in copies]
+
+    def is_listed(self, copy: Copy) -> bool:
+        """Whether it has not been let go of. Certain only for whoever holds it (`busy`)."""
+        return any(listed is copy for listed in self.copies(copy.model_id))
 
     def copy_at(self, model_id: ModelId, root: Path) -> Copy | None:
         return next((copy for copy in self.copies(model_id) if copy.root == root), None)
@@ -271,9 +280,11 @@ class Catalogue:
             sql = "INSERT INTO models (model_id, chunk_count) VALUES (?, ?) RETURNING number"
             rows = writer.execute(sql, (model_id.raw, len(layout)))
             writer.execute_many("INSERT INTO chunks VALUES (?, ?, ?)", sorted(_index_rows(layout, rows[0][0])))
-        values = (rows[0][0], os.fsencode(root), kind, HaveMap(len(layout)).encode())
-        sql = "INSERT INTO copies (model, root, kind, have, clean) VALUES (?, ?, ?, ?, 1) RETURNING number"
-        ((number,),) = writer.execute(sql, values)
+        with self._lock:
+            self._last_number += 1
+            number = self._last_number
+        values = (number, rows[0][0], os.fsencode(root), kind, HaveMap(len(layout)).encode())
+        writer.execute("INSERT INTO copies (number, model, root, kind, have, clean) VALUES (?, ?, ?, ?, ?, 1)", values)
         with self._lock:
             self._note_model(rows[0][0], model_id)
         return Copy(number, model_id, root, kind, len(layout), clean=True)

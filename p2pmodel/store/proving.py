@@ -1,9 +1,9 @@
 """After an unclean stop: hashing what an earlier run placed and did not prove, while everything else goes on.
 
 A start does not wait for it, and nothing of such a file is said to be here until all of it was hashed; what was proven
-is served from the first moment. It takes one thread of the lowest priority, notes each file as soon as it is through, so
-that the next kill costs one file at most, and lets go of a copy when a fetch or a check wants it: a fetch hashes what
-it needs by itself.
+is served from the first moment. It takes one thread of the lowest priority, notes each file as soon as it is through,
+so that the next kill costs one file at most, and lets go of a copy when a fetch or a check wants it: a fetch hashes
+what it needs by itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Prover:
             if layout is None or all(kept.trusted for kept in copy.files) or not copy.busy.acquire(blocking=False):
                 continue  # nothing to prove, or a fetch is about to do it
             try:
-                for kept in [kept for kept in copy.files if not kept.trusted]:
+                unproven = [kept for kept in copy.files if not kept.trusted]
+                for kept in unproven if self._catalogue.is_listed(copy) else []:
                     self._checker.prove(copy, kept, layout, stop)
                     proven[copy.model_id] = None
             except InterruptedFetchError:

@@ -87,7 +87,7 @@ class Scrubber:
         if layout is None or not copy.busy.acquire(blocking=False):
             return None
         try:
-            return work(layout)
+            return work(layout) if self._catalogue.is_listed(copy) else None
         finally:
             copy.busy.release()
 

@@ -501,7 +501,8 @@ class Store:
         for copy in self._catalogue.copies(model_id):
             hold(copy, stop or threading.Event())
             try:
-                gone.append(self._let_go(copy))
+                if self._catalogue.is_listed(copy):  # else another one was faster
+                    gone.append(self._let_go(copy))
             finally:
                 copy.busy.release()
                 self.cache.settle(copy)

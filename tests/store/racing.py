@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from p2pmodel.errors import NotFoundError, RefusedError, UsageError, Verificatio
 from p2pmodel.model import Digest, Layout
 from p2pmodel.store import Store
 from p2pmodel.store.catalogue import Copy
+from p2pmodel.store.scrubbing import ScrubPosition
 from p2pmodel.store.values import FileState
 from p2pmodel.testing.disk import SimDisk
 from p2pmodel.testing.interleaving import Turns, VirtualThread
@@ -139,6 +141,20 @@ class Scene:
     def begin_remove(self, model: int) -> VirtualThread:
         return self._spawn(f"remove {model}", partial(self.store.remove, models()[model][1].model_id))
 
+    def begin_gc(self) -> VirtualThread:
+        """All that may go, goes."""
+        return self._spawn("gc", partial(self.store.cache.collect, keep_bytes=0))
+
+    def begin_pin(self, model: int, *, pinned: bool) -> VirtualThread:
+        move = self.store.pin if pinned else self.store.unpin
+        return self._spawn(f"pin {model}", partial(move, models()[model][1].model_id))
+
+    def begin_scrub(self) -> VirtualThread:
+        def work() -> object:
+            return self.store.scrubber.step(ScrubPosition(), 1 << 30, threading.Event())
+
+        return self._spawn("scrub", work)
+
     def begin_look(self) -> VirtualThread:
         return self._spawn("look", self.store.check_files)
 
@@ -236,7 +252,7 @@ class Scene:
             assert Digest.of(data) == where.digest, f"chunk {index} of {copy.root} is not there"
 
     def _is_going(self, copy: Copy) -> bool:
-        return any(thread.name.startswith("remove") for thread in self.turns.unfinished)
+        return any(thread.name.startswith(("remove", "gc")) for thread in self.turns.unfinished)
 
     def end(self) -> None:
         """Everybody comes to an end, in a way that is allowed; then nothing is left over, and all goes on as usual."""
@@ -307,7 +323,7 @@ class Scene:
     def _check_removal(self) -> None:
         """All models can be let go of, and nothing is left of them but whole files."""
         for model_id in self.store._catalogue.model_ids():
-            self.store.remove(model_id)
+            self.store.remove(model_id, pinned=True)
         assert not [name for name in self.disk.tree("/") if PARTIAL in name]
         for table in ("copies", "files", "models", "chunks", "objects"):
             assert self.store._database.query(f"SELECT count(*) FROM {table}") == [(0,)], f"{table} are left"

@@ -67,6 +67,21 @@ class Races(RuleBasedStateMachine):
     def prove(self) -> None:
         self.scene.begin_prove()
 
+    @precondition(is_quiet)
+    @rule()
+    def gc(self) -> None:
+        self.scene.begin_gc()
+
+    @precondition(is_quiet)
+    @rule(model=MODEL, pinned=st.booleans())
+    def pin(self, model: int, pinned: bool) -> None:
+        self.scene.begin_pin(model, pinned=pinned)
+
+    @precondition(is_quiet)
+    @rule()
+    def scrub(self) -> None:
+        self.scene.begin_scrub()
+
     @rule(number=st.integers(0, 20))
     def user_removes_a_file(self, number: int) -> None:
         self.scene.user_removes(number)
@@ -201,3 +216,24 @@ def test_a_proof_in_the_background_lets_go_of_a_model_that_a_fetch_wants(scene):
     assert unproven and prove.error is None
     scene.end()
     assert again.error is None
+
+
+@pytest.mark.simulated_disk
+def test_a_second_removal_takes_nothing_of_what_was_fetched_again_after_the_first(scene):
+    scene.begin_fetch(0, place=1)
+    scene.turns.finish()
+    first, late = scene.begin_remove(0), scene.begin_remove(0)
+    while not first.at.startswith("BEGIN"):
+        scene.turns.step(first)
+    while late.at != "a lock, for a while":
+        scene.turns.step(late)
+    while not first.done:
+        scene.turns.step(first)
+    again = scene.begin_fetch(0, place=1)
+    while not again.done:
+        scene.turns.step(again)
+    while not late.done:
+        scene.turns.step(late)
+    assert (late.result, again.error) == ([], None)
+    assert scene.disk.tree(scene.destination(1, 0)) == models()[0][0]
+    scene.end()
