@@ -9,13 +9,14 @@ waits for a commit.
 from __future__ import annotations
 
 import sqlite3
+import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
+from p2pmodel.errors import DecodeError, NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.store.files import Files
 
 _VERSION_1 = """
@@ -52,6 +53,8 @@ _MIGRATIONS = (_VERSION_1, _VERSION_2)
 """What makes each version of the schema out of the one before it, the first out of an empty file. Never changed once it
 is on main; what comes new is appended."""
 SCHEMA_VERSION = len(_MIGRATIONS)
+
+_WAY_OUT = "move it away and publish or fetch again: no model file depends on it"
 
 Row = tuple[Any, ...]
 
@@ -161,11 +164,21 @@ class Database:
             raise P2PModelError("the store has been closed")
 
     @contextmanager
+    def well_formed(self) -> Iterator[None]:
+        """What is read inside makes sense, or `P2PModelError` says that the file is damaged, and what to do."""
+        try:
+            yield
+        except (DecodeError, ValueError, KeyError, TypeError, OverflowError, struct.error) as error:
+            raise P2PModelError(f"the index {str(self.path)!r} is damaged ({error!r}); {_WAY_OUT}") from error
+
+    @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
             raise self._fault(error) from error
+        except UnicodeDecodeError as error:  # SQLite's own message, which quotes what it could not read
+            raise P2PModelError(f"the index {str(self.path)!r} is damaged; {_WAY_OUT}") from error
 
     def _fault(self, error: sqlite3.Error) -> P2PModelError:
         text = f"the index {str(self.path)!r}: {error}"
@@ -175,5 +188,5 @@ class Database:
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             return RefusedError(text)
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            return P2PModelError(f"{text}; move it away and publish or fetch again: no model file depends on it")
+            return P2PModelError(f"{text}; {_WAY_OUT}")
         return P2PModelError(text)

@@ -92,7 +92,13 @@ class Store:
         opened = files.open_directory(directory, create=True)
         assert opened is not None
         opened.close()
-        return cls(directory, Database(directory / INDEX_NAME, files), files, HashPool(hash_threads or files.threads))
+        database = Database(directory / INDEX_NAME, files)
+        try:
+            with database.well_formed():
+                return cls(directory, database, files, HashPool(hash_threads or files.threads))
+        except BaseException:
+            database.close()
+            raise
 
     def close(self) -> None:
         """End every fetch that is still open and let go of all files."""

@@ -122,10 +122,7 @@ class Killer:
         before, sent = self._held(out), self._sent()
         again = before > 0 or home.exists()
         started = time.monotonic()
-        patience = self._dice.random() * self._expected_s if self.outcome.completed else self._expected_s
-        until = None  # by time: while it starts, looks around, or ends; else when the seed has sent so much
-        if self.outcome.completed and self._dice.random() < _BY_BYTES_PART:
-            until = sent + int(self._dice.random() * (self._layout.manifest.bytes_total - before))
+        patience, until = self._when(before, sent)
         killed = (
             self._kill_daemon(home, out, patience, until, again)
             if daemon
@@ -145,6 +142,15 @@ class Killer:
         self.outcome.redownload_bytes.append(max(0, lost))
         self.outcome.held_bytes.append(held)
         return True
+
+    def _when(self, before: int, sent: int) -> tuple[float, int | None]:
+        """After how many seconds it is killed (while it starts, looks around, or ends), or when so much was sent."""
+        left = self._layout.manifest.bytes_total - before
+        if not self.outcome.completed or not left:
+            return 60.0, None  # this one may end
+        if self._dice.random() < _BY_BYTES_PART:
+            return 60.0, sent + int(self._dice.random() * left)
+        return self._dice.random() * self._expected_s, None
 
     def _kill_fetch(self, home: Path, out: Path, patience_s: float, until: int | None) -> bool:
         args = ("fetch", self._model_id, "--to", out, "--peer", self._seed.listen, "--json", "--data-dir", home)
