@@ -147,7 +147,7 @@ class Adoption:
         ours = kept is not None and kept.state is not FileState.PARTIAL and kept.could_be(status.identity)
         good: int | None = 0 if ours else None
         if status.kind == "file" and status.identity.size == self._layout.files[index].size:
-            good = self._hash_final(index)
+            good = self._hash_final(index, from_disk=ours)
             if good is not None and self._adopt_final(index, good, status.identity):
                 return True
         if ours and good is not None and self._copy.kind == "fetched" and status.links == 1:
@@ -173,11 +173,13 @@ class Adoption:
         status = self._files.status(kept.location)
         return status is not None and kept.identity == status.identity
 
-    def _hash_final(self, index: int) -> int | None:
+    def _hash_final(self, index: int, *, from_disk: bool) -> int | None:
         file = self._destination.open_final(self._layout.files[index].path)
         if file is None:
             return None
         try:
+            if from_disk:
+                file.sync(forget=True)
             return good_chunks(file, self._layout, self._layout.chunks_of(index), self._buffer, self._stop)
         finally:
             file.close()
@@ -292,6 +294,8 @@ class Adoption:
         try:
             touched = within(self._layout, span, file.data_ranges(self._layout.files[index].size))
             unproven = [at for at in touched if not held >> at & 1]
+            if unproven:
+                file.sync(forget=True)  # a barrier of the earlier run may have failed
             self._copy.add(good_chunks(file, self._layout, unproven, self._buffer, self._stop))
         finally:
             file.close()

@@ -124,7 +124,7 @@ class Checker:
 
     def _make_durable(self, file: OpenFile) -> None:
         """What an earlier run placed and did not prove, it may not have waited for."""
-        file.sync()
+        file.sync(forget=True)
         directory = self._files.open_directory(file.path.parent)
         if directory is not None:
             try:

@@ -44,8 +44,12 @@ class OpenFile(Protocol):
         A file system that has no holes leaves it at that: nothing is freed, and nothing raised.
         """
 
-    def sync(self) -> None:
-        """Return when all that was written, the length and the time are durable; the name is the directory's."""
+    def sync(self, *, forget: bool = False) -> None:
+        """Return when all that was written, the length and the time are durable; the name is the directory's.
+
+        `forget` lets go of what is in memory then, so that what is read next comes from the disk: after a sync that
+        failed, in whichever process, memory has what the disk never got, and says that it is clean (ATC 2020).
+        """
 
     def data_ranges(self, size: int) -> Iterator[tuple[int, int]]:
         """The ranges [start, end) that may hold something: holes and space never written are left out."""

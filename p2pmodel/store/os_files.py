@@ -88,9 +88,11 @@ class OsFile:
         except OSError as error:
             raise os_fault(error, self.path, "make a hole in") from error
 
-    def sync(self) -> None:
+    def sync(self, *, forget: bool = False) -> None:
         try:
             os.fsync(self._fd)  # not `fdatasync`: the time of the last write is one of the marks of a file
+            if forget and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
             raise os_fault(error, self.path, "make durable") from error
 

@@ -121,12 +121,14 @@ class SimFile(_Part):
             self._check(write=True)
             self._disk.punch(self._inode, offset, length)
 
-    def sync(self) -> None:
+    def sync(self, *, forget: bool = False) -> None:
         with self._disk.guard:
             try:
                 self._step("sync", self.path)
                 self._check()
                 self._disk.sync_file(self._inode)
+                if forget:
+                    self._inode.contents.forget_cache()
             except OSError as error:
                 if self._process.alive and not self._disk.faults.stopped:
                     self._disk.lose_sync(self._inode)
