@@ -63,7 +63,7 @@ def fail(before, name, at, code, only) -> bool:
             disk.cut_power()
         elif how == "forget":
             disk.forget_cache()
-        recover(disk, stage.must)
+        recover(disk, stage.must, remembers=how in ("again", "restart"))
         return failed
 
 
