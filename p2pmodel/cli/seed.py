@@ -136,8 +136,9 @@ def _show(report: SeedReport, *, as_json: bool, quiet: bool) -> None:
         talk(f"Would serve {size}.")
         return
     hashed = f"{format_size(report.bytes_hashed)} hashed in {format_duration(report.seconds)}"
-    where = "The daemon serves them" if report.announced else "Served, once a daemon runs,"
-    talk(f"{where} from where they lie: {size}; {hashed}, nothing copied.")
+    talk(f"Served from where they lie: {size}; {hashed}, nothing copied.")
+    if report.models and not report.announced:
+        talk("No other peer has been told. They can be fetched while a daemon runs and others know that daemon.")
 
 
 def _about(model: SeededModel) -> list[str]:

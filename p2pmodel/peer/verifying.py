@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pmodel.errors import NoPeersError
+from p2pmodel.limits import FETCH_MISS_S
 from p2pmodel.model import ModelId
 from p2pmodel.net import Address
 from p2pmodel.peer.fetching import Fetching
+from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import BadRange, Progress, VerifyReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress
@@ -24,6 +26,7 @@ from p2pmodel.store import BadRange as Bad
 from p2pmodel.store import Repair
 
 _RANGES_NAMED = 5
+_LOOK_S = 0.2
 
 
 @dataclass(slots=True)
@@ -124,11 +127,20 @@ class Verification:
         fetching = Fetching(self.peer.rooms, self.model_id, self.direct, self.progress, self.entry_peers)
         try:
             async with fetching.finder() as finder:
+                await self._meet_somebody(fetching, finder)
                 await fetching.transfer(repair.layout, repair, finder)
         except NoPeersError as error:
             raise NoPeersError(f"{_named(repair)} cannot be repaired: {error}") from error
         finally:
             self.bytes_fetched += fetching.tally.bytes_fetched
+
+    async def _meet_somebody(self, fetching: Fetching, finder: Finder) -> None:
+        """Raises `NoPeersError` soon, where a transfer would wait for a stall to end."""
+        deadline = self.peer.network.clock.monotonic() + FETCH_MISS_S
+        while not finder.links:
+            if finder.rounds and self.peer.network.clock.monotonic() > deadline:
+                raise NoPeersError(str(fetching.nobody(finder, "no other peer has the model")))
+            await finder.changed(_LOOK_S)
 
     async def _fetch_again(self, beyond: Sequence[Bad]) -> None:
         model = await self.peer.network.offload(self.peer.store.model, self.model_id)

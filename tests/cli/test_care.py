@@ -184,6 +184,10 @@ async def test_a_daemon_is_asked_and_its_words_are_shown(p2pmodel, daemon, tmp_p
     daemon.seed, daemon.doctor = seed, doctor
     result = await p2pmodel("seed", tmp_path)
     assert result.out.splitlines()[0] == daemon.model_id
-    assert "The daemon serves them" in result.err and "Left out /y: why" in result.err
+    assert (
+        "Served from where they lie" in result.err
+        and "No other peer" not in result.err
+        and "Left out /y: why" in result.err
+    )
     assert (await p2pmodel("doctor", "--deep")).code == 0
     assert daemon.requests[0].paths == [str(tmp_path)] and daemon.requests[1].deep
