@@ -95,6 +95,10 @@ class CondensedIntake:
         self.reused: dict[Reuse, int] = {"resumed": here}
 
     @property
+    def bytes_reused(self) -> int:
+        return sum(self.reused.values())
+
+    @property
     def have(self) -> HaveMap:
         return HaveMap(self.wanted.count, self._bits)
 
