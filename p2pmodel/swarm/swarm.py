@@ -40,7 +40,8 @@ from p2pmodel.swarm.upload import Uploads
 
 _OBJECT_HEDGE_S = 1.0
 """After this long without an answer the next peer is asked too."""
-_LET_IN_EVERY_S = 0.5
+_LET_IN_EVERY_S = 0.1
+"""Beyond `LINKS_PER_CROWD_MAX`: so slow that a crowd at the door is sent on, so fast that nobody stays outside."""
 _FAREWELL_S = 0.1
 """Closed at once, a connection would take with it what was said last."""
 
