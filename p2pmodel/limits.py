@@ -314,6 +314,20 @@ SCRUB_RECHECK_BYTES_PER_S = 64 * MIB
 HASH_BUFFER_BYTES = CHUNK_BYTES_MAX
 """Read, hashed twice and thrown away while it is in the cache; two for each file that is being published."""
 HASH_THREADS_MAX = 8
+CACHE_MODELS_AT_ONCE = 3
+"""Models that a peer that is a cache pulls at once."""
+CACHE_MODELS_WATCHED_MAX = 1_024
+"""Models of which it is remembered who asked for them; the longest not asked for is forgotten first."""
+CACHE_ASKERS_PER_MODEL_MAX = 64
+CACHE_ASKERS_MAX = 4_096
+CACHE_TURNOVER_PER_ASKER = 0.5
+"""Of its quota, what a cache fetches in an hour for one asker: nobody alone can make it fetch all anew."""
+CACHE_TURNOVER_PER_H = 2.0
+"""The same for all askers together."""
+CACHES_PER_FETCH_MAX = 2
+"""Near caches that a fetch connects to, besides those that hold the model."""
+CACHES_LOOKED_AT_MAX = 64
+"""Of what the overlay says of caches: anybody may say that it is one."""
 FREE_DISK_FLOOR_BYTES = 256 * MIB
 """Left free by a fetch unless told otherwise: the index, logs and other programs still write."""
 EVICT_BATCH_BYTES = 64 * MIB

@@ -53,6 +53,14 @@ def daemon(
     download_limit: Annotated[
         str | None, typer.Option("--download-limit", metavar="RATE", help="As 10MiB or 80Mbit, per second.")
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="SIZE",
+            help="Be a cache for the neighbourhood: fetch what others ask this peer for, keep so much of it.",
+        ),
+    ] = None,
     cache_quota: Annotated[
         str | None,
         typer.Option(
@@ -99,6 +107,7 @@ def daemon(
         "encryption": encryption,
         "upload_limit": upload_limit,
         "download_limit": download_limit,
+        "cache": cache,
         "cache_quota": cache_quota,
         "free_disk_floor": free_disk_floor,
         "upload_slots": upload_slots,
@@ -215,6 +224,7 @@ def _describe(status: PeerStatus) -> list[str]:
                 f"{count(status.keys_announced, 'key')}{_pending(status)}; "
                 f"keeps {count(status.records_held, 'record')} for others",
             ),
+            ("cache", _cache(status)),
             ("limits", _limits(status)),
             ("moved", f"{format_size(status.bytes_sent)} sent, {format_size(status.bytes_received)} received"),
         ]
@@ -227,6 +237,14 @@ def _describe(status: PeerStatus) -> list[str]:
         )
     lines += [f"warning: {printable(warning)}" for warning in status.warnings]
     return lines
+
+
+def _cache(status: PeerStatus) -> str:
+    from p2pmodel.peer.units import format_size
+
+    quota = "" if status.cache_quota_bytes is None else f" of {format_size(status.cache_quota_bytes)}"
+    whose = ", for the neighbourhood" if status.is_cache else ""
+    return f"{format_size(status.cache_bytes)}{quota}{whose}"
 
 
 def _limits(status: PeerStatus) -> str:

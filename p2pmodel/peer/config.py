@@ -87,6 +87,8 @@ class PeerConfig:
     download_limit_bytes_per_s: int | None = None
     cache_quota_bytes: int | None = None
     """What fetches without a destination may take; what was not used for long goes when more is needed."""
+    cache_bytes: int | None = None
+    """This peer is a cache: it fetches what its neighbours ask it for, and keeps so much of it."""
     free_disk_floor_bytes: int = FREE_DISK_FLOOR_BYTES
     """What stays free on a disk that is fetched to."""
     upload_slots: int | None = None
@@ -119,6 +121,8 @@ class PeerConfig:
         for limit in (self.upload_limit_bytes_per_s, self.download_limit_bytes_per_s):
             if limit is not None and limit < 1:
                 raise UsageError("a limit is a positive number of bytes per second")
+        if self.cache_bytes is not None:
+            put(self, "cache_quota_bytes", min(self.cache_bytes, self.cache_quota_bytes or self.cache_bytes))
         if min(self.cache_quota_bytes or 0, self.free_disk_floor_bytes) < 0:
             raise UsageError("a quota and a floor of free disk are numbers of bytes, 0 at least")
         if isinstance(self.scrub_rate, int) and self.scrub_rate < 1:
@@ -128,6 +132,8 @@ class PeerConfig:
 
     def for_one_command(self, *, offline: bool) -> PeerConfig:
         """The same peer on a free port, leaving the usual one to a daemon; offline: in no network."""
+        if self.cache_bytes is not None:  # a cache is a daemon; a command on its data directory keeps its quota
+            return replace(self, cache_bytes=None).for_one_command(offline=offline)
         if offline:
             network = replace(self.network, bootstrap=())
             alone = replace(self, listen="127.0.0.1:0", http=None, bootstrap=(), network=network, lan=False)

@@ -54,6 +54,7 @@ from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay import Overlay, overlay_key
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.near_caches import NearCaches
 from p2pmodel.peer.relatives import Relatives
 from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
@@ -82,6 +83,8 @@ class Rooms:
     network: Network
     announcer: Announcer
     rng: Random
+    caches: NearCaches | None = None
+    """Where near caches are asked as well."""
 
 
 @dataclass(slots=True)
@@ -130,6 +133,8 @@ class Fetching:
             greeting=self._greeting,
         ) as finder:
             self._finder = finder
+            if rooms.caches is not None:
+                finder.spawn(self._suggest_caches(rooms.caches, finder))
             try:
                 yield finder
             finally:
@@ -143,6 +148,9 @@ class Fetching:
         self.background = False
         if self._download is not None:
             self._download.hurry()
+
+    async def _suggest_caches(self, caches: NearCaches, finder: Finder) -> None:
+        finder.suggest(await caches.find())
 
     def _greeting(self) -> Greeting:
         self._manifest_asks -= 1

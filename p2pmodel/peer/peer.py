@@ -28,10 +28,12 @@ from p2pmodel.model import Digest, ModelId, PublicKey
 from p2pmodel.net import Address, Identity, Network, RealNetwork, cancelled, network_id, split_host_port
 from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
 from p2pmodel.peer.announcing import Announcer
+from p2pmodel.peer.caching import Caching
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.keyring import Keyring, Keys
+from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
 from p2pmodel.peer.saved import SavedState
@@ -96,6 +98,7 @@ class Peer:
         self._rng = rng or SystemRandom()
         self._dice = rng or Random(SystemRandom().getrandbits(256))
         """For what is no secret, such as which chunk is asked for next: the system's would cost a call for each."""
+        self._near_caches: NearCaches | None = None
         self._open_store = open_store or partial(Store.open, files=files)
         self._stack = AsyncExitStack()
         self._background: dict[asyncio.Task[None], None] = {}
@@ -103,8 +106,10 @@ class Peer:
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._held_lock = lock
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
-        self._lost: dict[ModelId, None] = {}
-        """Models that the cache has let go of something of, until others are told."""
+        self.caching: Caching | None = None
+        """Where this peer is a cache."""
+        self._lost: dict[ModelId, int] = {}
+        """Chunks that the cache has let go of, until others are told."""
         self._loop: asyncio.AbstractEventLoop
         self.fetches: Flights[Retrieval, FetchReport] = Flights()
 
@@ -162,6 +167,8 @@ class Peer:
             client_only=True if config.passing else config.client_only,
         )
         identity.hidden = lambda: bool(config.client_only) or self.overlay.unreachable
+        if config.lan and config.cache_bytes is None:
+            self._near_caches = NearCaches(self.overlay, self.network.clock)
         self.announcer = Announcer(self.store, self.overlay, self.network)
         self.saved = SavedState(config.data_dir, config.saved_state, self.files, self.overlay, self.network)
         self.listen = await self._bind()
@@ -175,6 +182,11 @@ class Peer:
         if config.saved_state == "keep":
             self._stack.push_async_callback(self.watch.save)
             self.spawn(self.watch.scrub())
+        if config.cache_bytes is not None:
+            self.caching = Caching(self.rooms, self.network, config.cache_bytes)
+            self.swarm.on_interest = self.caching.asked
+            self.overlay.provide_later([CACHE_KEY], roots=True)
+            self.spawn(self.caching.run())
 
     def _lock(self) -> Lock:
         if self._held_lock is not None:
@@ -300,24 +312,31 @@ class Peer:
         await self.announcer.update(model_id)
         await self.swarm.tell_state(model_id)
 
-    def _released(self, model_id: ModelId) -> None:
-        """From any thread: the cache has let go of something. Told of together, a moment later."""
-        self._loop.call_soon_threadsafe(self._note_released, model_id)
+    def _released(self, model_id: ModelId, bits: int) -> None:
+        """From any thread: the cache has let go of these chunks. Told of together, a moment later."""
+        self._loop.call_soon_threadsafe(self._note_released, model_id, bits)
 
-    def _note_released(self, model_id: ModelId) -> None:
+    def _note_released(self, model_id: ModelId, bits: int) -> None:
         if not self._lost:
             self._loop.call_later(_TELL_LOST_S, lambda: self.spawn(self._tell_lost()))
-        self._lost[model_id] = None
+        self._lost[model_id] = self._lost.get(model_id, 0) | bits
 
     async def _tell_lost(self) -> None:
         lost, self._lost = self._lost, {}
-        for model_id in lost:
-            await self.let_go(model_id)
+        for model_id, bits in lost.items():
+            held = await self.network.offload(self.store.have_map, model_id)
+            if held is None or not held.bits:
+                await self.let_go(model_id)
+                continue
+            self.swarm.tell_lost(model_id, bits & ~held.bits)
+            await self.announcer.update(model_id)
 
     def _known_elsewhere(self, model_id: ModelId) -> int:
         """What other peers are known to hold of a model, as bits; -1 where nothing is known. From any thread."""
         held = [have for link in list(self.swarm.links.values()) if (have := link.held.get(model_id)) is not None]
-        return reduce(or_, (have.bits for have in held)) if held else -1
+        if held:
+            return reduce(or_, (have.bits for have in held))
+        return self.caching.known_elsewhere(model_id) if self.caching is not None else -1
 
     async def trust(self) -> Trust:
         """Whom this peer's owner believes, as it stands on the disk now. Raises `UsageError` where it is damaged."""
@@ -329,7 +348,7 @@ class Peer:
 
     @property
     def rooms(self) -> Rooms:
-        return Rooms(self.store, self.overlay, self.swarm, self.network, self.announcer, self._rng)
+        return Rooms(self.store, self.overlay, self.swarm, self.network, self.announcer, self._rng, self._near_caches)
 
     @asynccontextmanager
     async def only_fetch(self, model_id: ModelId) -> AsyncIterator[None]:
@@ -337,7 +356,13 @@ class Peer:
         lock = self._model_locks.setdefault(model_id, asyncio.Lock())
         async with lock:
             await self.closed(model_id)
-            yield
+            if self.caching is not None:
+                await self.caching.give_way(model_id)
+            try:
+                yield
+            finally:
+                if self.caching is not None:
+                    self.caching.resume(model_id)
 
     async def publish(
         self, path: str | os.PathLike[str], *, name: str = "", message: str = "", on_progress: OnProgress | None = None

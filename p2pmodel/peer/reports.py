@@ -379,6 +379,12 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     connected_from_outside: bool = False
     """Somebody with a public address has opened a connection to it."""
     limits: Limits = Limits()
+    cache_bytes: int = 0
+    """What models take that were fetched without a destination, or for neighbours."""
+    cache_quota_bytes: int | None = None
+    """What these may take; None is no limit."""
+    is_cache: bool = False
+    """It fetches what its neighbours ask it for."""
     background: bool = False
     """It takes what CPU and disk time others leave."""
     upload_slots: int = 0

@@ -95,6 +95,7 @@ class LocalService(Keeping, Care):
         peer = self._peer
         overlay = peer.overlay.stats()
         models = await peer.network.offload(peer.store.models)
+        cached = await peer.network.offload(peer.store.cache_use)
         warnings = [f"{model.path}: {model.fault}" for model in models if model.fault]
         if peer.config.entry_peers and not overlay.neighbours:
             warnings.append(f"no bootstrap peer has answered yet: {', '.join(peer.config.entry_peers)}")
@@ -125,6 +126,9 @@ class LocalService(Keeping, Care):
             connected_from_outside=peer.swarm.connected_from_outside,
             limits=await self.limits(),
             upload_slots=peer.swarm.upload_slots,
+            cache_bytes=cached.used_bytes,
+            cache_quota_bytes=cached.limits.quota_bytes,
+            is_cache=peer.caching is not None,
             background=peer.config.background,
             network_size=round(overlay.network_size),
             records_held=overlay.records_held,

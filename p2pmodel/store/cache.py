@@ -22,6 +22,7 @@ from p2pmodel.limits import EVICT_BATCH_BYTES
 from p2pmodel.model import ModelId
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.database import Database
 from p2pmodel.store.eviction import S3Fifo
 from p2pmodel.store.files import Files
 from p2pmodel.store.objects import Objects
@@ -44,6 +45,7 @@ class Cache:
         directory: Path,
         *,
         files: Files,
+        database: Database,
         catalogue: Catalogue,
         objects: Objects,
         server: Server,
@@ -52,12 +54,13 @@ class Cache:
     ) -> None:
         self.limits = CacheLimits()
         """May be changed at any time."""
-        self.on_released: Callable[[ModelId], None] = lambda model_id: None
-        """Told of each model that lost something, in the thread that let go of it."""
+        self.on_released: Callable[[ModelId, int], None] = lambda model_id, bits: None
+        """Told of each model that lost something, and which chunks, in the thread that let go of it."""
         self.known_elsewhere: Callable[[ModelId], int] = lambda model_id: -1
         """The chunks of a model that somebody else is known to hold, as bits; -1 where nothing is known of others."""
         self.directory = files.resolve(directory) / MODELS_NAME
-        self._files, self._catalogue, self._objects = files, catalogue, objects
+        self._files, self._database = files, database
+        self._catalogue, self._objects = catalogue, objects
         self._server, self._releaser, self._pins = server, releaser, pins
         self._making_room = threading.RLock()
         """Held while room is made and taken, so that two do not count on the same bytes."""
@@ -68,8 +71,34 @@ class Cache:
         self._served: dict[int, int] = {}
         """Chunks of a copy as one that were served since that counted as a use."""
         self._allowance = 0
-        for copy in catalogue.all_copies():
-            self.settle(copy)
+        self._used = False
+        """Whether anything was used since that was saved."""
+        self._load()
+
+    def _load(self) -> None:
+        """In the order of the last run, with the uses that were counted then; what it did not know goes last."""
+        rows = self._database.query("SELECT copy, uses, place FROM uses")
+        known = {copy: (uses, place) for copy, uses, place in rows}
+        last = (0, len(known))
+        for copy in sorted(self._catalogue.all_copies(), key=lambda copy: known.get(copy.number, last)[1]):
+            self.settle(copy, known.get(copy.number, last)[0])
+
+    def save(self) -> None:
+        """Keep for the next run what was used; not durable, for it is only a hint."""
+        with self._lock:
+            if not self._used:
+                return
+            self._used = False
+            rows: dict[int, tuple[int, int]] = {}
+            for place, key in enumerate(self._policy.order()):
+                uses, first = rows.get(key >> _UNIT_BITS, (0, place))
+                rows[key >> _UNIT_BITS] = max(uses, self._policy.uses(key)), first
+        with self._database.transaction(durable=False) as writer:
+            writer.execute("DELETE FROM uses")
+            writer.execute_many(
+                "INSERT INTO uses SELECT ?, ?, ? WHERE EXISTS (SELECT 1 FROM copies WHERE number = ?)",
+                [(number, *row, number) for number, row in sorted(rows.items())],
+            )
 
     # --- whose things are
 
@@ -91,8 +120,11 @@ class Cache:
 
     # --- what happens
 
-    def settle(self, copy: Copy) -> None:
-        """A copy has come, gone or changed, or its model was pinned or unpinned: what of it may go is counted anew."""
+    def settle(self, copy: Copy, uses: int = 0) -> None:
+        """A copy has come, gone or changed, or its model was pinned or unpinned: what of it may go is counted anew.
+
+        `uses` are those of the last run, for what is not known here yet.
+        """
         chunks = self._chunk_units(copy)
         size = self._releaser.allocated_bytes(copy) if chunks == _WHOLE else 0
         layout = self._objects.layout(copy.model_id) if chunks not in (0, _WHOLE) else None
@@ -107,9 +139,9 @@ class Cache:
             self._units[copy.number] = copy, chunks
             for key in _keys(copy, chunks):
                 if chunks == _WHOLE:
-                    self._policy.add(key, size)
+                    self._policy.add(key, size, uses=uses)
                 elif layout is not None and key not in self._policy:
-                    self._policy.add(key, layout.length(_chunk_of(key)))
+                    self._policy.add(key, layout.length(_chunk_of(key)), uses=uses)
 
     def _chunk_units(self, copy: Copy) -> int:
         """The chunks of a copy that may go one by one; `_WHOLE` where all of it goes at once, 0 where nothing does."""
@@ -128,13 +160,16 @@ class Cache:
                 if self._served[copy.number] >= max(1, copy.count):
                     self._served[copy.number] = 0
                     self._policy.touch(_whole(copy))
+                    self._used = True
             elif chunks:
                 self._policy.touch(_chunk(copy, index))
+                self._used = True
 
     def used(self, copy: Copy) -> None:
         """Its owner asked for a model that is here."""
         with self._lock:
             self._policy.touch(_whole(copy))
+            self._used = True
 
     # --- making room
 
@@ -258,6 +293,7 @@ class Cache:
             if not copy.busy.acquire(blocking=False):
                 self.settle(copy)
                 continue
+            held = copy.bits
             try:
                 one = self._release_copy(copy, bits, reason)
             finally:
@@ -265,7 +301,7 @@ class Cache:
                 self.settle(copy)
             if one is not None:
                 done.append(one)
-                self.on_released(copy.model_id)
+                self.on_released(copy.model_id, held & ~copy.bits)
         return done
 
     def _release_copy(self, copy: Copy, bits: int, reason: str) -> Released | None:

@@ -49,7 +49,13 @@ CREATE TABLE pins (model_id BLOB PRIMARY KEY) WITHOUT ROWID;
 -- Files that are let go of, noted in the transaction that forgets them and until they are durably gone.
 CREATE TABLE leaving (location BLOB PRIMARY KEY, root BLOB NOT NULL, identity BLOB NOT NULL) WITHOUT ROWID;
 """
-_MIGRATIONS = (_VERSION_1, _VERSION_2)
+_VERSION_3 = """
+-- How often what the cache has was used of late, and its place in the order in which things go: hints, never durable.
+CREATE TABLE uses (
+    copy INTEGER PRIMARY KEY REFERENCES copies ON DELETE CASCADE, uses INTEGER NOT NULL, place INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+_MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 """What makes each version of the schema out of the one before it, the first out of an empty file. Never changed once it
 is on main; what comes new is appended."""
 SCHEMA_VERSION = len(_MIGRATIONS)

@@ -8,6 +8,7 @@ written elsewhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,9 @@ from p2pmodel.errors import P2PModelError, RefusedError
 from p2pmodel.model import ModelId, PortablePath
 from p2pmodel.store.files import Directory, Files, OpenFile
 from p2pmodel.store.values import FileStatus
+
+PARTIALS_PREFIX = ".p2pmodel-"
+_PARTIAL = re.compile(r"([0-9]{5,})\.part")
 
 
 class Destination:
@@ -26,6 +30,7 @@ class Destination:
         directory = files.open_directory(root, create=True)
         assert directory is not None
         self._files, self.root, self._directory = files, root, directory
+        self._model_id = model_id
         self.partials_name = partials_name(model_id)
         try:
             partials = directory.directory(self.partials_name, create=True, exclusive=True)
@@ -42,7 +47,7 @@ class Destination:
         return self.root / path.text
 
     def partial(self, file_index: int) -> Path:
-        return self.root / self.partials_name / _partial_name(file_index)
+        return partial_path(self.root, self._model_id, file_index)
 
     @contextmanager
     def parent(self, path: PortablePath, *, create: bool = False) -> Iterator[Directory | None]:
@@ -155,7 +160,18 @@ class Destination:
 
 def partials_name(model_id: ModelId) -> str:
     """The directory of a model's partial files, in the destination."""
-    return f".p2pmodel-{model_id.hex[:16]}"
+    return f"{PARTIALS_PREFIX}{model_id.hex[:16]}"
+
+
+def partial_path(root: Path, model_id: ModelId, file_index: int) -> Path:
+    """Where the partial file of a model that is fetched into `root` lies."""
+    return root / partials_name(model_id) / _partial_name(file_index)
+
+
+def partial_index(name: str) -> int | None:
+    """Which file of its model a partial file is; None for a name that no partial file has."""
+    found = _PARTIAL.fullmatch(name)
+    return int(found[1]) if found else None
 
 
 def _partial_name(file_index: int) -> str:

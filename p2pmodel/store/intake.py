@@ -60,6 +60,8 @@ class Intake:
         self._database, self._catalogue = database, catalogue
         self._borrowing, self._overwrite, self._on_close = borrowing, overwrite, on_close
         self._cache, self._sparse = cache, sparse
+        self.was_whole = False
+        """Whether all that was wanted was here before: the owner has asked for it again."""
         self._replaceable: dict[int, FileIdentity] = {}
         self._same = {place: group for group in layout.repeated() for place in group}
         self._open = OpenFiles()
@@ -113,6 +115,7 @@ class Intake:
         self._dirty.update(file.index for file in kept if self._copy.bits & file.mask & ~self._proven)
         self._dirty.update(file.index for file in kept if file.state is FileState.PLACED)
         self._adopted = True
+        self.was_whole = not self.missing.held
         self._replaceable = adoption.replaceable
         here = self._copy.bits
         linked = self.layout.have_map(adoption.linked).bits

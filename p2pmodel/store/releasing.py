@@ -2,7 +2,7 @@
 
 The claim goes first: it leaves memory, then, durably, the database. Then names go, durably, then the bytes. So nothing
 is ever said to be here that is not; and since what is let go of is noted with the claim's end (`leaving.py`) or lies
-outside of every claim in a partial file (`sweep` finds it), nothing stays behind that nobody knows of.
+outside of every claim in a partial file (`tidying.py` finds it), nothing stays behind that nobody knows of.
 
 Whoever calls holds the copy (`copy.busy`): no fetch writes to it, no check reads it.
 """
@@ -13,16 +13,20 @@ from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 
+from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import Layout
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
-from p2pmodel.store.destination import partials_name
-from p2pmodel.store.files import Files, OpenFile
+from p2pmodel.store.destination import partial_path, partials_name
+from p2pmodel.store.files import Files
 from p2pmodel.store.leaving import Leaving
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.serving import Server
 from p2pmodel.store.values import FileIdentity, FileState
+
+_PAST_THE_END = CHUNK_BYTES
+"""A hole to the end of a file goes on, so that the block in which the file ends is free too; the length stays."""
 
 
 class Releaser:
@@ -43,7 +47,7 @@ class Releaser:
 
     def allocated_bytes(self, copy: Copy) -> int:
         """What the files of a copy take on disk; of one with several names its part, as others keep theirs."""
-        found = (self._files.status(kept.location) for kept in copy.files)
+        found = (next(filter(None, map(self._files.status, _places(copy, kept))), None) for kept in copy.files)
         return sum(status.allocated_bytes // max(1, status.links) for status in found if status is not None)
 
     def finish(self, copy: Copy | None = None) -> int:
@@ -115,7 +119,7 @@ class Releaser:
         return bits
 
     def punch(self, copy: Copy, kept: KeptFile, layout: Layout, bits: int | None = None) -> None:
-        """Make holes of what a partial file does not hold: around these chunks, or wherever there is data."""
+        """Make holes of what a partial file does not hold: around these chunks, or all of it."""
         directory = self._files.open_directory(kept.location.parent)
         if directory is None:
             return
@@ -124,35 +128,17 @@ class Releaser:
         if file is None:
             return
         with closing(file):
+            if file.status().links != 1:
+                return  # somebody else has the same bytes under another name
             gone = kept.mask & ~copy.bits & ~self._server.reading(copy)
             for start, end in _holes(layout, kept, gone, bits):
                 file.punch(start, end - start)
 
-    # --- what a crash left
 
-    def sweep(self, copy: Copy, layout: Layout) -> None:
-        """Free what no claim covers in the partial files of a copy that is held."""
-        for kept in copy.files:
-            if kept.state is FileState.PARTIAL:
-                self._sweep_file(copy, kept, layout)
-
-    def _sweep_file(self, copy: Copy, kept: KeptFile, layout: Layout) -> None:
-        file = self._files.open_file(kept.location)
-        if file is None:
-            return
-        with closing(file):
-            stray = _stray(file, layout, kept, copy.bits)
-        if stray:
-            self.punch(copy, kept, layout, stray)
-
-
-def _stray(file: OpenFile, layout: Layout, kept: KeptFile, held: int) -> int:
-    """Chunks that take room in a file and are not held."""
-    size, stray = layout.files[kept.index].size, 0
-    for start, end in file.data_ranges(size):
-        for index in layout.chunks_holding(kept.index, start, end):
-            stray |= 1 << index
-    return stray & ~held
+def _places(copy: Copy, kept: KeptFile) -> list[Path]:
+    """Where a file lies: at its location, or where a power cut took the name back that it had just been given."""
+    partial = partial_path(copy.root, copy.model_id, kept.index)
+    return list(dict.fromkeys([kept.location, partial]))
 
 
 def _holes(layout: Layout, kept: KeptFile, gone: int, bits: int | None) -> Iterable[tuple[int, int]]:
@@ -173,4 +159,4 @@ def _holes(layout: Layout, kept: KeptFile, gone: int, bits: int | None) -> Itera
         end = place.offset + place.length
         asked = asked or bits is None or bool(bits >> index & 1)
     if end and asked:
-        yield start, end
+        yield start, end + _PAST_THE_END if end == layout.files[kept.index].size else end

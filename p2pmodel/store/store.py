@@ -10,10 +10,10 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from p2pmodel.errors import NotFoundError, RefusedError, UsageError
+from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError, UsageError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
 from p2pmodel.store.borrowing import Borrowing
@@ -39,8 +39,19 @@ from p2pmodel.store.scrubbing import Scrubber
 from p2pmodel.store.seeds import Seed, Seeds
 from p2pmodel.store.serving import ChunkSource, Server
 from p2pmodel.store.summary import stored_model
+from p2pmodel.store.tidying import Tidier
 from p2pmodel.store.usage import usage
-from p2pmodel.store.values import BadRange, CacheLimits, FileState, Published, Released, Reuse, StoredModel, Usage
+from p2pmodel.store.values import (
+    BadRange,
+    CacheLimits,
+    CacheUse,
+    FileState,
+    Published,
+    Released,
+    Reuse,
+    StoredModel,
+    Usage,
+)
 from p2pmodel.store.walk import Tree
 
 INDEX_NAME = "store.sqlite3"
@@ -76,11 +87,20 @@ class Store:
         self.cache = Cache(
             directory,
             files=files,
+            database=database,
             catalogue=self._catalogue,
             objects=self._objects,
             server=self._server,
             releaser=self._releaser,
             pins=self._pins,
+        )
+
+        self._tidier = Tidier(
+            self.cache.directory,
+            files=files,
+            database=database,
+            catalogue=self._catalogue,
+            releaser=self._releaser,
         )
 
     @classmethod
@@ -106,10 +126,15 @@ class Store:
             intakes = list(self._intakes)
         with ExitStack() as ending:
             ending.callback(self._database.close)
+            ending.callback(self._save_uses)
             ending.callback(self._pool.close)
             ending.callback(self._server.open_files.close)
             for intake in intakes:
                 ending.callback(intake.close)
+
+    def _save_uses(self) -> None:
+        with suppress(P2PModelError):  # a hint for the next run
+            self.cache.save()
 
     # --- objects and statements
 
@@ -344,6 +369,8 @@ class Store:
             self._intakes.pop(intake, None)
         intake.copy.busy.release()
         self.cache.settle(intake.copy)
+        if intake.was_whole:
+            self.cache.used(intake.copy)
 
     # --- what is here
 
@@ -448,12 +475,17 @@ class Store:
     def prove(self, *, stop: threading.Event | None = None) -> list[StoredModel]:
         """Hash files that an earlier run placed and did not prove before it ended; until then they are not served.
 
+        In the cache, what was written and not claimed is hashed too, and what nobody knows of is freed.
+
         Meant for the background after a start. Returns the models of which that was true.
         """
         stop, proven = stop or threading.Event(), list[ModelId]()
 
         def work() -> None:
             proven.extend(self._prover.run(stop))
+            for copy in self._tidier.run(self.layout, stop):
+                self.cache.settle(copy)
+                proven.append(copy.model_id)
 
         if self._pool.threads == 1:
             work()
@@ -467,12 +499,16 @@ class Store:
     def watch_cache(
         self,
         limits: CacheLimits,
-        on_released: Callable[[ModelId], None],
+        on_released: Callable[[ModelId, int], None],
         known_elsewhere: Callable[[ModelId], int],
     ) -> None:
         """How much the cache may take, who is told of what goes, and who says what others hold (see `Cache`)."""
         self.cache.limits = limits
         self.cache.on_released, self.cache.known_elsewhere = on_released, known_elsewhere
+
+    def cache_use(self) -> CacheUse:
+        """What the cache takes at present, and may take."""
+        return self.cache.use()
 
     def pin(self, model_id: ModelId) -> bool:
         """Never let go of a model to make room. Whether that is news. Raises `NotFoundError` where it is not here."""

@@ -247,6 +247,9 @@ class Download:
             self._schedule.peer_has(link.peer, bits)
             self._fill(link)
 
+    def link_lost(self, link: Link, bits: int) -> None:
+        self._schedule.peer_lost(link.peer, bits & ~self._offered.get(link.peer, 0))
+
     def link_unknown(self, link: Link) -> None:
         self._schedule.peer_lost(link.peer, ~self._offered.get(link.peer, 0))
 

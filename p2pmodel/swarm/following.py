@@ -23,6 +23,9 @@ class Listening(Protocol):
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         """The peer holds these chunks; it has just told of the `new` ones among them, as bits."""
 
+    def link_lost(self, link: Link, bits: int) -> None:
+        """The peer no longer holds these chunks, of those that it held."""
+
     def link_unknown(self, link: Link) -> None: ...
 
     def link_peers(self, link: Link, peers: Sequence[tuple[PublicKey, Address]]) -> None:
@@ -41,6 +44,9 @@ class Hearing:
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         self._on_held(link, held)
+
+    def link_lost(self, link: Link, bits: int) -> None:
+        """It was heard of all the same."""
 
     def link_unknown(self, link: Link) -> None:
         """Nothing yet, or no longer."""
@@ -63,6 +69,9 @@ class Expecting:
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         self._unknown = False
+
+    def link_lost(self, link: Link, bits: int) -> None:
+        """The link keeps what is left."""
 
     def link_unknown(self, link: Link) -> None:
         self._unknown = True

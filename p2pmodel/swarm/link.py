@@ -294,6 +294,15 @@ class Link:
         for start in range(0, len(indices), HAVES_PER_MESSAGE_MAX):
             self._send(wire.Have(model_id.raw, indices[start : start + HAVES_PER_MESSAGE_MAX]))
 
+    def tell_lost(self, model_id: ModelId, bits: int) -> None:
+        """Tell a peer that follows this model of chunks that we no longer hold."""
+        if model_id not in self._told:
+            self._tell_soon(model_id)
+            return
+        indices = list(iter_bits(bits))
+        for start in range(0, len(indices), HAVES_PER_MESSAGE_MAX):
+            self._send(wire.Lost(model_id.raw, indices[start : start + HAVES_PER_MESSAGE_MAX]))
+
     def _tell_soon(self, model_id: ModelId) -> None:
         # One after the other: a peer that subscribes to much, again and again, costs no more than one that reads.
         running = bool(self._telling)
@@ -350,6 +359,8 @@ class Link:
                 self._have(ModelId(Digest(model)), chunks)
             case wire.HaveMapOf(model, count, bits):
                 self._have_map(ModelId(Digest(model)), count, bits)
+            case wire.Lost(model, chunks):
+                self._lost(ModelId(Digest(model)), chunks)
             case wire.Unknown(model):
                 self._unknown(ModelId(Digest(model)))
             case wire.Subscribe(model):
@@ -414,6 +425,15 @@ class Link:
         new = HaveMap.of(before.count, chunks).bits
         held = self.held[model_id] = HaveMap(before.count, before.bits | new)
         follower.link_has(self, held, new)
+
+    def _lost(self, model_id: ModelId, chunks: list[int]) -> None:
+        follower, before = self.followers.get(model_id), self.held.get(model_id)
+        if follower is None or before is None:
+            return
+        gone = HaveMap.of(before.count, chunks).bits & before.bits
+        self.held[model_id] = HaveMap(before.count, before.bits & ~gone)
+        if gone:
+            follower.link_lost(self, gone)
 
     def _unknown(self, model_id: ModelId) -> None:
         self.held.pop(model_id, None)

@@ -84,6 +84,9 @@ class Relative:
             ours = chain.from_iterable(self._shared[index] for index in iter_bits(useful))
             self._download.offer(link, HaveMap.of(len(self._download.layout), ours).bits)
 
+    def link_lost(self, link: Link, bits: int) -> None:
+        """As with what is unknown."""
+
     def link_unknown(self, link: Link) -> None:
         """What it was known to hold it may hold all the same, in another model; it says so when it is asked."""
 

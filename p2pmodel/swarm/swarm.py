@@ -85,6 +85,8 @@ class Swarm:
         self._tell_timers: dict[ModelId, asyncio.TimerHandle] = {}
         self._closed_bytes = [0, 0]
         self._let_in_at = float("-inf")
+        self.on_interest: Callable[[Link, ModelId], None] = lambda link, model_id: None
+        """Told of each peer that begins to follow a model here."""
         self.connected_from_outside = False
         """Somebody with a public address has opened a connection to us."""
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
@@ -250,6 +252,7 @@ class Swarm:
     def _interest(self, link: Link, model_id: ModelId) -> None:
         # Who wants a model that we are pulling has, or will have, chunks of it too.
         download = self.downloads.get(model_id)
+        self.on_interest(link, model_id)
         others = self._followers(model_id, link)
         if others:
             link.tell_peers(model_id, others)
@@ -326,6 +329,11 @@ class Swarm:
                 link.tell_have(model_id, fresh)
         if telling.waiting:
             self._tell_later(model_id, telling)
+
+    def tell_lost(self, model_id: ModelId, bits: int) -> None:
+        """Some of what we held of this model is here no more: tell everybody who follows it."""
+        for link in self._interested(model_id):
+            link.tell_lost(model_id, bits)
 
     async def tell_state(self, model_id: ModelId) -> None:
         """What we hold of this model has changed otherwise than by growing: tell everybody who follows it."""

@@ -68,6 +68,13 @@ class Have(Message, frozen=True, tag=5):
     chunks: Annotated[list[ChunkIndex], Meta(min_length=1, max_length=HAVES_PER_MESSAGE_MAX)]
 
 
+class Lost(Message, frozen=True, tag=17):
+    """The sender held these chunks and no longer does: a cache has let go of them."""
+
+    model: Hash
+    chunks: Annotated[list[ChunkIndex], Meta(min_length=1, max_length=HAVES_PER_MESSAGE_MAX)]
+
+
 class RequestChunk(Message, frozen=True, tag=6):
     """Send the chunk with this hash and length (bulk, under `request`); `model` and `index` say where it may be found.
 
@@ -159,6 +166,7 @@ AnyMessage = (
     | HaveMapOf
     | Unknown
     | Have
+    | Lost
     | RequestChunk
     | RequestObject
     | Cancel

@@ -33,7 +33,7 @@ from p2pmodel.model import (
 )
 from p2pmodel.model.paths import PortablePath
 from p2pmodel.net import BulkSource
-from p2pmodel.store import CacheLimits, Reuse, Store, StoredModel
+from p2pmodel.store import CacheLimits, CacheUse, Reuse, Store, StoredModel
 
 
 def condensed_layout(size_bytes: int, *, seed: int = 0, chunk_bytes: int = CHUNK_BYTES) -> Layout:
@@ -281,10 +281,14 @@ class CondensedStore:
     def watch_cache(
         self,
         limits: CacheLimits,
-        on_released: Callable[[ModelId], None],
+        on_released: Callable[[ModelId, int], None],
         known_elsewhere: Callable[[ModelId], int],
     ) -> None:
         """Nothing is ever let go of."""
+
+    def cache_use(self) -> CacheUse:
+        """No byte is on a disk."""
+        return CacheUse(0, 0, CacheLimits())
 
     def check_files(self) -> list[StoredModel]:
         """There are no files that could change."""

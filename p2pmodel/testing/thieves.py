@@ -78,6 +78,9 @@ class Thief:
         known += [index for index in held if index not in known]
         self._ask(link)
 
+    def link_lost(self, link: Link, bits: int) -> None:
+        pass
+
     def link_unknown(self, link: Link) -> None:
         pass
 

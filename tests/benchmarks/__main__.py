@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from tests.benchmarks import background, links, transfer
 from tests.benchmarks.background import Background
+from tests.benchmarks.cache.sweep import Sweep
 from tests.benchmarks.contenders.contender import SHAPES
 from tests.benchmarks.hostile.drippers import Drippers
 from tests.benchmarks.hostile.flood import Flood
@@ -31,6 +32,8 @@ from tests.benchmarks.publish import Publish
 from tests.benchmarks.report import Line
 from tests.benchmarks.transfer import Transfer
 
+CACHE_REPEAT_MAX = 3
+"""Traces of `cache`: they differ by a percentage point, and each takes minutes."""
 LINKS_REPEAT_MAX = 3
 """Of each contender on each link: there are many links, and they differ less from sample to sample."""
 
@@ -96,6 +99,10 @@ def _messages(_: argparse.Namespace) -> Messages:
     return Messages(_say)
 
 
+def _cache(args: argparse.Namespace) -> Sweep:
+    return Sweep(min(args.repeat, CACHE_REPEAT_MAX), _say, args.plot)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "transfer": _transfer,
     "links": _links,
@@ -106,6 +113,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "flood": _flood,
     "messages": _messages,
     "drippers": _drippers,
+    "cache": _cache,
 }
 _UNITS = {"": 1, "B": 1, "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -135,6 +143,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, metavar="N", help="samples of each contender (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample to this file")
     names = list(dict.fromkeys(one.name for one in [*transfer.contenders(), *links.contenders()]))
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="of `cache`: draw its figure, PNG or SVG")
     parser.add_argument("--only", action="append", default=[], choices=names, help="leave out the others; repeatable")
     parser.add_argument(
         "--shape",

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks import network
+from tests.benchmarks.cache.sweep import Sweep
+from tests.benchmarks.cache.trace import make_trace
 from tests.benchmarks.hostile.flood import Flood
 from tests.benchmarks.index import Index
 
@@ -55,6 +57,19 @@ def test_a_daemon_with_a_filled_index_serves_and_is_measured(tmp_path: Path) -> 
     assert sample.keys >= 4_000
     assert 0 < sample.ready_s < sample.served_s
     assert [line.id for line in index.lines()] == ["P5", "P5"]
+
+
+@pytest.mark.slow
+def test_cache_policies_are_run_over_one_trace_and_drawn(tmp_path: Path) -> None:
+    said: list[str] = []
+    sweep = Sweep(1, said.append, tmp_path / "cache.svg", accesses=12_000, parts=(0.02, 0.2))
+    sweep.run(tmp_path)
+    small, large = sweep.hits("LRU")
+    assert 0 < small < large < 1 and len(said) == 2
+    assert {run.policy for run in sweep.runs} == {"S3-FIFO", "W-TinyLFU", "ARC", "LRU", "S3-FIFO, rare chunks spared"}
+    assert len(sweep.tables()) == 7
+    assert (tmp_path / "cache.svg").read_text().count("<path") > 20
+    assert make_trace(2_000, 5) == make_trace(2_000, 5) != make_trace(2_000, 6)
 
 
 needs_namespaces = pytest.mark.skipif(bool(network.missing()), reason=network.missing() or "nothing is missing")

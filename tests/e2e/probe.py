@@ -56,6 +56,10 @@ class Probe:
         self.held[link] = held
         self.changed.set()
 
+    def link_lost(self, link: Link, bits: int) -> None:
+        self.held[link] = HaveMap(self.held[link].count, self.held[link].bits & ~bits)
+        self.changed.set()
+
     def link_unknown(self, link: Link) -> None:
         pass
 

@@ -129,6 +129,7 @@ def peer_seeds() -> dict[str, dict[str, bytes]]:
         "have-map": wire.HaveMapOf(model, 12, b"\xff\x0f"),
         "unknown": wire.Unknown(model),
         "have": wire.Have(model, [3, 11]),
+        "lost": wire.Lost(model, [3, 11]),
         "request-chunk": wire.RequestChunk(7, model, digest, 1000),
         "request-object": wire.RequestObject(8, digest),
         "cancel": wire.Cancel(7),
@@ -151,6 +152,7 @@ def peer_seeds() -> dict[str, dict[str, bytes]]:
         "everything": pack_conversation(*said.values()),
         "answered": pack_conversation(said["have-map"]) + answer * 2,
         "rejected": pack_conversation(said["have-map"], said["reject"], said["reject"], said["unknown"], said["have"]),
+        "lost": pack_conversation(said["have-map"], said["lost"], said["have"], said["lost"]),
         "again": pack_conversation(
             *[said["subscribe"], said["unsubscribe"]] * 3, said["request-chunk"], said["cancel"]
         ),

@@ -195,6 +195,12 @@ class _Deaf:
     def send(self, message: bytes) -> None:
         wire.decode(message)
 
+    def expect(self, size_bytes: int) -> None:
+        """Nothing will come."""
+
+    def yield_line(self, *, sending: bool, receiving: bool) -> None:
+        """There is no line."""
+
     async def send_bulk(self, request_id: int, source: Any) -> bool:
         source.release()
         return False

@@ -17,6 +17,7 @@ from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Digest, Layout, ModelId, SecretKey, Statement, sign_statement
 from p2pmodel.store import Store
 from p2pmodel.testing.disk import SimDisk
+from p2pmodel.testing.disk_pages import PAGE_BYTES
 from p2pmodel.testing.disk_states import crash_states
 
 DATA, PUBLISHED = Path("/data"), Path("/published")
@@ -34,6 +35,7 @@ _CHANGING = frozenset(
         "open",
         "write",
         "allocate",
+        "punch",
         "sync",
         "sync_directory",
         "rename",
@@ -60,6 +62,7 @@ class Must:
     statement: bool = False
     rotten: bool = False
     """A proven byte has gone bad, and nobody has hashed it yet."""
+    pinned: bool = False
     gone: bool = False
     """The fetched model was removed, and nothing of it may be left."""
 
@@ -86,6 +89,10 @@ class Stage:
 
     def here(self) -> bool:
         return self.store.model(self.layout.model_id) is not None
+
+    def named(self) -> bool:
+        """Whether a file of the fetched model has its final name."""
+        return any(self.disk.status(OUT / path) is not None for path in FETCHED)
 
     def fetch(self, *, chunks: int | None = None, claim: bool = True, finish: bool = True) -> int:
         """Returns how many bytes had to be brought."""
@@ -198,9 +205,60 @@ def repair(stage: Stage) -> None:
 
 @operation
 def remove(stage: Stage) -> None:
-    stage.now(proven=0)
-    stage.store.remove(stage.layout.model_id)
+    stage.now(proven=0, pinned=False)
+    stage.store.remove(stage.layout.model_id, pinned=True)
     stage.now(gone=True)
+
+
+@operation
+def pin(stage: Stage) -> None:
+    if stage.here():
+        stage.store.pin(stage.layout.model_id)
+        stage.now(pinned=True)
+
+
+@operation
+def unpin(stage: Stage) -> None:
+    stage.now(pinned=False)
+    stage.store.unpin(stage.layout.model_id)
+
+
+@operation
+def empty_cache(stage: Stage) -> None:
+    """All that is not pinned is let go of, as one where it has final names, by chunks where not."""
+    if not stage.must.pinned:
+        stage.now(proven=0)
+    stage.store.cache.collect(keep_bytes=0)
+    stage.now(gone=not stage.must.pinned)
+
+
+@operation
+def keep_chunks(stage: Stage) -> None:
+    """As a cache that nobody reads by name: no reserved space, no final names."""
+    if stage.named():
+        return
+    stage.now(gone=False)
+    intake = stage.store.open_intake(stage.layout, range(len(stage.layout.files)), OUT, sparse=True)
+    intake.adopt()
+    for index in intake.missing:
+        data = FETCHED[stage.layout.files[stage.layout[index].file_index].path.text]
+        intake.write(index, memoryview(bytearray(data)))
+    held = intake.have.bits
+    intake.close()
+    stage.now(proven=held)
+
+
+@operation
+def let_a_chunk_go(stage: Stage) -> None:
+    """What has no final names loses the first chunk of two, and the page that it took."""
+    if stage.named() or stage.must.pinned:
+        return
+    held = stage.store.have_map(stage.layout.model_id)
+    if held is not None and held.held == 2:
+        stage.now(proven=stage.must.proven & 2)
+        stage.store.cache.known_elsewhere = lambda model_id: 1
+        (gone,) = stage.store.cache.collect(keep_bytes=PAGE_BYTES)
+        assert gone.chunks == 1 and not gone.whole and gone.bytes_freed == PAGE_BYTES
 
 
 @operation
@@ -338,6 +396,9 @@ def recover(disk: SimDisk, must: Must, *, remembers: bool = False) -> None:
         assert have is not None and have.whole, "what was published is served after a power cut"
         assert store.verify(OWNED_ID) == []
     store.prove()
+    assert store.cache.use().used_bytes == taken(disk), "all that lies in the cache is counted, and nothing else"
+    if must.pinned:
+        assert store.model(MODEL.model_id).pinned
     if must.rotten and stage.here():
         store.verify(MODEL.model_id)
         must = replace(must, rotten=False)
@@ -354,7 +415,7 @@ def recover(disk: SimDisk, must: Must, *, remembers: bool = False) -> None:
         store.verify(OWNED_ID)
     check_haves(store, replace(must, touched=False))
     store.publish(PUBLISHED)
-    store.remove(MODEL.model_id)
+    store.remove(MODEL.model_id, pinned=True)
     assert set(disk.tree(DATA)) == {"store.sqlite3"}, f"nothing is left over: {disk.tree(DATA).keys()}"
     stage.close()
 
@@ -374,6 +435,12 @@ def check_haves(store: Store, must: Must) -> None:
             source.release()
             right = Digest.of(buffer) == layout[index].digest
             assert right or (must.touched if others else must.rotten), f"chunk {index} of {model.path} is another"
+
+
+def taken(disk: SimDisk) -> int:
+    """What all files below `models/` take."""
+    found = (disk.status(OUT.parent / path) for path in disk.tree(OUT.parent))
+    return sum(status.allocated_bytes for status in found if status is not None)
 
 
 def lying(disk: SimDisk) -> int:

@@ -61,14 +61,14 @@ def test_room_is_made_by_letting_go_of_what_was_not_used(shelf, tmp_path):
     shelf.fetch(own, tmp_path / "out")
     used, unused, new = (shelf.model(name) for name in ("used", "unused", "new"))
     released = []
-    shelf.store.cache.on_released = released.append
+    shelf.store.cache.on_released = lambda model_id, bits: released.append((model_id, bits))
     for layout in (used, unused):
         shelf.fetch(layout)
     for _ in range(2):
         assert all(shelf.moves.read_chunk(shelf.store, chunk.digest) for chunk in used)
     shelf.fetch(new)
     assert shelf.held() == {own.model_id, used.model_id, new.model_id}
-    assert released == [unused.model_id]
+    assert released == [(unused.model_id, 0b11)]
     assert not shelf.home(unused).exists() and shelf.store.chunk(unused[0].digest) is None
     assert shelf.store.layout(unused.model_id) is None
     assert shelf.store.cache.use().used_bytes <= 2 * SIZE + CHUNK_BYTES
@@ -101,6 +101,17 @@ def test_a_pin_outlives_a_restart(shelf):
     shelf.store = shelf.shop.store()
     assert shelf.store.model(layout.model_id).pinned
     assert shelf.store.cache.collect(keep_bytes=0) == []
+
+
+def test_what_was_asked_for_again_stays_longer_than_what_was_not_also_in_the_next_run(shelf):
+    layouts = [shelf.model(name) for name in "abc"]
+    for layout in layouts:
+        shelf.fetch(layout)
+    shelf.fetch(layouts[0])
+    shelf.store.close()
+    shelf.store = shelf.shop.store()
+    gone = [one.model_id for one in shelf.store.cache.collect(keep_bytes=SIZE)]
+    assert gone == [layouts[1].model_id, layouts[2].model_id]
 
 
 @pytest.mark.simulated_disk

@@ -110,6 +110,52 @@ async def test_growth_is_told_to_those_who_follow_and_a_have_map_comes_before_ad
     assert hostile.of(wire.Have)[0].chunks == [1, 2]
 
 
+async def test_what_is_lost_is_told_to_those_who_follow_and_heard_by_them(town) -> None:
+    peer = await town.peer(1, 0b1111)
+    hostile = await town.hostile_to(peer)
+    hostile.say(wire.Subscribe(town.model.id.raw))
+    await hostile.until(lambda: hostile.of(wire.HaveMapOf))
+    peer.shelf.bits = 0b1001
+    peer.swarm.tell_lost(town.model.id, 0b0110)
+    await hostile.until(lambda: hostile.of(wire.Lost))
+    assert hostile.of(wire.Lost)[0].chunks == [1, 2]
+
+
+async def test_a_chunk_that_a_peer_has_lost_is_not_asked_of_it(town) -> None:
+    follower = Heard()
+    peer = await town.peer(1)
+    hostile = await town.hostile_to(peer)
+    [link] = peer.swarm.links.values()
+    link.follow(town.model.id, follower)
+    raw = town.model.id.raw
+    hostile.say(wire.Lost(raw, [1]), wire.HaveMapOf(raw, 40, HaveMap(40, 0b111).encode()), wire.Lost(raw, [0, 2, 30]))
+    hostile.say(wire.Lost(model_id(5), [1]), wire.Lost(raw, [2]))
+    await answered(hostile)
+    assert follower.lost == [0b101] and link.held[town.model.id].bits == 0b10
+    hostile.say(wire.Lost(raw, [41]))
+    await hostile.until(lambda: hostile.reason is not None)
+
+
+class Heard:
+    """A follower that only listens."""
+
+    background = None
+
+    def __init__(self) -> None:
+        self.lost: list[int] = []
+
+    def link_lost(self, link, bits) -> None:
+        self.lost.append(bits)
+
+    def link_has(self, link, held, new=0) -> None:
+        pass
+
+    link_peers = link_closed = link_has
+
+    def link_unknown(self, link) -> None:
+        pass
+
+
 async def test_growth_while_the_have_map_is_read_is_never_lost(town) -> None:
     """The map is read in a thread; what is added meanwhile must be in this answer or in one that follows."""
     peer = await town.peer(1, 0b1)

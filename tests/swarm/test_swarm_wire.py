@@ -34,6 +34,7 @@ MESSAGES = st.one_of(
     st.builds(wire.HaveMapOf, HASH, st.integers(0, CHUNKS_PER_MODEL_MAX), st.binary(max_size=100)),
     st.builds(wire.Unknown, HASH),
     st.builds(wire.Have, HASH, st.lists(st.integers(0, CHUNKS_PER_MODEL_MAX - 1), min_size=1, max_size=20)),
+    st.builds(wire.Lost, HASH, st.lists(st.integers(0, CHUNKS_PER_MODEL_MAX - 1), min_size=1, max_size=20)),
     st.builds(wire.RequestChunk, REQUEST, HASH, HASH, st.integers(1, OBJECT_BYTES_MAX)),
     st.builds(wire.RequestObject, REQUEST, HASH),
     st.builds(wire.Cancel, REQUEST),
@@ -63,7 +64,7 @@ def test_every_message_decodes_to_itself(message) -> None:
 
 def test_every_kind_of_message_is_in_the_round_trip() -> None:
     tried = {message.__struct_config__.tag for message in wire.AnyMessage.__args__}
-    assert tried == set(range(1, 17)), "a new kind of message needs a line in MESSAGES"
+    assert tried == set(range(1, 18)), "a new kind of message needs a line in MESSAGES"
 
 
 @given(MESSAGES, st.lists(st.one_of(st.integers(-9, 9), st.binary(max_size=9), st.none()), min_size=1, max_size=4))

@@ -339,6 +339,9 @@ def scripts(layout: Layout) -> dict[str, Make]:
         "HaveMapOf (not followed)": foreign_map,
         "Have": haves,
         "Have (one chunk)": one_have,
+        "Lost": lambda number, part: wire.encode(
+            wire.Lost(model, [dice.randrange(chunks) for _ in range(some(part, HAVES_PER_MESSAGE_MAX))])
+        ),
         "Peers": peers,
         "RequestChunk": lambda number, part: wire.encode(
             wire.RequestChunk(number, model, content("chunk", number), 1 << 20)
