@@ -45,7 +45,8 @@ _NAME = "p2pmodel"
 
 
 def contenders() -> list[Contender]:
-    return [Yardstick("tcp", connections=1), Libtorrent("libtorrent", 1), Ours(_NAME, encryption=True)]
+    four = Yardstick("tcp-4", connections=4)
+    return [Yardstick("tcp", connections=1), four, Libtorrent("libtorrent", 1), Ours(_NAME, encryption=True)]
 
 
 @dataclass(slots=True)
