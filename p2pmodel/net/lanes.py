@@ -16,8 +16,9 @@ _LOOK_S = 0.25
 _LONG_PATH_S = 0.010
 _BYTES_PER_LANE = MIB
 """Under way on each connection before another is worth its handshake."""
-_MUCH_BYTES = 8 * MIB
-"""So much to come is worth the handshakes of all lanes before anything is known of the path but its length."""
+_MUCH_BYTES = 32 * MIB
+"""So much to come is worth the handshakes of all lanes before anything is known of the path but its length. With less,
+the last chunks come over lanes that have only just begun (measured: 16 MiB at 80 ms, 1.2 s over one, 1.4 over four)."""
 
 
 class LanePlan:

@@ -117,6 +117,8 @@ class Channel(Protocol):
     outgoing: bool
     hello: Hello
     encrypted: bool
+    on_wider: Callable[[], None]
+    """Called when more answers are worth giving than before."""
 
     @property
     def answers_ahead(self) -> int:
@@ -142,8 +144,11 @@ class Channel(Protocol):
         `source` raised; then the channel is closed, because half an answer cannot be taken back.
         """
 
-    def expect(self, size_bytes: int) -> None:
-        """About so much will be asked for over this channel, from now on: room for it can be made in time."""
+    def expect(self, size_bytes: int) -> int:
+        """About so much will be asked for over this channel, from now on: room for it can be made in time.
+
+        Returns over how many connections it will come.
+        """
 
     def yield_line(self, *, sending: bool, receiving: bool) -> None:
         """From now on let what is sent, or what is received, take only what others leave of the line."""

@@ -50,6 +50,7 @@ class TcpChannel:
         self.on_narrow: Callable[[int], None] = lambda lanes: None
         """Called with how many lanes there should be; whoever can open more gives each to `attach`."""
         self.on_closed: Callable[[], None] = lambda: None
+        self.on_wider: Callable[[], None] = lambda: None
         self._shared = shared
         self._loop = asyncio.get_running_loop()
         self._handler: ChannelHandler | None = None
@@ -105,6 +106,7 @@ class TcpChannel:
         lane = self._add_lane(sock, session)
         if self._handler is not None:
             self._start(lane)
+        self.on_wider()
         return True
 
     def send(self, message: bytes) -> None:
@@ -126,16 +128,18 @@ class TcpChannel:
         if self._closed is None and self._plan.due(time.monotonic()):
             self._widen()
 
-    def _widen(self) -> None:
+    def _widen(self) -> int:
         moved = self.bytes_received + self.bytes_sent
         wanted = self._plan.lanes(time.monotonic(), moved, TcpInfo.of(self._lanes[0].socket.sock).rtt_s)
         if wanted > len(self._lanes):
             self.on_narrow(wanted)
+        return max(wanted, len(self._lanes))
 
-    def expect(self, size_bytes: int) -> None:
-        if self._closed is None:
-            self._plan.expect(size_bytes)
-            self._widen()
+    def expect(self, size_bytes: int) -> int:
+        if self._closed is not None:
+            return len(self._lanes)
+        self._plan.expect(size_bytes)
+        return self._widen()
 
     def yield_line(self, *, sending: bool, receiving: bool) -> None:
         if self._closed is None:
@@ -151,7 +155,7 @@ class TcpChannel:
             lane.sender.end()
             lane.socket.close()
         self.on_closed()
-        self.on_closed, self.on_narrow = lambda: None, lambda lanes: None
+        self.on_closed, self.on_narrow, self.on_wider = lambda: None, lambda lanes: None, lambda: None
         if self._handler is None:
             self._forget_lanes()
         self.receiver_idle()

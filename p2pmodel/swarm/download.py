@@ -218,11 +218,12 @@ class Download:
         encrypted, scope = link.channel.encrypted, link.channel.address.scope
         self.account.joined(link.peer, address, encrypted=encrypted, scope=scope, now=self._clock.monotonic())
         self._came_in[link.peer] = link.channel.bytes_received
-        self._schedule.peer_joined(link.peer, scope)
-        self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
+        lanes = 1
         if len(self.links) <= _WIDE_LINKS and not self.background:
             missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
-            link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
+            lanes = link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
+        self._schedule.peer_joined(link.peer, scope, lanes)
+        self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:

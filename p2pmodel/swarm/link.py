@@ -81,6 +81,7 @@ class Link:
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
         self._queue = UploadQueue(uploads, channel, self, self._answer_statements, self._spawn)
+        channel.on_wider = self._queue.widened
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
 

@@ -22,6 +22,7 @@ from p2pmodel.limits import (
     QUEUES_MAX,
     RANDOM_FIRST_CHUNKS,
     REFUSALS_IN_A_ROW_MAX,
+    REQUEST_WINDOW_CHUNKS_START,
     REQUESTS_BEGUN,
 )
 from p2pmodel.model.have_map import iter_bits
@@ -136,9 +137,12 @@ class Schedule(Generic[K]):
 
     # --- peers come, tell and go ---------------------------------------------------------------------------------
 
-    def peer_joined(self, peer: K, nearness: int = 0) -> None:
-        """`nearness` as `Address.scope`: 2 on this machine, 1 in a private network, 0 on the internet."""
-        self._sources.setdefault(peer, Source(nearness))
+    def peer_joined(self, peer: K, nearness: int = 0, lanes: int = 1) -> None:
+        """`nearness` as `Address.scope`: 2 on this machine, 1 in a private network, 0 on the internet.
+
+        `lanes`: connections to it, each of which begins slowly and wants chunks of its own from the start.
+        """
+        self._sources.setdefault(peer, Source(nearness, window=REQUEST_WINDOW_CHUNKS_START * lanes))
 
     def peer_has(self, peer: K, bits: int) -> bool:
         """The peer holds these chunks too. Whether nobody is asked for one of them, so that it can be."""

@@ -113,14 +113,21 @@ class UploadQueue:
             raise ProtocolError("a request id that is already in use")
         if isinstance(request, wire.RequestChunk):
             self._chunks[request.request] = request
-            if self._sending_chunks < self._channel.answers_ahead:
-                self._sending_chunks += 1
-                self._spawn(self._send_chunks)
+            self._send_more(1)
         else:
             self._small[request.request] = request
             if not self._sending_small:
                 self._sending_small = True
                 self._spawn(self._send_small)
+
+    def widened(self) -> None:
+        """More may leave at a time than when these requests came."""
+        self._send_more(len(self._chunks))
+
+    def _send_more(self, requests: int) -> None:
+        for _ in range(min(requests, self._channel.answers_ahead - self._sending_chunks)):
+            self._sending_chunks += 1
+            self._spawn(self._send_chunks)
 
     @property
     def waiting(self) -> bool:

@@ -53,6 +53,7 @@ class SimChannel:
         self.outgoing = outgoing
         self.hello = hello
         self.encrypted = encrypted
+        self.on_wider: Callable[[], None] = lambda: None
         self.bytes_received = 0
         self.bytes_sent = 0
         self.host = host
@@ -91,8 +92,9 @@ class SimChannel:
     def started(self) -> bool:
         return self._handler is not None
 
-    def expect(self, size_bytes: int) -> None:
+    def expect(self, size_bytes: int) -> int:
         """A simulated line is as wide as it is."""
+        return 1
 
     def yield_line(self, *, sending: bool, receiving: bool) -> None:
         """A simulated line has no queue to be told by."""

@@ -44,7 +44,7 @@ def test_only_what_moved_since_the_last_look_counts() -> None:
 
 def test_a_long_path_over_which_much_is_to_come_gets_all_lanes_before_anything_has() -> None:
     plan = LanePlan(0.0, 5 * MIB)
-    plan.expect(9 * MIB)
+    plan.expect(33 * MIB)
     assert plan.lanes(0.1, 5 * MIB, 0.001) == 1
     assert plan.lanes(0.1, 5 * MIB, 0.02) == LANES_PER_CHANNEL_MAX
     # The rest is not worth it.
@@ -100,12 +100,14 @@ async def test_who_opened_the_channel_adds_lanes_and_answers_arrive_whole_over_a
 
 @pytest.mark.usefixtures("long_path")
 async def test_who_expects_much_has_all_lanes_at_once_and_no_more_however_often_it_says_so(town) -> None:
-    pair = await town.pair()
+    pair, ahead = await town.pair(), []
+    pair.far.on_wider = lambda: ahead.append(pair.far.answers_ahead)
     for _ in range(3):
-        pair.near.expect(100 * MIB)
+        assert pair.near.expect(100 * MIB) == LANES_PER_CHANNEL_MAX
     near_network = town._networks[1]
     assert len(near_network._widening._tasks) == LANES_PER_CHANNEL_MAX - 1
     await comes_true(lambda: pair.near.lanes == pair.far.lanes == LANES_PER_CHANNEL_MAX)
+    assert ahead == sorted(set(ahead)) and len(ahead) == LANES_PER_CHANNEL_MAX - 1
     await comes_true(lambda: not near_network._widening._tasks)
     pair.far.expect(100 * MIB)
     assert not near_network._widening._tasks

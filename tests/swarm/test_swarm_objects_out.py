@@ -1,11 +1,12 @@
-"""Objects on their way out are in memory once each, and no more of them than so many bytes."""
+"""What leaves: objects are in memory once each, and no more of them than so many bytes; requests that wait go on."""
 
 from __future__ import annotations
 
 import asyncio
 
 from p2pmodel.model import Digest
-from p2pmodel.swarm.upload import ObjectsOut
+from p2pmodel.swarm import wire
+from p2pmodel.swarm.upload import ObjectsOut, UploadQueue
 
 
 class Reads:
@@ -50,3 +51,22 @@ async def test_what_is_not_here_is_not_counted() -> None:
     objects, reads = ObjectsOut(10), Reads()
     assert await objects.take(Digest.of(b"unknown"), reads) is None
     assert objects.bytes == 0
+
+
+class Narrow:
+    answers_ahead = 1
+
+
+def test_requests_that_wait_leave_when_their_connection_has_become_wider() -> None:
+    channel, running = Narrow(), []
+    queue = UploadQueue(None, channel, None, None, running.append)
+    for number in range(4):
+        queue.add(wire.RequestChunk(number, A.raw, B.raw, 1))
+    assert len(running) == 1
+    channel.answers_ahead = 3
+    queue.widened()
+    queue.widened()
+    assert len(running) == 3
+    channel.answers_ahead = 9
+    queue.widened()
+    assert len(running) <= 7

@@ -57,6 +57,15 @@ def test_a_new_peer_is_asked_for_a_first_window_of_different_chunks() -> None:
     assert len(asked) == len(set(asked)) == REQUEST_WINDOW_CHUNKS_START
 
 
+def test_a_peer_with_several_connections_is_asked_for_a_first_window_for_each_while_it_is_alone() -> None:
+    schedule = plan(100)
+    schedule.peer_joined("a", lanes=4)
+    schedule.peer_has("a", everything(100))
+    assert len(ask(schedule, "a")) == 4 * REQUEST_WINDOW_CHUNKS_START
+    join(schedule, b=everything(100))
+    assert len(ask(schedule, "b")) == REQUEST_WINDOW_CHUNKS_START // 2
+
+
 def test_nobody_is_asked_for_what_he_does_not_hold_or_we_have() -> None:
     schedule = plan(8, have=0b1111_0000)
     join(schedule, a=0b0011_0011)
