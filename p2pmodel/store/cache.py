@@ -210,14 +210,25 @@ class Cache:
 
     def _lacking(self, copy: Copy, needed_bytes: int, free_bytes: int) -> int:
         """How much has to go before so much more fits."""
-        lacking = needed_bytes + self.limits.free_floor_bytes - free_bytes
+        lacking = needed_bytes + self._floor_bytes(copy) - free_bytes
         if self.limits.quota_bytes is not None and self.content(copy) == "cached":
             lacking = max(lacking, self._used_bytes() + needed_bytes - self.limits.quota_bytes)
         return lacking
 
+    def _on_our_disk(self, copy: Copy) -> bool:
+        """Whether it lies where cached models lie, so that letting go of those makes room for it."""
+        here, there = self._files.status(self.directory.parent), self._files.status(copy.root)
+        return here is None or there is None or here.identity.device == there.identity.device
+
+    def _floor_bytes(self, copy: Copy) -> int:
+        """What has to stay free; another disk than ours is the user's to fill, and may be a small one."""
+        return self.limits.free_floor_bytes if self._on_our_disk(copy) else 0
+
     def _check_enough(self, copy: Copy, over: int, needed_bytes: int, free_bytes: int) -> None:
         with self._lock:
             releasable = sum(self._policy.size(key) for key in self._policy if self._may_go(key))
+        if not self._on_our_disk(copy):
+            releasable = 0
         quota = self.limits.quota_bytes
         if releasable >= over:
             return
@@ -228,7 +239,7 @@ class Cache:
                 f"are taken, and only {releasable} of those can be let go of ({use.pinned_bytes} are pinned); unpin "
                 "something, raise cache_quota, or fetch --to a directory of your own"
             )
-        floor = self.limits.free_floor_bytes
+        floor = self._floor_bytes(copy)
         spared = f", of which {floor} have to stay free (free_disk_floor)" if floor else ""
         helped = f"; the cache can let go of {releasable}" if releasable else ""
         raise NoSpaceError(

@@ -52,7 +52,7 @@ class Probe:
         link.follow(self.model_id, self)
         return link
 
-    def link_has(self, link: Link, held: HaveMap) -> None:
+    def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         self.held[link] = held
         self.changed.set()
 
