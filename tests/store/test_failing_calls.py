@@ -11,7 +11,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from crash_workloads import MODEL, OPERATIONS, OWNED_ID, Stage, recover, start
+from crash_workloads import DATA, MODEL, OPERATIONS, OWNED_ID, Stage, recover, start
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.testing.disk_faults import OPERATIONS as CALLS
@@ -87,6 +87,17 @@ def test_whichever_barrier_of_an_operation_fails_nothing_false_is_claimed_since_
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_whichever_call_of_an_operation_fails_the_next_one_goes_on(name):
     fail_each(name, errno.EIO, step=3)
+
+
+def test_space_that_cannot_be_reserved_for_the_last_file_is_given_back_for_the_first():
+    with start() as disk:
+        stage = Stage(disk, MODEL, OWNED_ID)
+        disk.fail_after(2, errno.ENOSPC, only={"allocate"})
+        with pytest.raises(NoSpaceError):
+            OPERATIONS["fetch"](stage)
+        assert disk.tree(DATA).keys() == {"store.sqlite3"} and not stage.here()
+        OPERATIONS["fetch"](stage)
+        stage.close()
 
 
 @pytest.mark.long
