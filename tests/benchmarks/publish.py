@@ -45,7 +45,7 @@ paths.sort(key=os.path.getsize, reverse=True)
 shares = [[] for _ in range({threads})]
 for path in paths:
     min(shares, key=lambda share: sum(map(os.path.getsize, share))).append(path)
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 threads = [threading.Thread(target=work, args=(share,)) for share in shares]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
@@ -56,13 +56,13 @@ _OURS = """
 from pathlib import Path
 from p2pmodel.store import Store
 store = Store.open(Path(scratch))
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 store.publish(Path(root))
 """
 _LIBTORRENT = f"""
 import libtorrent
 storage = libtorrent.file_storage()
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 libtorrent.add_files(storage, root)
 torrent = libtorrent.create_torrent(storage, {_PIECE_BYTES}, flags)
 libtorrent.set_piece_hashes(torrent, os.path.dirname(root))
@@ -71,7 +71,7 @@ torrent.generate()
 _MODEL_SIGNING = """
 from pathlib import Path
 from model_signing import hashing
-began = time.perf_counter()
+began, used = time.perf_counter(), time.process_time()
 hashing.Config().hash(Path(root))
 """
 WORK = {
@@ -84,13 +84,12 @@ WORK = {
 }
 _NEEDS = {"libtorrent v1": "libtorrent", "libtorrent v2": "libtorrent", "model_signing": "model_signing"}
 _FRAME = """
-import os, resource, sys, time, json
+import os, sys, time, json
 root, scratch = sys.argv[1:3]
 paths = [os.path.join(at, name) for at, _, names in os.walk(root) for name in names]
 {work}
-seconds = time.perf_counter() - began
-used = resource.getrusage(resource.RUSAGE_SELF)
-print(json.dumps({{"seconds": seconds, "cpu_s": used.ru_utime + used.ru_stime, "peak": used.ru_maxrss * 1024}}))
+seconds, cpu_s = time.perf_counter() - began, time.process_time() - used
+print(json.dumps({{"seconds": seconds, "cpu_s": cpu_s}}))
 os._exit(0)
 """
 
@@ -104,6 +103,8 @@ class Publish:
     tell: Callable[[str], None]
     rates: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     """Gigabytes a second, by shape and contender."""
+    cpu_s_per_gb: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    """What it costs: says the same on a busy machine, where rates say little."""
 
     def missing(self) -> str:
         return ""
@@ -122,7 +123,8 @@ class Publish:
                 for name in WORK:
                     if name in self._absent:
                         continue
-                    seconds = _timed(WORK[name], root, work / f"scratch-{shape[:3]}-{number}")
+                    seconds, cpu_s = _timed(WORK[name], root, work / f"scratch-{shape[:3]}-{number}")
+                    self.cpu_s_per_gb.setdefault((shape, name), []).append(cpu_s / self.size_bytes * 1e9)
                     self.rates.setdefault((shape, name), []).append(self.size_bytes / seconds / 1e9)
                     self.tell(f"{shape}, {number + 1} of {self.repeat}: {name} {seconds:.2f} s")
             for path in root.iterdir():
@@ -131,9 +133,10 @@ class Publish:
     def tables(self) -> list[str]:
         rows = []
         for name in WORK:
-            cells = [spread(self.rates.get((shape, name), []), 2) for shape in SHAPES]
-            rows.append((name, *(["not installed"] * 2 if name in self._absent else cells)))
-        return table(["contender", *(f"{shape} GB/s" for shape in SHAPES)], rows)
+            measured = [of.get((shape, name), []) for shape in SHAPES for of in (self.rates, self.cpu_s_per_gb)]
+            cells = ["not installed"] * 4 if name in self._absent else [spread(values) for values in measured]
+            rows.append((name, *cells))
+        return table(["contender", *(f"{shape} {unit}" for shape in SHAPES for unit in ("GB/s", "CPU s/GB"))], rows)
 
     def disturbance(self) -> str:
         return f"load average in the end: {os.getloadavg()[0]:.1f}"
@@ -153,6 +156,9 @@ class Publish:
     def as_json(self) -> dict[str, object]:
         return {
             "size_bytes": self.size_bytes,
+            "cpu_s_per_gb": [
+                {"shape": at[0], "contender": at[1], "cpu_s": all_} for at, all_ in self.cpu_s_per_gb.items()
+            ],
             "gb_per_s": [{"shape": key[0], "contender": key[1], "rates": rates} for key, rates in self.rates.items()],
             "not_installed": self._absent,
             "lines": [line.as_json() for line in self.lines()],
@@ -173,11 +179,13 @@ def make_model(root: Path, size_bytes: int, files: int) -> None:
         (root / f"config-{number}.json").write_text(json.dumps({"number": number}))
 
 
-def _timed(work: str, root: Path, scratch: Path) -> float:
+def _timed(work: str, root: Path, scratch: Path) -> tuple[float, float]:
+    """Seconds of the work, and CPU seconds of its process."""
     program = _FRAME.format(work=work)
     done = subprocess.run(
         [sys.executable, "-c", program, str(root), str(scratch)], capture_output=True, text=True, timeout=_TIMEOUT_S
     )
     if done.returncode:
         raise BenchmarkError(f"a contender of `publish` failed: {done.stderr[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["seconds"])
+    said = json.loads(done.stdout.splitlines()[-1])
+    return float(said["seconds"]), float(said["cpu_s"])
