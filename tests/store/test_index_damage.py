@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -41,6 +43,23 @@ def test_an_index_that_is_lost_costs_hashing_and_no_byte_of_the_network(shop, mo
     if left is not None:
         path.write_bytes(left)
     assert start_again(shop, moves, kept) == 0
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        "UPDATE models SET model_id = x'00'",
+        "UPDATE files SET state = 'nowhere'",
+        "UPDATE files SET identity = x'0102'",
+        "UPDATE copies SET model = 999",
+        "UPDATE files SET location = 7",
+    ],
+)
+def test_rows_that_make_no_sense_are_told_in_words(shop, tmp_path, kept, nonsense):
+    with closing(sqlite3.connect(tmp_path / "data" / "store.sqlite3", isolation_level=None)) as connection:
+        connection.execute(nonsense)
+    with pytest.raises(P2PModelError, match=r"is damaged .* move it away and publish or fetch again"):
+        shop.store()
 
 
 @pytest.mark.slow
