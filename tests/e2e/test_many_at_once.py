@@ -84,13 +84,14 @@ def limit_upload(node: Node, rate: int | None) -> None:
     asyncio.run(ask())
 
 
-def until_attached(home: Path, callers: int) -> None:
-    """Until the owner of `home` is fetching for so many."""
+def until_attached(home: Path, processes: list[subprocess.Popen[str]]) -> None:
+    """Until the owner of `home` is fetching for all of them."""
     deadline = time.monotonic() + DONE_S
     while True:
         found = status(home)
-        if found is not None and sum(one.callers for one in found.transfers) >= callers:
+        if found is not None and sum(one.callers for one in found.transfers) >= len(processes):
             return
+        assert all(process.poll() is None for process in processes), "it was over before all had come"
         assert time.monotonic() < deadline
 
 
@@ -145,14 +146,14 @@ def test_when_the_command_that_owns_the_peer_ends_another_takes_over_and_nothing
 ) -> None:
     source, model_id = model
     assert net.entry is not None
-    limit_upload(seed, MIB)
+    limit_upload(seed, MIB // 2)
     before = sent_by(seed)
     home, out = tmp_path / "home", tmp_path / "out"
     args = ("fetch", model_id, "--to", out, "--bootstrap", net.entry.listen, "--json")
     owner = net.begin(*args, on=home)
-    until_attached(home, 1)
+    until_attached(home, [owner])
     others = [net.begin(*args, on=home) for _ in range(3)]
-    until_attached(home, 4)
+    until_attached(home, [owner, *others])
     owner.send_signal(how)
     limit_upload(seed, None)
     ended = finish(owner, 30)
@@ -166,11 +167,11 @@ def test_a_caller_who_gives_up_stops_nobody_else(
     net: Network, seed: Node, model: tuple[Path, str], tmp_path: Path
 ) -> None:
     source, model_id = model
-    limit_upload(seed, MIB)
+    limit_upload(seed, MIB // 2)
     node = net.daemon("patient")
     before = sent_by(seed)
     callers = [net.begin("fetch", model_id, "--to", tmp_path / "out", "--json", on=node) for _ in range(3)]
-    until_attached(node.data_dir, 3)
+    until_attached(node.data_dir, callers)
     limit_upload(seed, None)
     callers[0].send_signal(signal.SIGINT)
     assert finish(callers[0], 30).code == 130
