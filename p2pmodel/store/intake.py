@@ -294,11 +294,14 @@ class Intake:
         return [file for file in kept if file is not None and file.state is FileState.PARTIAL]
 
     def _placed(self, kept: KeptFile) -> KeptFile:
+        path = self.layout.files[kept.index].path
         with self._partial(kept.index) as file:
+            if self._destination.status(path) is not None:
+                file.sync()  # what it replaces is gone with the rename, so here the name waits for the disk
             identity = file.status().identity
         if not identity.same_place(kept.identity):
             raise P2PModelError(f"the partial file {str(kept.location)!r} was replaced by something else")
-        location = self._destination.final(self.layout.files[kept.index].path)
+        location = self._destination.final(path)
         return replace(kept, state=FileState.PLACED, identity=identity, location=location)
 
     def _check_final_names(self, placed: list[KeptFile]) -> None:

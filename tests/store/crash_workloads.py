@@ -94,10 +94,12 @@ class Stage:
         """Whether a file of the fetched model has its final name."""
         return any(self.disk.status(OUT / path) is not None for path in FETCHED)
 
-    def fetch(self, *, chunks: int | None = None, claim: bool = True, finish: bool = True) -> int:
+    def fetch(
+        self, *, chunks: int | None = None, claim: bool = True, finish: bool = True, overwrite: bool = False
+    ) -> int:
         """Returns how many bytes had to be brought."""
         self.now(gone=False)
-        intake = self.store.open_intake(self.layout, range(len(self.layout.files)), OUT)
+        intake = self.store.open_intake(self.layout, range(len(self.layout.files)), OUT, overwrite=overwrite)
         try:
             intake.adopt()
             brought = 0

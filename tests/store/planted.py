@@ -51,6 +51,9 @@ BUGS = [
         "            placed = [self._placed(kept) for kept in self._partial_files()]\n"
         "            for file in placed:\n                self._place(file)\n            placed = []\n",
         (STATES, "fetch")),
+    Bug("a file is replaced before the new one is durable", "intake",
+        "                file.sync()  # what it replaces", "                pass  # what it replaces",
+        (STATES, "replaced")),
     Bug("a placed file counts as proven", "intake",
         "replace(kept, state=FileState.PLACED,", "replace(kept, state=FileState.PROVEN,", (STATES, "fetch")),
     Bug("what a failed barrier should have proven still counts", "intake",

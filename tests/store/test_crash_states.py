@@ -7,7 +7,7 @@ three, and all crashes of the recovery itself. `docs/store.md` tells how states 
 from __future__ import annotations
 
 import pytest
-from crash_workloads import MODEL, OPERATIONS, OWNED_ID, Search, Stage, recover, start, workloads
+from crash_workloads import FETCHED, MODEL, OPERATIONS, OUT, OWNED_ID, Search, Stage, recover, start, workloads
 
 from p2pmodel.testing.disk_states import crash_states
 
@@ -31,6 +31,29 @@ def test_every_crash_of_one_operation_is_recovered_from(search, name):
 def test_every_crash_of_an_operation_after_another_is_recovered_from(search, name):
     for first in OPERATIONS:
         search.run((first, name))
+
+
+def test_a_file_that_is_replaced_is_the_old_one_or_the_new_one_after_every_crash():
+    """What a user allowed to be replaced is not lost before there is something in its place."""
+    with start() as disk:
+        old = b"what was here before" * 200
+        disk.write_file(OUT / "a", old)
+        disk.sync_all()
+        stage = Stage(disk, MODEL, OWNED_ID)
+        seen = {}
+
+        def look(operation, path):
+            for state in crash_states(disk):
+                if state.key not in seen:
+                    with state.disk() as left:
+                        seen[state.key] = left.tree(OUT).get("a")
+
+        disk.on_call = look
+        stage.fetch(overwrite=True, claim=False)  # no barrier but those that giving names has of itself
+        look("", OUT)
+        disk.on_call = None
+        stage.close()
+    assert set(seen.values()) == {old, FETCHED["a"]}
 
 
 @pytest.mark.parametrize("name", ["fetch", "fetch_killed_at_the_end", "remove"])
