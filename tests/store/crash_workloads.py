@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -241,12 +242,12 @@ def keep_chunks(stage: Stage) -> None:
         return
     stage.now(gone=False)
     intake = stage.store.open_intake(stage.layout, range(len(stage.layout.files)), OUT, sparse=True)
-    intake.adopt()
-    for index in intake.missing:
-        data = FETCHED[stage.layout.files[stage.layout[index].file_index].path.text]
-        intake.write(index, memoryview(bytearray(data)))
-    held = intake.have.bits
-    intake.close()
+    with closing(intake):
+        intake.adopt()
+        for index in intake.missing:
+            data = FETCHED[stage.layout.files[stage.layout[index].file_index].path.text]
+            intake.write(index, memoryview(bytearray(data)))
+        held = intake.have.bits
     stage.now(proven=held)
 
 
