@@ -1,9 +1,10 @@
 """A peer that is a cache: it joins the swarms of models that its neighbours ask it for, and keeps what fits its quota.
 
 Whoever follows a model here asks for it. The models that most ask for are pulled, a few at a time, rarest chunks first,
-into files without names and without reserved space (`Store.open_intake(sparse=True)`); what is here is served and
-announced at once, as any fetch does it. `Admission` says what is taken up and how much may be fetched for whom.
-A fetch by this peer's own user goes first: it ends the pull of the same model, and none begins while it runs.
+into files without names and without reserved space (`Store.open_intake(sparse=True)`), in the background as long as
+somebody follows, for he has the line first. What is here is served and announced at once, as any fetch does it.
+`Admission` says what is taken up and how much may be fetched for whom. A fetch by this peer's own user goes before: it
+ends the pull of the same model, and none begins while it runs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from p2pmodel.swarm import Link
 log = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
-_DESERTED_S = 30.0
-"""A pull that nobody has followed for so long ends; what has come stays."""
+_DESERTED_S = 600.0
+"""A pull that nobody has followed for so long ends; what has come stays. It yields the line to those who asked, so that
+most of it comes when the first of them has gone, and before the next asks."""
+_LOOK_AGAIN_S = 30.0
 _FULL_PART = 0.95
 """Of the quota: from here on a model has to be worth more than one that is here."""
 
@@ -84,7 +87,7 @@ class Caching:
                         break
                     self._pulls[model_id] = asyncio.get_running_loop().create_task(self._pull(model_id))
                 try:
-                    async with asyncio.timeout(_DESERTED_S):
+                    async with asyncio.timeout(_LOOK_AGAIN_S):
                         await self._news.wait()
                 except TimeoutError:
                     pass
@@ -173,6 +176,8 @@ class Caching:
                 spent = came
                 if any(layout.model_id in link.interests for link in self._rooms.swarm.links.values()):
                     wanted_at = now
+                elif fetching.background:
+                    fetching.hurry()  # those who asked have what they wanted, and the line is free for the next
                 if self._admission.allowance(layout.model_id, now) <= 0 or now - wanted_at > _DESERTED_S:
                     return
             try:

@@ -32,7 +32,7 @@ from tests.benchmarks.publish import Publish
 from tests.benchmarks.report import Line
 from tests.benchmarks.transfer import Transfer
 
-CACHE_REPEAT_MAX = 3
+CACHE_REPEAT_MAX = 2
 """Traces of `cache`: they differ by a percentage point, and each takes minutes."""
 LINKS_REPEAT_MAX = 3
 """Of each contender on each link: there are many links, and they differ less from sample to sample."""
