@@ -187,3 +187,21 @@ async def test_who_waits_for_a_model_that_comes_in_the_background_makes_it_hurry
     told.clear()
     await asyncio.gather(slow, service.fetch(FetchRequest(ref=str(model), to="/to")))
     assert told and all(not what["receiving"] for _, what in told)
+
+
+async def test_what_is_pulled_from_a_peer_yields_only_while_all_of_it_is_in_the_background(swarm, monkeypatch):
+    told = []
+    net = await swarm(peers=2, upload_bytes_per_s=MIB, seed=6)
+    monkeypatch.setattr(SimChannel, "yield_line", lambda channel, **what: told.append((channel.host, what)))
+    long, short = [await net[0].publish(net.random_model(size=size * MIB)) for size in (16, 4)]
+    service = LocalService(net[1].peer)
+    slow = asyncio.ensure_future(service.fetch(FetchRequest(ref=str(long), to="/long", background=True)))
+    await asyncio.sleep(5)
+    yields = {"sending": False, "receiving": True}
+    assert told[-1] == (net[1].host, yields)
+    quick = asyncio.ensure_future(service.fetch(FetchRequest(ref=str(short), to="/short")))
+    await asyncio.sleep(2)
+    assert not quick.done() and told[-1] == (net[1].host, {"sending": False, "receiving": False})
+    await quick
+    assert not slow.done() and told[-1] == (net[1].host, yields)
+    await slow
