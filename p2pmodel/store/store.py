@@ -8,25 +8,24 @@ be called from any thread; none needs an event loop.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError, UsageError
+from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
-from p2pmodel.store.borrowing import Borrowing
-from p2pmodel.store.cache import MODELS_NAME, Cache
+from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue, Copy, hold
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.database import Database
-from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files
 from p2pmodel.store.hashing import HashPool
 from p2pmodel.store.health import Health
 from p2pmodel.store.intake import Intake
+from p2pmodel.store.intakes import Intakes
 from p2pmodel.store.leaving import Leaving
+from p2pmodel.store.lending import Lender
 from p2pmodel.store.model_places import find_seeds
 from p2pmodel.store.objects import Objects, Statements
 from p2pmodel.store.os_files import OS_FILES
@@ -72,8 +71,6 @@ class Store:
         self._prover = Prover(self._catalogue, self._checker, self.layout)
         self.health = Health(files, database, self._catalogue)
         self.scrubber = Scrubber(files, database, self._catalogue, self.layout)
-        self._lock = threading.Lock()
-        self._intakes: dict[Intake, None] = {}
         self._pins = Pins(database)
         self._releaser = Releaser(
             files=files,
@@ -95,6 +92,18 @@ class Store:
             pins=self._pins,
         )
 
+        self._lender = Lender(self._catalogue, self._objects, self._server, self.cache)
+        self._intakes = Intakes(
+            directory,
+            files=files,
+            database=database,
+            catalogue=self._catalogue,
+            objects=self._objects,
+            server=self._server,
+            lender=self._lender,
+            releaser=self._releaser,
+            cache=self.cache,
+        )
         self._tidier = Tidier(
             self.cache.directory,
             files=files,
@@ -122,15 +131,12 @@ class Store:
 
     def close(self) -> None:
         """End every fetch that is still open and let go of all files."""
-        with self._lock:
-            intakes = list(self._intakes)
         with ExitStack() as ending:
             ending.callback(self._database.close)
             ending.callback(self._save_uses)
             ending.callback(self._pool.close)
             ending.callback(self._server.open_files.close)
-            for intake in intakes:
-                ending.callback(intake.close)
+            ending.callback(self._intakes.close)
 
     def _save_uses(self) -> None:
         with suppress(P2PModelError):  # a hint for the next run
@@ -215,52 +221,19 @@ class Store:
 
         `where` says which chunk of which model it may be: right, it saves a look into the database.
         """
-        if where is not None and (source := self._at(*where, digest)) is not None:
-            return source
-        return self._find(digest)
-
-    def _find(self, digest: Digest) -> ChunkSource | None:
-        found = (self._at(model_id, index, digest) for model_id, index in self._catalogue.places(digest))
-        return next((source for source in found if source is not None), None)
-
-    def _at(self, model_id: ModelId, index: int, digest: Digest) -> ChunkSource | None:
-        """The chunk with this hash if it is that one of the model, and here."""
-        copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits >> index & 1]
-        layout = self._objects.layout(model_id) if copies else None
-        if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
-            return None
-        for copy in copies:
-            source = self._server.open(copy, place)
-            if source is not None:
-                self.cache.served(copy, index)
-                return source
-        return None
+        return self._lender.chunk(digest, where)
 
     def models_with(self, digests: Sequence[Digest]) -> list[ModelId]:
         """Models of which chunks with these hashes are here, those with most of them first."""
-        count: Counter[ModelId] = Counter()
-        for digest in digests:
-            for model_id, index in self._catalogue.places(digest):
-                if any(copy.bits >> index & 1 for copy in self._catalogue.copies(model_id)):
-                    count[model_id] += 1
-        return [model_id for model_id, _ in count.most_common()]
+        return self._lender.models_with(digests)
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""
-        copies = self._catalogue.copies(model_id)
-        if not copies:
-            return None
-        bits = 0
-        for copy in copies:
-            bits |= copy.bits
-        return HaveMap(copies[0].count, bits)
+        return self._lender.have_map(model_id)
 
     def digests(self, model_id: ModelId) -> Iterator[Digest]:
         """The hashes of the chunks that are here, in order."""
-        layout, have = self.layout(model_id), self.have_map(model_id)
-        if layout is not None and have is not None:
-            for index in have:
-                yield layout[index].digest
+        return self._lender.digests(model_id)
 
     # --- fetching
 
@@ -283,94 +256,13 @@ class Store:
         Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
         to, or this model is being fetched into it, and `InterruptedFetchError` once `stop` is set.
         """
-        if not file_indices or not all(0 <= index < len(layout.files) for index in file_indices):
-            raise UsageError("a fetch needs at least one file of the model")
-        root = self._files.resolve(destination)
-        copy = self._held_copy(layout, root, stop or threading.Event())
-        try:
-            self._releaser.finish(copy)
-            place = Destination(self._files, root, layout.model_id)
-        except BaseException:
-            copy.busy.release()
-            raise
-        try:
-            intake = Intake(
-                layout=layout,
-                file_indices=file_indices,
-                copy=copy,
-                destination=place,
-                files=self._files,
-                database=self._database,
-                catalogue=self._catalogue,
-                borrowing=self._borrowing(place.root, link and not sparse),
-                cache=self.cache,
-                overwrite=overwrite,
-                sparse=sparse,
-                on_close=self._intake_closed,
-            )
-        except BaseException:
-            place.close()
-            copy.busy.release()
-            raise
-        with self._lock:
-            self._intakes[intake] = None
-        return intake
-
-    def _held_copy(self, layout: Layout, root: Path, stop: threading.Event) -> Copy:
-        """Waits while the copy is being checked, or let go of; a new one takes its place then."""
-        while True:
-            copy = self._copy_for(layout, root)
-            with self._lock:
-                if any(intake.copy is copy for intake in self._intakes):
-                    raise RefusedError(f"another fetch is writing to {str(root)!r}")
-            hold(copy, stop)
-            if self._catalogue.copy_at(layout.model_id, root) is copy:
-                return copy
-            copy.busy.release()
+        return self._intakes.open(
+            layout, file_indices, destination, overwrite=overwrite, sparse=sparse, link=link, stop=stop
+        )
 
     def would_reuse(self, layout: Layout, file_indices: Collection[int]) -> dict[Reuse, int]:
         """What a fetch of these files would find on this disk, as far as the index says; no file is looked at."""
-        wanted, held = layout.have_map(file_indices), self.have_map(layout.model_id)
-        own = HaveMap(len(layout), wanted.bits & held.bits if held is not None else 0)
-        elsewhere = self._borrowing(self.directory, link=False).found(
-            layout, HaveMap(len(layout), wanted.bits & ~own.bits)
-        )
-        return {"resumed": sum(layout.length(index) for index in own), "copied": elsewhere}
-
-    def _borrowing(self, destination: Path, link: bool) -> Borrowing:
-        own = self._files.resolve(self.directory) / MODELS_NAME
-
-        def may_link(copy: Copy) -> bool:
-            return link or (copy.kind == "fetched" and own in copy.root.parents and own in destination.parents)
-
-        return Borrowing(
-            files=self._files,
-            database=self._database,
-            catalogue=self._catalogue,
-            server=self._server,
-            layout_of=self._objects.layout,
-            may_link=may_link,
-        )
-
-    def _copy_for(self, layout: Layout, root: Path) -> Copy:
-        with self._catalogue.entering:
-            copy = self._catalogue.copy_at(layout.model_id, root)
-            if copy is None:
-                # Nothing is here yet: after a power cut that takes this back the fetch begins again.
-                with self._database.transaction(durable=False) as writer:
-                    self._objects.put_layout(writer, layout)
-                    copy = self._catalogue.create(writer, layout, root, "fetched")
-                self._catalogue.publish_copy(copy)
-            self._objects.remember(layout)
-            return copy
-
-    def _intake_closed(self, intake: Intake) -> None:
-        with self._lock:
-            self._intakes.pop(intake, None)
-        intake.copy.busy.release()
-        self.cache.settle(intake.copy)
-        if intake.was_whole:
-            self.cache.used(intake.copy)
+        return self._intakes.would_reuse(layout, file_indices)
 
     # --- what is here
 
@@ -440,9 +332,8 @@ class Store:
         if not copies or layout is None:
             raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk")
         copy = max(copies, key=lambda copy: copy.bits.bit_count())
-        with self._lock:
-            if any(intake.copy is copy for intake in self._intakes):
-                raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
+        if self._intakes.writes_to(copy):
+            raise RefusedError(f"the model {model_id.hex} is being fetched into {str(copy.root)!r}")
         return copy, layout
 
     def open_repair(
@@ -461,7 +352,7 @@ class Store:
                 files=self._files,
                 database=self._database,
                 catalogue=self._catalogue,
-                local_chunks=LocalChunks(self._find, lambda: True),
+                local_chunks=LocalChunks(self._lender.find, lambda: True),
                 on_close=copy.busy.release,
             )
         except BaseException:
@@ -534,9 +425,8 @@ class Store:
         Returns what became of each copy; nothing where there was none. Raises `RefusedError` while it is being fetched,
         or where it is pinned and `pinned` does not say that this is known.
         """
-        with self._lock:
-            if any(intake.layout.model_id == model_id for intake in self._intakes):
-                raise RefusedError(f"the model {model_id.hex} is being fetched")
+        if any(intake.layout.model_id == model_id for intake in self._intakes.now):
+            raise RefusedError(f"the model {model_id.hex} is being fetched")
         if model_id in self._pins and not pinned:
             raise RefusedError(f"the model {model_id.hex} is pinned; unpin it first")
         gone = []

@@ -173,7 +173,7 @@ class Workshop:
     def abandon(self, store: Store) -> None:
         """What is left of a store when its process dies: the descriptors go, and nothing else happens."""
         store._database.close()
-        for intake in store._intakes:
+        for intake in store._intakes.now:
             intake._open.close()
             intake._destination._partials.close()
             intake._destination._directory.close()

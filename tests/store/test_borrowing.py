@@ -282,7 +282,7 @@ class Fetch:
 
 def check_here(store: Store, layout, index: int) -> None:
     """The chunk is right in this very model: another one that has it too must not answer for it."""
-    source = store._at(layout.model_id, index, layout[index].digest)
+    source = store._lender._at(layout.model_id, index, layout[index].digest)
     assert source is not None, f"chunk {index} is said to be here"
     data = bytearray(source.length)
     source.read_into(memoryview(data), 0)
