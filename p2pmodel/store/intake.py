@@ -72,6 +72,8 @@ class Intake:
         self._claiming, self._recording = threading.Lock(), threading.Lock()
         self._writing = 0
         self._dirty: set[int] = set()
+        self._doubtful: set[int] = set()
+        """Placed files whose barrier has failed: a second one would hold, and prove nothing. The next run looks."""
         self._adopted = self._closed = False
 
     @property
@@ -246,7 +248,7 @@ class Intake:
         After a barrier that failed nobody knows what is on the disk, so what it should have proven is held no more.
         """
         kept = self._copy.file(file_index)
-        if kept is None or kept.state is FileState.PROVEN:
+        if kept is None or kept.state is FileState.PROVEN or file_index in self._doubtful:
             return None
         try:
             if kept.state is FileState.PARTIAL:
@@ -267,6 +269,8 @@ class Intake:
             if self._copy.file(file_index) is not kept:  # it has got its final name meanwhile
                 return self._sync(file_index)
             self._copy.drop(kept.mask & ~self._proven)
+            if kept.state is FileState.PLACED:
+                self._doubtful.add(file_index)
             raise
 
     def finish(self) -> None:

@@ -11,7 +11,7 @@ import random
 from contextlib import suppress
 
 import pytest
-from crash_workloads import DATA, MODEL, OPERATIONS, OWNED_ID, Stage, recover, start
+from crash_workloads import DATA, MODEL, OPERATIONS, OUT, OWNED_ID, Stage, recover, start
 
 from p2pmodel.errors import NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.testing.disk_faults import OPERATIONS as CALLS
@@ -56,6 +56,9 @@ def fail(before, name, at, code, only) -> bool:
             if name.startswith(("fetch_killed", "restart")):  # these end a process: what failed may be the next start
                 stage.files.crash()
                 stage.open()
+            if stage.must.rotten:
+                OPERATIONS["verify"](stage)
+                stage.now(rotten=False)
             OPERATIONS["fetch"](stage)
         with suppress(P2PModelError):
             stage.close()
@@ -87,6 +90,20 @@ def test_whichever_barrier_of_an_operation_fails_nothing_false_is_claimed_since_
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_whichever_call_of_an_operation_fails_the_next_one_goes_on(name):
     fail_each(name, errno.EIO, step=3)
+
+
+def test_a_second_barrier_does_not_prove_what_the_first_one_lost():
+    """Found by the long run: a placed file's sync fails, closing the fetch syncs it again, and that holds."""
+    for seed in range(8):
+        with start() as disk:
+            disk.rng.seed(seed)
+            stage = Stage(disk, MODEL, OWNED_ID)
+            disk.fail_after(1, errno.EIO, only={"sync"}, below=OUT / "a")
+            with pytest.raises(P2PModelError):
+                OPERATIONS["fetch_killed_at_the_end"](stage)
+            stage.close()
+            disk.cut_power()
+            recover(disk, stage.must)
 
 
 def test_space_that_cannot_be_reserved_for_the_last_file_is_given_back_for_the_first():
