@@ -430,8 +430,10 @@ def check_haves(store: Store, must: Must) -> None:
         others = model.path == PUBLISHED
         for index in store.have_map(model.model_id) or ():
             source = store.chunk(layout[index].digest, (model.model_id, index))
-            if source is None and others and store.check_files() == [] and index not in store.have_map(model.model_id):
-                continue  # its owner's last words were lost, which is seen when a file is opened
+            if source is None and others:  # its owner's last words were lost, which is seen when a file is opened
+                store.check_files()
+                if index not in store.have_map(model.model_id):
+                    continue
             assert source is not None, f"chunk {index} of {model.path} is not there"
             buffer = bytearray(source.length)
             source.read_into(memoryview(buffer), 0)
