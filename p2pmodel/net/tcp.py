@@ -60,7 +60,8 @@ class TcpChannel:
         """In and out, by lanes that are no more."""
         self._add_lane(sock, session)
         self._plan = LanePlan(time.monotonic(), 0)
-        self._yielding = Yielding(lambda: [lane.socket.sock for lane in self._lanes])
+        lanes = self._lanes
+        self._yielding = Yielding(lambda: [lane.socket.sock for lane in lanes])
 
     def _add_lane(self, sock: socket.socket, session: Session) -> _Lane:
         shared_socket = SharedSocket(sock)

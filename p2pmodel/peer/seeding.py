@@ -150,7 +150,7 @@ def _was_said(own: Sequence[SignedStatement], key: SecretKey, name: str, revisio
 
 def _names(seeds: Sequence[Seed]) -> dict[tuple[Path, str], str]:
     """What each is called: its own name, or with its organization where two different models would have the same."""
-    titles = {(seed.name, seed.title.partition("@")[0]) for seed in seeds}
+    titles = dict.fromkeys((seed.name, seed.title.partition("@")[0]) for seed in seeds)
     shared = Counter(name for name, _ in titles)
     return {(seed.root, seed.title): seed.name if shared[seed.name] == 1 else seed.qualified_name for seed in seeds}
 

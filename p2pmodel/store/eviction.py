@@ -107,10 +107,11 @@ class S3Fifo(Generic[K]):
         self, may_go: Callable[[K], bool] = lambda key: True, is_rare: Callable[[K], bool] = lambda key: False
     ) -> K | None:
         """The key to let go of next, which is forgotten here; None where none `may_go`."""
-        stuck: tuple[set[K], set[K]] = set(), set()
+        stuck_in_small: set[K] = set()
+        stuck_in_main: set[K] = set()
         while True:
-            small = self._takes_small(*stuck)
-            queue, stuck_here = (self._small, stuck[0]) if small else (self._main, stuck[1])
+            small = self._takes_small(stuck_in_small, stuck_in_main)
+            queue, stuck_here = (self._small, stuck_in_small) if small else (self._main, stuck_in_main)
             if len(stuck_here) >= len(queue):
                 return None
             key = next(iter(queue))
@@ -133,9 +134,9 @@ class S3Fifo(Generic[K]):
                 self._forget(key, remember=small)
                 return key
 
-    def _takes_small(self, stuck: set[K], stuck_in_main: set[K]) -> bool:
+    def _takes_small(self, stuck_in_small: set[K], stuck_in_main: set[K]) -> bool:
         """From which queue to take: the small one while it has more than its part. One where all is stuck is passed."""
-        if len(stuck) >= len(self._small):
+        if len(stuck_in_small) >= len(self._small):
             return False
         if len(stuck_in_main) >= len(self._main):
             return True

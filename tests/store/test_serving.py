@@ -178,27 +178,24 @@ def synthetic_layout(count: int, seed: int) -> Layout:
 
 
 START = """
-import sys, time
+import sys
 from pathlib import Path
 from p2pmodel.model import Digest
 from p2pmodel.store import Store
 
 peak = lambda: int(next(x for x in open("/proc/self/status") if x.startswith("VmHWM")).split()[1])
-before, start = peak(), time.monotonic()
+before = peak()
 store = Store.open(Path(sys.argv[1]))
 assert len(store.models()) == 4
-ready = time.monotonic() - start
-digests = sys.stdin.read().split()
-start = time.monotonic()
-for digest in digests:
+for digest in sys.stdin.read().split():
     store.chunk(Digest.from_hex(digest)).release()
-print(ready, (time.monotonic() - start) / len(digests), (peak() - before) * 1024)
+print((peak() - before) * 1024)
 """
 
 
 @pytest.mark.real_disk
 @pytest.mark.slow
-def test_a_million_chunks_are_indexed_found_and_loaded_at_little_cost(shop, tmp_path):
+def test_a_million_chunks_are_indexed_and_found_in_little_memory(shop, tmp_path):
     store = shop.store()
     layouts = [synthetic_layout(250_000, seed) for seed in range(4)]
     sparse = tmp_path / "sparse"
@@ -219,5 +216,4 @@ def test_a_million_chunks_are_indexed_found_and_loaded_at_little_cost(shop, tmp_
     chosen = [layouts[dice.randrange(4)][dice.randrange(250_000)].digest.hex for _ in range(2000)]
     command = [sys.executable, "-c", START, str(tmp_path / "data")]
     ended = subprocess.run(command, input="\n".join(chosen), capture_output=True, text=True, check=True)
-    ready_s, look_up_s, memory_bytes = map(float, ended.stdout.split())
-    assert ready_s < 5 and look_up_s < 0.001 and memory_bytes < 150 << 20, ended.stdout
+    assert int(ended.stdout) < 150 << 20
