@@ -84,7 +84,7 @@ class Verification:
         """
         try:
             async with self.peer.only_fetch(self.model_id):
-                await self._repair()
+                await self._repair(unasked=True)
         finally:
             await self.peer.announcer.update(self.model_id)
             await self.peer.swarm.tell_state(self.model_id)
@@ -102,14 +102,14 @@ class Verification:
             stop, store.verify, self.model_id, path=self.path, on_progress=tell, stop=stop
         )
 
-    async def _repair(self) -> list[Bad]:
+    async def _repair(self, *, unasked: bool = False) -> list[Bad]:
         """Put right in place what can be; the files that cannot."""
         stop = threading.Event()
         opened: list[Repair] = []
 
         def open_repair() -> Repair:
             # Kept here and not only returned: a call that is cancelled meanwhile has nobody to return it to.
-            opened.append(self.peer.store.open_repair(self.model_id, path=self.path, stop=stop))
+            opened.append(self.peer.store.open_repair(self.model_id, path=self.path, unasked=unasked, stop=stop))
             return opened[0]
 
         try:

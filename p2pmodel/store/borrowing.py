@@ -113,7 +113,9 @@ class Borrowing:
                 continue
             for copy in self._catalogue.copies(model_id):
                 kept = copy.file(file_index)
-                if kept is None or kept.state is FileState.PARTIAL or not kept.readable or not self._may_link(copy):
+                if kept is None or kept.state is FileState.PARTIAL or not kept.readable or kept.repairing:
+                    continue
+                if not self._may_link(copy):
                     continue
                 if copy.bits & kept.mask == kept.mask:
                     yield copy, kept

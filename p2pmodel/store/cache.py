@@ -188,10 +188,12 @@ class Cache:
                     self._make_room(over, self._why(copy, needed_bytes))
             yield
 
-    def _make_room(self, over: int, reason: str) -> None:
+    def _make_room(self, over: int, reason: str, enough: int = 0) -> int:
+        """Until no more than `enough` is lacking, or nothing more may go. Returns what is lacking still."""
         # A file with several names takes its space until the last of them has gone.
-        while over > 0 and (gone := self._released(self._choose(over), reason)):
+        while over > enough and (gone := self._released(self._choose(over), reason)):
             over -= sum(one.bytes_freed for one in gone)
+        return over
 
     def take(self, copy: Copy, length_bytes: int, free_bytes: Callable[[], int]) -> None:
         """For a chunk that is about to be written to a copy without reserved space. Raises `NoSpaceError`."""
@@ -202,7 +204,7 @@ class Cache:
                 wanted = max(batch, length_bytes)
                 over = self._lacking(copy, wanted, free_bytes())
                 if over > 0:
-                    over -= self._release(self._choose(over), self._why(copy, length_bytes))
+                    over = self._make_room(over, self._why(copy, length_bytes), wanted - length_bytes)
                 if over > wanted - length_bytes:
                     raise NoSpaceError(f"the cache is full of what may not go for this: {self._why(copy, wanted)}")
                 self._allowance = wanted - max(0, over)
@@ -225,10 +227,7 @@ class Cache:
         return self.limits.free_floor_bytes if self._on_our_disk(copy) else 0
 
     def _check_enough(self, copy: Copy, over: int, needed_bytes: int, free_bytes: int) -> None:
-        with self._lock:
-            releasable = sum(self._policy.size(key) for key in self._policy if self._may_go(key))
-        if not self._on_our_disk(copy):
-            releasable = 0
+        releasable = self._releasable_bytes() if self._on_our_disk(copy) else 0
         quota = self.limits.quota_bytes
         if releasable >= over:
             return
@@ -245,6 +244,14 @@ class Cache:
         raise NoSpaceError(
             f"{str(copy.root)!r} needs {needed_bytes} bytes more and has {free_bytes} free{spared}{helped}"
         )
+
+    def _releasable_bytes(self) -> int:
+        """Models that go as one are looked at anew: what they take changes as files get, and lose, other names."""
+        with self._lock:
+            may_go = [
+                (*self._units[key >> _UNIT_BITS], self._policy.size(key)) for key in self._policy if self._may_go(key)
+            ]
+        return sum(self._releaser.allocated_bytes(copy) if chunks == _WHOLE else size for copy, chunks, size in may_go)
 
     def _why(self, copy: Copy, needed_bytes: int) -> str:
         return f"{copy.model_id.hex[:12]} needs {needed_bytes} bytes"
@@ -287,32 +294,34 @@ class Cache:
     def _grouped(self, chosen: Iterable[tuple[int, int]]) -> dict[int, tuple[Copy, int, int]]:
         """By copy: the chunks that go, or `_WHOLE`, and their bytes."""
         groups: dict[int, tuple[Copy, int, int]] = {}
-        for key, size in chosen:
-            copy, chunks = self._units[key >> _UNIT_BITS]
-            _, bits, total = groups.get(copy.number, (copy, 0, 0))
-            bits = _WHOLE if chunks == _WHOLE else bits | 1 << _chunk_of(key)
-            groups[copy.number] = copy, bits, total + size
+        with self._lock:
+            for key, size in chosen:
+                copy, chunks = self._units.get(key >> _UNIT_BITS, (None, 0))
+                if copy is None:
+                    continue  # somebody else has just let go of it
+                _, bits, total = groups.get(copy.number, (copy, 0, 0))
+                bits = _WHOLE if chunks == _WHOLE else bits | 1 << _chunk_of(key)
+                groups[copy.number] = copy, bits, total + size
         return groups
 
-    def _release(self, chosen: list[tuple[int, int]], reason: str) -> int:
-        """Let go of these units; returns the bytes that this has freed."""
-        return sum(one.bytes_freed for one in self._released(chosen, reason))
-
     def _released(self, chosen: list[tuple[int, int]], reason: str) -> list[Released]:
-        done = []
-        for copy, bits, _ in self._grouped(chosen).values():
-            if not copy.busy.acquire(blocking=False):
-                self.settle(copy)
-                continue
-            held = copy.bits
-            try:
-                one = self._release_copy(copy, bits, reason)
-            finally:
-                copy.busy.release()
-                self.settle(copy)
-            if one is not None:
-                done.append(one)
-                self.on_released(copy.model_id, held & ~copy.bits)
+        """Let go of these units; returns what went."""
+        done, groups = [], self._grouped(chosen)
+        try:
+            for copy, bits, _ in groups.values():
+                if not copy.busy.acquire(blocking=False):
+                    continue
+                held = copy.bits
+                try:
+                    one = self._release_copy(copy, bits, reason)
+                finally:
+                    copy.busy.release()
+                if one is not None:
+                    done.append(one)
+                    self.on_released(copy.model_id, held & ~copy.bits)
+        finally:
+            for copy, _, _ in groups.values():
+                self.settle(copy)  # what did not go, for whatever reason, may go another time
         return done
 
     def _release_copy(self, copy: Copy, bits: int, reason: str) -> Released | None:

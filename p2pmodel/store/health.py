@@ -42,9 +42,12 @@ class Health:
         return _ailments(self._files, self._catalogue)
 
     def damaged(self) -> list[tuple[ModelId, Path]]:
-        """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody."""
-        copies = self._catalogue.all_copies()
-        return [(copy.model_id, copy.root) for copy in copies if copy.kind == "fetched" and copy.damaged]
+        """Fetched models with chunks that went bad, and where: what a peer may put right without asking anybody.
+
+        A file that somebody changed is not among them: it is his now.
+        """
+        fetched = [copy for copy in self._catalogue.all_copies() if copy.kind == "fetched"]
+        return [(copy.model_id, copy.root) for copy in fetched if any(not file.fault for file, _ in copy.damaged)]
 
     def places(self) -> list[tuple[ModelId, Path, int]]:
         """Every place where a model lies, and the bytes there."""

@@ -61,7 +61,8 @@ class Releaser:
 
         Raises `P2PModelError`. Once the claim is gone the copy is gone, and what could not be removed goes later.
         """
-        removed = [kept for kept in copy.files if files or kept.state is FileState.PARTIAL]
+        removed = [kept for kept in copy.files if kept.state is FileState.PARTIAL]
+        removed += self._own_files(copy) if files else []
         gone = [(kept.location, kept.identity) for kept in removed] + self._unknown_partials(copy)
         held = copy.bits
         copy.drop(held)
@@ -84,6 +85,15 @@ class Releaser:
                     self._catalogue.remove_model(copy.model_id, layout)
                     if layout is not None:
                         self._objects.forget(layout, self._catalogue.model_ids())
+
+    def _own_files(self, copy: Copy) -> list[KeptFile]:
+        """Files under their final names that are still what was fetched, and nobody else's: none that somebody has
+        written to, and none that was published from here as part of another model."""
+        others = [other for other in self._catalogue.all_copies() if other is not copy]
+        taken = {kept.location for other in others for kept in other.files}
+        named = [kept for kept in copy.files if kept.state is not FileState.PARTIAL and kept.location not in taken]
+        looked = [(kept, self._files.status(kept.location)) for kept in named]
+        return [kept for kept, status in looked if status is None or kept.could_be(status.identity)]
 
     def _unknown_partials(self, copy: Copy) -> list[tuple[Path, FileIdentity]]:
         """Partial files that a process made and did not live to enter."""

@@ -337,11 +337,17 @@ class Store:
         return copy, layout
 
     def open_repair(
-        self, model_id: ModelId, *, path: Path | None = None, stop: threading.Event | None = None
+        self,
+        model_id: ModelId,
+        *,
+        path: Path | None = None,
+        unasked: bool = False,
+        stop: threading.Event | None = None,
     ) -> Repair:
         """Begin to put right the chunks that `verify` found to be bad. Call `begin` next, and `close` in the end.
 
-        Raises as `verify` does.
+        `unasked`: nobody said that it may overwrite what somebody changed; such files are left alone. Raises as
+        `verify` does.
         """
         copy, layout = self._to_check(model_id, path)
         self._hold_listed(copy, stop or threading.Event())
@@ -354,6 +360,7 @@ class Store:
                 catalogue=self._catalogue,
                 local_chunks=LocalChunks(self._lender.find, lambda: True),
                 on_close=copy.busy.release,
+                unasked=unasked,
             )
         except BaseException:
             copy.busy.release()

@@ -222,6 +222,55 @@ def test_a_file_that_two_cached_models_have_counts_once_and_is_free_when_both_ha
     assert store.cache.use().used_bytes < 6 * MIB
 
 
+def test_what_a_linked_file_takes_counts_in_full_when_its_other_name_has_gone(shop, moves, family):
+    (seed, base), (tuner, tuned), _ = family
+    third, other = shop.published({"other.bin": shop.dice.randbytes(5 * MIB)}, "other")
+    store = shop.store()
+    moves.fetch(seed, store, base.layout, cached(store, base))
+    moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
+    store.remove(base.model_id)
+    store.cache.limits = CacheLimits(quota_bytes=6 * MIB)
+    moves.fetch(third, store, other.layout, cached(store, other))
+    assert [model.model_id for model in store.models()] == [other.model_id]
+
+
+@pytest.mark.parametrize("ends", ["well", "by a kill"])
+def test_a_linked_file_that_is_repaired_is_right_under_each_of_its_names(shop, moves, family, ends):
+    (seed, base), (tuner, tuned), files = family
+    store = shop.store()
+    moves.fetch(seed, store, base.layout, cached(store, base))
+    moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
+    moves.damage(cached(store, tuned) / "weights.bin", 2 * MIB)
+    assert store.verify(tuned.model_id)
+    repair = store.open_repair(tuned.model_id)
+    repair.begin()
+    for index in list(repair.missing):
+        repair.write(index, memoryview(bytearray(moves.read_chunk(tuner, tuned.layout[index].digest))))
+    assert store.check_files() == [], "it changes under both names, and by us"
+    if ends == "well":
+        repair.close()
+        assert store.check_files() == [] and store.have_map(base.model_id).whole
+    store._database.close()
+    again = shop.store()
+    again.prove()
+    assert again.check_files() == [] and moves.contents(cached(again, tuned)) == files
+    assert again.have_map(base.model_id).whole and again.have_map(tuned.model_id).whole
+    assert again.verify(base.model_id) == [] == again.verify(tuned.model_id)
+
+
+def test_a_repair_of_a_linked_file_leaves_nobody_held(shop, moves, family):
+    (seed, base), (tuner, tuned), _ = family
+    store = shop.store()
+    moves.fetch(seed, store, base.layout, cached(store, base))
+    moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
+    moves.damage(cached(store, tuned) / "weights.bin", 2 * MIB)
+    store.verify(tuned.model_id)
+    repair = store.open_repair(tuned.model_id)
+    repair.begin()
+    repair.close()
+    assert not any(copy.busy.locked() for copy in store._catalogue.all_copies())
+
+
 # --- crashes
 
 

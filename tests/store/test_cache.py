@@ -205,6 +205,56 @@ def test_a_file_that_somebody_else_put_there_is_not_deleted(shelf):
     assert path.read_bytes() == b"mine"
 
 
+def test_a_file_that_somebody_has_written_to_is_his_and_stays_whatever_lets_go_of_its_model(shelf):
+    for let_go in (shelf.store.remove, lambda _: shelf.store.cache.collect(keep_bytes=0)):
+        layout = shelf.model("a")
+        shelf.fetch(layout)
+        path = shelf.home(layout) / "w.bin"
+        with path.open("r+b") as file:
+            file.write(b"his own words")
+        let_go(layout.model_id)
+        assert path.read_bytes().startswith(b"his own words") and shelf.held() == set()
+        path.unlink()
+
+
+def test_files_of_the_cache_that_were_published_as_another_model_are_their_owners(shelf):
+    layout = shelf.model("a")
+    shelf.fetch(layout)
+    (shelf.home(layout) / "README.md").write_bytes(b"what I made of it")
+    published = shelf.store.publish(shelf.home(layout))
+    assert published.model_id != layout.model_id
+    shelf.store.cache.collect(keep_bytes=0)
+    assert shelf.held() == {published.model_id} and shelf.store.check_files() == []
+    assert shelf.store.verify(published.model_id) == []
+
+
+def test_what_could_not_be_let_go_of_may_go_another_time(shelf, monkeypatch):
+    layouts = [shelf.model(name) for name in "ab"]
+    for layout in layouts:
+        shelf.fetch(layout)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shelf.store.cache._releaser), "whole", _refuse)
+        with pytest.raises(RefusedError):
+            shelf.store.cache.collect(keep_bytes=0)
+    assert {one.model_id for one in shelf.store.cache.collect(keep_bytes=0)} == shelf.held() | {
+        layout.model_id for layout in layouts
+    }
+
+
+def _refuse(*_, **__):
+    raise RefusedError("the disk does not want to")
+
+
+def test_what_somebody_else_lets_go_of_while_it_is_chosen_is_passed_over(shelf):
+    one, other = (shelf.model(name) for name in "ab")
+    shelf.fetch(one)
+    shelf.fetch(other)
+    cache = shelf.store.cache
+    chosen = cache._choose(2 * SIZE)
+    shelf.store.remove(one.model_id)
+    assert [gone.model_id for gone in cache._released(chosen, "")] == [other.model_id]
+
+
 def test_a_model_that_went_is_fetched_again_like_any_other(shelf):
     layout = shelf.model("a")
     assert shelf.fetch(layout) == SIZE

@@ -130,6 +130,41 @@ def test_a_file_that_its_owner_changed_stays_his_where_not_all_of_it_could_be_ha
     assert seed.have_map(published.model_id).held == 0
 
 
+def test_a_fetched_file_that_somebody_changed_is_not_put_right_unless_he_asks(damaged, moves):
+    _seed, published, store, out = damaged
+    with (out / "a.bin").open("r+b") as file:
+        file.write(b"his own words")
+    store.check_files()
+    store.verify(published.model_id)
+    assert store.health.damaged() == []
+    repair = store.open_repair(published.model_id, unasked=True)
+    assert repair.wanted.held == 0
+    repair.close()
+    assert store.open_repair(published.model_id).wanted.held
+
+
+def test_a_file_that_somebody_changed_between_check_and_repair_is_left_alone(damaged, moves):
+    _seed, published, store, out = damaged
+    assert store.health.damaged() == [(published.model_id, store.model(published.model_id).path)]
+    with (out / "a.bin").open("r+b") as file:
+        file.write(b"his own words")
+    repair = store.open_repair(published.model_id, unasked=True)
+    with pytest.raises(VerificationError, match="changed while it was being checked"):
+        repair.begin()
+    repair.close()
+    assert (out / "a.bin").read_bytes().startswith(b"his own words")
+    assert store.check_files() and "changed since" in store.model(published.model_id).fault
+
+
+def test_what_was_written_during_a_repair_is_read_again_before_it_is_believed(damaged, moves):
+    seed, published, store, _out = damaged
+    repair = store.open_repair(published.model_id)
+    repair.begin()
+    put_right(seed, repair, moves)
+    repair.close()
+    assert store.scrubber.in_doubt
+
+
 @pytest.mark.simulated_disk
 @pytest.mark.slow
 def test_whatever_call_it_dies_in_nothing_good_is_lost_and_nothing_bad_is_claimed(shop, moves, tmp_path):
