@@ -118,6 +118,13 @@ class Caching:
             return True
         if not await offload(self._worth_it, model_id):
             return False
+        try:
+            return await self._fetch(model_id)
+        finally:
+            await asyncio.shield(offload(rooms.store.forget_unused, model_id))
+
+    async def _fetch(self, model_id: ModelId) -> bool:
+        rooms, offload = self._rooms, self._network.offload
         fetching = Fetching(rooms, model_id, background=True)
         async with fetching.finder() as finder:
             layout = await fetching.layout(finder)

@@ -74,14 +74,17 @@ class Objects:
 
     def forget(self, layout: Layout, others: Iterable[ModelId]) -> None:
         """Remove a model's manifest and chunk lists, except for those that other models name too."""
-        gone = {layout.model_id.raw, *(file.chunk_list.raw for file in layout.files)}
+        with self._lock:
+            if self._layouts.pop(layout.model_id, None) is not None:
+                self._chunks -= len(layout)
+        self.discard({layout.model_id.raw, *(file.chunk_list.raw for file in layout.files)}, others)
+
+    def discard(self, gone: set[bytes], others: Iterable[ModelId]) -> None:
+        """Remove objects by their hashes, except for those that other models name."""
         for other in others:
             manifest = self.manifest(other)
             if manifest is not None:
                 gone -= {other.raw, *(file.chunk_list.raw for file in manifest.files)}
-        with self._lock:
-            if self._layouts.pop(layout.model_id, None) is not None:
-                self._chunks -= len(layout)
         with self._database.transaction() as writer:
             writer.execute_many("DELETE FROM objects WHERE digest = ?", [(digest,) for digest in sorted(gone)])
 

@@ -448,6 +448,25 @@ class Store:
         self._pins.remove(model_id)
         return gone
 
+    def forget_unused(self, model_id: ModelId) -> None:
+        """After the cache looked into a model: what it noted of one of which it then kept nothing goes again.
+
+        Strangers say what a cache looks into, and could fill its index otherwise. Raises `P2PModelError`.
+        """
+        for copy in self._catalogue.copies(model_id):
+            unused = self.cache.content(copy) == "cached" and model_id not in self._pins and not copy.proven
+            if not unused or not copy.busy.acquire(blocking=False):
+                continue
+            try:
+                if self._catalogue.is_listed(copy) and not copy.proven:
+                    self._releaser.whole(copy, files=False)
+            finally:
+                copy.busy.release()
+                self.cache.settle(copy)
+        with self._catalogue.entering:
+            if not self._catalogue.copies(model_id):
+                self._objects.discard({model_id.raw}, self._catalogue.model_ids())
+
     def _let_go(self, copy: Copy) -> Released:
         content, chunks = self.cache.content(copy), copy.bits.bit_count()
         named = any(kept.state is not FileState.PARTIAL for kept in copy.files)

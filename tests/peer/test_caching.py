@@ -76,6 +76,30 @@ async def test_asking_for_what_nobody_has_costs_the_cache_nothing(swarm):
     await one.fetch(model, peers=[cache])
 
 
+async def test_of_what_the_cache_looked_into_and_had_no_room_for_nothing_stays(swarm):
+    net, publisher, (one, _), cache = await neighbourhood(swarm, 16 * MIB)
+    mine = await publisher.publish(net.random_model(15 * MIB + 100_000))
+    await cache.fetch(mine)
+    cache.peer.store.pin(id_of(mine))
+    model = await publisher.publish(net.random_model(8 * MIB))
+    looked = []
+    fetch = cache.peer.caching._fetch
+
+    async def look(model_id):
+        try:
+            return await fetch(model_id)
+        finally:
+            looked.append((model_id, cache.peer.store.object(model_id) is not None))
+
+    cache.peer.caching._fetch = look
+    await one.fetch(model, peers=[cache])
+    await until(lambda: looked and not cache.peer.caching._pulls)
+    assert looked == [(id_of(model), True)]
+    assert [kept.model_id for kept in await cache.models()] == [id_of(mine).hex]
+    assert cache.peer.store.object(id_of(model)) is None, "its manifest is forgotten with it"
+    assert cache.holds(mine)
+
+
 async def test_nobody_alone_makes_the_cache_fetch_without_end(swarm):
     net, publisher, (one, _), cache = await neighbourhood(swarm, 16 * MIB)
     models = [await publisher.publish(net.random_model(6 * MIB)) for _ in range(4)]
