@@ -91,6 +91,14 @@ def _pae(payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
+def _decode_base64(text: str) -> bytes:
+    """Raises `ValueError` unless `text` is what encoding gives: the last digit may hold bits that decoding ignores."""
+    decoded = base64.b64decode(text, validate=True)
+    if base64.b64encode(decoded).decode() != text:
+        raise ValueError("not canonical base64")
+    return decoded
+
+
 def sign_statement(statement: Statement, key: SecretKey) -> SignedStatement:
     payload = statement.payload()
     envelope = _WireEnvelope(
@@ -109,10 +117,10 @@ def open_statement(envelope: bytes) -> SignedStatement:
         raise DecodeError(f"a statement has at most {STATEMENT_BYTES_MAX} bytes")
     try:
         wire = _envelope_decoder.decode(envelope)
-        payload = base64.b64decode(wire.payload, validate=True)
+        payload = _decode_base64(wire.payload)
         if wire.payloadType != PAYLOAD_TYPE or len(wire.signatures) != 1:
             raise DecodeError("not a statement of a known type with one signature")
-        signature = base64.b64decode(wire.signatures[0].sig, validate=True)
+        signature = _decode_base64(wire.signatures[0].sig)
         body = _payload_decoder.decode(payload)
     except (msgspec.MsgspecError, binascii.Error, ValueError, RecursionError) as error:
         raise DecodeError(f"not a signed statement: {error}") from error

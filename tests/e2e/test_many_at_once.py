@@ -146,7 +146,7 @@ def test_when_the_command_that_owns_the_peer_ends_another_takes_over_and_nothing
 ) -> None:
     source, model_id = model
     assert net.entry is not None
-    limit_upload(seed, MIB // 2)
+    limit_upload(seed, MIB // 8)
     before = sent_by(seed)
     home, out = tmp_path / "home", tmp_path / "out"
     args = ("fetch", model_id, "--to", out, "--bootstrap", net.entry.listen, "--json")
@@ -167,7 +167,7 @@ def test_a_caller_who_gives_up_stops_nobody_else(
     net: Network, seed: Node, model: tuple[Path, str], tmp_path: Path
 ) -> None:
     source, model_id = model
-    limit_upload(seed, MIB // 2)
+    limit_upload(seed, MIB // 8)
     node = net.daemon("patient")
     before = sent_by(seed)
     callers = [net.begin("fetch", model_id, "--to", tmp_path / "out", "--json", on=node) for _ in range(3)]

@@ -38,13 +38,15 @@ def test_a_signed_statement_opens_to_what_was_signed(statement, seed):
     assert opened == signed and opened.statement == statement and opened.signer == key.public
 
 
-@given(st.data())
-def test_a_statement_with_one_bit_changed_never_opens(data):
-    envelope = bytearray(sign_statement(Statement(MODEL, 1, "tiny", "v1", "hello"), KEY).envelope)
-    bit = data.draw(st.integers(0, 8 * len(envelope) - 1))
-    envelope[bit >> 3] ^= 1 << (bit & 7)
-    with pytest.raises((DecodeError, SignatureError)):
-        open_statement(bytes(envelope))
+@pytest.mark.parametrize("message", ["hello", "hello!", "hello!!"])
+def test_a_statement_with_one_bit_changed_never_opens(message):
+    """Each bit: the last digit of base64 may hold some that say nothing, whatever the length."""
+    envelope = sign_statement(Statement(MODEL, 1, "tiny", "v1", message), KEY).envelope
+    for bit in range(8 * len(envelope)):
+        changed = bytearray(envelope)
+        changed[bit >> 3] ^= 1 << (bit & 7)
+        with pytest.raises((DecodeError, SignatureError)):
+            open_statement(bytes(changed))
 
 
 @given(st.binary(max_size=300) | st.text(max_size=100).map(str.encode))
