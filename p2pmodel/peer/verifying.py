@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from p2pmodel.errors import NoPeersError
+from p2pmodel.errors import NoPeersError, NotFoundError
 from p2pmodel.limits import FETCH_MISS_S
 from p2pmodel.model import ModelId
 from p2pmodel.net import Address
@@ -62,7 +62,8 @@ class Verification:
         await self.peer.announcer.update(self.model_id)
         await self.peer.swarm.tell_state(self.model_id)
         model = await self.peer.network.offload(self.peer.store.model, self.model_id)
-        assert model is not None
+        if model is None:
+            raise NotFoundError(f"the model {self.model_id.hex} has just been let go of")
         return VerifyReport(
             model_id=self.model_id.hex,
             path=str(self.path or model.path),

@@ -188,11 +188,13 @@ class Cache:
                     self._make_room(over, self._why(copy, needed_bytes))
             yield
 
-    def _make_room(self, over: int, reason: str, enough: int = 0) -> int:
+    def _make_room(self, over: int, reason: str, enough: int = 0, gone: list[Released] | None = None) -> int:
         """Until no more than `enough` is lacking, or nothing more may go. Returns what is lacking still."""
         # A file with several names takes its space until the last of them has gone.
-        while over > enough and (gone := self._released(self._choose(over), reason)):
-            over -= sum(one.bytes_freed for one in gone)
+        while over > enough and (went := self._released(self._choose(over), reason)):
+            over -= sum(one.bytes_freed for one in went)
+            if gone is not None:
+                gone += went
         return over
 
     def take(self, copy: Copy, length_bytes: int, free_bytes: Callable[[], int]) -> None:
@@ -286,7 +288,8 @@ class Cache:
                 key = policy.victim(self._may_go, is_rare)
                 if key is None:
                     break
-                size = policy.last_size_bytes
+                copy, chunks = self._units[key >> _UNIT_BITS]
+                size = self._releaser.allocated_bytes(copy) if chunks == _WHOLE else policy.last_size_bytes
                 chosen.append((key, size))
                 needed_bytes -= size
         return chosen
@@ -353,7 +356,9 @@ class Cache:
             if over <= 0:
                 return []
             if not dry_run:
-                return self._released(self._choose(over), reason)
+                gone: list[Released] = []
+                self._make_room(over, reason, gone=gone)
+                return gone
             with self._lock:
                 imagined = copying.deepcopy(self._policy)
             groups = self._grouped(self._choose(over, imagined)).values()

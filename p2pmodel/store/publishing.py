@@ -174,9 +174,11 @@ class Publisher:
         with self._database.transaction() as writer:
             self._objects.put_layout(writer, layout)
             entered = copy or self._catalogue.create(writer, layout, root, "published")
+            self._catalogue.make_published(writer, entered, kept)
             self._catalogue.save_files(writer, entered, kept)
             self._catalogue.save_have(writer, entered, layout.have_map().bits, clean=True)
         self._objects.remember(layout)
+        entered.kind = "published"
         _make_whole(entered, kept, layout)
         return entered
 

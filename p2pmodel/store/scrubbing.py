@@ -165,7 +165,8 @@ class Scrubber:
             if copy.busy.locked():
                 continue
             for kept in copy.files:
-                if _is_read(kept) and not kept.identity.ctime_ns and kept.state is FileState.PROVEN:
+                in_doubt = _is_read(kept) and not kept.identity.ctime_ns and kept.state is FileState.PROVEN
+                if in_doubt and self._layout(copy.model_id) is not None:  # else nobody can say, and others wait
                     return copy, kept
         return None
 

@@ -199,7 +199,9 @@ class Store:
         `InterruptedFetchError` once `stop` is set.
         """
         stop = stop or threading.Event()
-        return self._publisher.publish(path, follow_symlinks=follow_symlinks, on_progress=on_progress, stop=stop)
+        done = self._publisher.publish(path, follow_symlinks=follow_symlinks, on_progress=on_progress, stop=stop)
+        self._settle(done.model_id)
+        return done
 
     def find_seeds(self, path: Path) -> Seeds:
         """Models of other programs below a path. Raises `NotFoundError`, `RefusedError`."""
@@ -214,7 +216,9 @@ class Store:
         """
         tree = Tree(seed.files, ())
         stop = stop or threading.Event()
-        return self._publisher.enter(tree, seed.root, on_progress=on_progress, stop=stop, claims=True)
+        done = self._publisher.enter(tree, seed.root, on_progress=on_progress, stop=stop, claims=True)
+        self._settle(done.model_id)
+        return done
 
     def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> ChunkSource | None:
         """The chunk with this hash, from whichever model holds it; the caller releases it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,9 +91,16 @@ class Tidier:
                 self._remove_strays_of(self._directory / entry.name)
 
     def _remove_strays_of(self, root: Path) -> None:
-        copies = [copy for copy in self._catalogue.all_copies() if copy.root == root]
-        if any(copy.busy.locked() for copy in copies):
-            return
+        """No fetch begins here meanwhile: what it has just made is no stray."""
+        with self._catalogue.entering, ExitStack() as held:
+            copies = [copy for copy in self._catalogue.all_copies() if copy.root == root]
+            for copy in copies:
+                if not copy.busy.acquire(blocking=False):
+                    return
+                held.callback(copy.busy.release)
+            self._remove_unknown(root, copies)
+
+    def _remove_unknown(self, root: Path, copies: list[Copy]) -> None:
         known = {kept.location: kept for copy in copies for kept in copy.files}
         for entry in self._entries(root):
             if entry.status.kind != "directory" or not entry.name.startswith(PARTIALS_PREFIX):

@@ -234,6 +234,17 @@ def test_what_a_linked_file_takes_counts_in_full_when_its_other_name_has_gone(sh
     assert [model.model_id for model in store.models()] == [other.model_id]
 
 
+def test_no_more_goes_than_has_to_where_the_other_name_of_a_file_went_before(shop, moves, family):
+    (seed, base), (tuner, tuned), _ = family
+    third, other = shop.published({"other.bin": shop.dice.randbytes(MIB)}, "other")
+    store = shop.store()
+    for at, published in ((seed, base), (tuner, tuned), (third, other)):
+        moves.fetch(at, store, published.layout, cached(store, published))
+    store.remove(base.model_id)
+    (gone,) = store.cache.collect(keep_bytes=2 * MIB)
+    assert gone.model_id == tuned.model_id
+
+
 @pytest.mark.parametrize("ends", ["well", "by a kill"])
 def test_a_linked_file_that_is_repaired_is_right_under_each_of_its_names(shop, moves, family, ends):
     (seed, base), (tuner, tuned), files = family

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 
 import pytest
 
@@ -226,6 +227,63 @@ def test_files_of_the_cache_that_were_published_as_another_model_are_their_owner
     shelf.store.cache.collect(keep_bytes=0)
     assert shelf.held() == {published.model_id} and shelf.store.check_files() == []
     assert shelf.store.verify(published.model_id) == []
+
+
+def test_a_model_of_the_cache_that_was_published_where_it_lies_is_its_owners(shelf):
+    layout = shelf.model("a")
+    shelf.fetch(layout)
+    assert shelf.store.publish(shelf.home(layout)).model_id == layout.model_id
+    for _ in range(2):
+        assert shelf.store.model(layout.model_id).state == "published"
+        assert shelf.store.cache.use().used_bytes == 0 and shelf.store.cache.collect(keep_bytes=0) == []
+        shelf.store.close()
+        shelf.store = shelf.shop.store()
+    (gone,) = shelf.store.remove(layout.model_id)
+    assert gone.files_stay and (shelf.home(layout) / "w.bin").exists()
+
+
+def test_what_could_not_be_deleted_and_was_published_since_is_not_deleted_any_more(shelf, monkeypatch):
+    layout = shelf.model("a")
+    shelf.fetch(layout)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(shelf.store._releaser._leaving), "_remove", _refuse)
+        with pytest.raises(RefusedError):
+            shelf.store.remove(layout.model_id)
+    shelf.store.publish(shelf.home(layout))
+    shelf.store.cache.collect(keep_bytes=0)
+    shelf.store.close()
+    again = shelf.shop.store()
+    assert (shelf.home(layout) / "w.bin").exists() and again.verify(layout.model_id) == []
+
+
+@pytest.mark.real_disk
+def test_a_fetch_that_begins_while_strays_are_removed_keeps_what_it_has_made(shelf, monkeypatch):
+    layout = shelf.model("a")
+    tidier, look = type(shelf.store._tidier), type(shelf.store._tidier)._entries
+    shelf.home(layout).mkdir(parents=True)
+    opened, ready = [], threading.Event()
+
+    def begin():
+        intake = shelf.store.open_intake(layout, range(len(layout.files)), shelf.home(layout))
+        intake.adopt()
+        opened.append(intake)
+        ready.set()
+
+    fetch = threading.Thread(target=begin)
+
+    def entries(self, path):
+        if path == shelf.home(layout) and not fetch.ident:
+            fetch.start()
+            ready.wait(0.2)  # it is not let in
+        return look(self, path)
+
+    monkeypatch.setattr(tidier, "_entries", entries)
+    shelf.store.prove()
+    fetch.join()
+    assert shelf.moves.pull(shelf.seed, opened[0]) == SIZE
+    opened[0].finish()
+    opened[0].close()
+    assert shelf.store.verify(layout.model_id) == []
 
 
 def test_what_could_not_be_let_go_of_may_go_another_time(shelf, monkeypatch):
