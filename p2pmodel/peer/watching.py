@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from p2pmodel.errors import P2PModelError
+from p2pmodel.errors import InterruptedFetchError, P2PModelError
 from p2pmodel.limits import MIB, SCRUB_PERIOD_S, SCRUB_RECHECK_BYTES_PER_S, SCRUB_STEP_BYTES
 from p2pmodel.model import ModelId
 from p2pmodel.store import Scrubbed, ScrubPosition
@@ -103,7 +103,10 @@ class Watch:
     async def look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            await self.check_files()
+            try:
+                await self.check_files()
+            except P2PModelError as error:  # a full disk, say: the next look may do better
+                log.warning("the files that are served could not all be looked at: %s", error)
 
     async def check_files(self) -> None:
         """Stat what is served in place; withdraw what changed and tell the peers that follow it."""
@@ -138,18 +141,28 @@ class Watch:
             if wait_s:
                 await asyncio.sleep(wait_s)
                 continue
-            scrubber = peer.store.scrubber
-            if in_doubt:
-                done = await peer.until_stopped(stop, scrubber.recheck, SCRUB_STEP_BYTES, stop)
-                pace.rechecked(done.bytes_read, self._now())
-            else:
-                done = await peer.until_stopped(stop, scrubber.step, self.position, SCRUB_STEP_BYTES, stop)
-                self.position = done.position
-                pace.read(done.bytes_read, self._now())
-            await self._heed(done)
+            try:
+                await self._read_on(pace, stop, in_doubt=in_doubt)
+            except InterruptedFetchError:
+                raise
+            except P2PModelError as error:
+                log.warning("the scrub could not read on: %s", error)
+                await asyncio.sleep(_PAUSE_MAX_S)
             if self._now() - saved_at > _SAVE_S:
                 saved_at = self._now()
                 await self.save()
+
+    async def _read_on(self, pace: ScrubPace, stop: threading.Event, *, in_doubt: bool) -> None:
+        """One step."""
+        peer, scrubber = self._peer, self._peer.store.scrubber
+        if in_doubt:
+            done = await peer.until_stopped(stop, scrubber.recheck, SCRUB_STEP_BYTES, stop)
+            pace.rechecked(done.bytes_read, self._now())
+        else:
+            done = await peer.until_stopped(stop, scrubber.step, self.position, SCRUB_STEP_BYTES, stop)
+            self.position = done.position
+            pace.read(done.bytes_read, self._now())
+        await self._heed(done)
 
     def _look_up(self) -> tuple[int, bool]:
         scrubber = self._peer.store.scrubber

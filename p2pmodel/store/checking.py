@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
-from p2pmodel.errors import InterruptedFetchError
+from p2pmodel.errors import InterruptedFetchError, P2PModelError
 from p2pmodel.limits import CHUNK_BYTES_MAX
 from p2pmodel.model import Digest, Layout
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
@@ -29,14 +29,18 @@ class Checker:
         """Stat every file of a copy and mark what changed, vanished or came back. Whether any of that is news."""
         news = False
         for seen in copy.files:
-            status = self._files.status(seen.location)
+            refused = ""
+            try:
+                status = self._files.status(seen.location)
+            except P2PModelError as error:  # a right that was taken away: the others are looked at all the same
+                status, refused = None, str(error)
             with copy.moving:  # a fetch may be giving the file its final name
                 kept = copy.file(seen.index)
             if kept is None or kept != seen or not kept.trusted:
                 continue
             fault = ""
             if status is None:
-                fault = f"{str(kept.location)!r} has vanished"
+                fault = refused or f"{str(kept.location)!r} has vanished"
             elif not kept.is_same(status.identity):
                 fault = changed_text(kept)
             news |= self._catalogue.mark(copy, kept.index, fault)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pmodel.errors import NoPeersError, UsageError
+from p2pmodel.errors import NoPeersError, NoSpaceError, UsageError
 from p2pmodel.limits import MIB, SCRUB_PERIOD_S, SCRUB_RECHECK_BYTES_PER_S, SCRUB_STEP_BYTES
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.overlay import overlay_key
@@ -120,6 +120,32 @@ async def test_rot_at_one_peer_is_found_by_its_scrub_told_and_mended_from_anothe
     assert net[1].holds(model)
     assert net[1].disk.tree(report.path) == net[0].disk.tree(model.path)
     assert (await net[1].verify(model)).ok
+
+
+async def test_a_look_or_a_step_that_fails_is_not_the_last(swarm, monkeypatch):
+    net = await swarm(peers=2, seed=1, config={"scrub_rate": 4 * MIB})
+    model = await net[0].publish(net.random_model(8 * MIB))
+    report = await net[1].fetch(model)
+    store, failed = net[1].peer.store, []
+
+    def failing(call):
+        def fail(*args):
+            if call not in failed:
+                failed.append(call)
+                raise NoSpaceError("the disk is full")
+            return call(*args)
+
+        return fail
+
+    monkeypatch.setattr(store, "check_files", failing(store.check_files))
+    monkeypatch.setattr(store.scrubber, "step", failing(store.scrubber.step))
+    await net.run_for(90)
+    assert len(failed) == 2
+    path = next(path for path in net[1].disk.tree(report.path))
+    net[1].disk_damaged = True
+    net[1].disk.rot(f"{report.path}/{path}", 3 * MIB + 17)
+    await net.run_for(120)
+    assert net[1].disk.tree(report.path) == net[0].disk.tree(model.path), "it was found and mended"
 
 
 async def test_rot_in_a_published_file_is_told_and_the_file_is_left_to_its_owner(swarm):

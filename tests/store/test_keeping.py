@@ -86,6 +86,26 @@ def test_verify_names_each_bad_range_and_the_have_map_follows(shop, moves):
     assert list(shop.store("source-data").have_map(published.model_id)) == [0, 3, 6]
 
 
+def test_a_file_that_may_not_be_looked_at_hides_no_other_that_changed(shop, moves, files, monkeypatch):
+    store, kept = shop.published({"a.bin": b"a" * 9}, "one")
+    place = shop.tree("other", {"b.bin": b"b" * 9})
+    other = store.publish(place)
+    look, locked = type(files).status, kept.path / "a.bin"
+
+    def status(self, path):
+        if path == locked:
+            raise RefusedError(f"no permission to look at {path}")
+        return look(self, path)
+
+    monkeypatch.setattr(type(files), "status", status)
+    (place / "b.bin").write_bytes(b"changed")
+    assert {model.model_id for model in store.check_files()} == {kept.model_id, other.model_id}
+    assert "no permission" in store.model(kept.model_id).fault and "changed" in store.model(other.model_id).fault
+    monkeypatch.undo()
+    store.check_files()
+    assert store.have_map(kept.model_id).whole
+
+
 def test_verify_names_what_is_longer_or_shorter(shop, moves):
     seed, published = shop.published({"a.bin": b"a" * 100, "b.bin": b"b" * 100})
     with (published.path / "a.bin").open("ab") as file:
