@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,6 +45,8 @@ def doctor(
         checked = f"{format_size(report.bytes_checked)} hashed again. " if deep else ""
         errors = sum(finding.severity == "error" for finding in report.findings)
         talk(f"{checked}{count(errors, 'error')}." if errors else f"{checked}Nothing is wrong.")
+        if report.findings and (directory := invocation_of(ctx).data_dir) is not None:
+            talk(f"Where a cure is a p2pmodel command, give it this peer: --data-dir {shlex.quote(str(directory))}")
     if not report.ok:
         raise typer.Exit(1)
 

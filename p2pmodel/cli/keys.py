@@ -17,8 +17,10 @@ trust_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The p
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The key's name.")]
 
 
-def show_id(ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, debug: Debug = False) -> None:
-    """Print this peer's id: its public key, made on first use."""
+def show_id(
+    ctx: typer.Context, data_dir: DataDir = None, as_json: Json = False, quiet: Quiet = False, debug: Debug = False
+) -> None:
+    """Print this peer's id: its public key, made on first use. With -q the same: it is an id alone."""
     from p2pmodel.cli.output import data, data_json
     from p2pmodel.cli.session import run
 

@@ -11,6 +11,9 @@ from p2pmodel.cli.options import DataDir, Debug, Json, invocation_of
 if TYPE_CHECKING:
     from p2pmodel.peer.settings import Setting
 
+_SIZES = {"cache": "off", "cache_quota": "unlimited", "free_disk_floor": "off"}
+"""Settings that are sizes, and what a person is told where there is none."""
+
 config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The settings of this peer.")
 
 
@@ -44,6 +47,8 @@ def config_show(ctx: typer.Context, data_dir: DataDir = None, as_json: Json = Fa
 
 
 def _text(key: str, setting: Setting, network: str) -> str:
+    from p2pmodel.peer.units import format_size
+
     value = setting.value
     if key == "network":
         return f"{network} ({value})" if value else network
@@ -51,6 +56,8 @@ def _text(key: str, setting: Setting, network: str) -> str:
         return "off"
     if key in ("upload_limit", "download_limit"):
         return f"{value} bytes/s" if value else "unlimited"
+    if key in _SIZES:
+        return _SIZES[key] if value is None else format_size(value)
     if key in ("client_only", "upload_slots") and value is None:
         return "auto"
     if isinstance(value, bool):

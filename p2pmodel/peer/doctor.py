@@ -177,5 +177,5 @@ def unopened(fault: P2PModelError) -> Finding:
     cure = {
         7: "make room on the disk: p2pmodel gc, or remove other files",
         8: "stop the other process, or give this one a --data-dir of its own",
-    }.get(fault.exit_code, "p2pmodel --debug status")
+    }.get(fault.exit_code, "p2pmodel --debug ls")
     return error("start", f"A peer cannot start here: {text}.", cure)

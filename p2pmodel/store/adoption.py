@@ -158,7 +158,7 @@ class Adoption:
         elif not self._overwrite and not self._is_unchanged(index, status.identity):
             raise RefusedError(
                 f"{str(self._destination.final(path))!r} exists and has other content than the model; "
-                "move it away, or allow it to be replaced"
+                "move it away, or have it replaced (fetch --overwrite)"
             )
         if kept is not None and kept.state is not FileState.PARTIAL:
             self._copy.forget(index)
@@ -238,7 +238,7 @@ class Adoption:
         with self._room(needed, self._destination.free_bytes()):
             free = self._destination.free_bytes()
             if needed > free:
-                raise NoSpaceError(f"{str(self._destination.root)!r} needs {needed} bytes more and has {free} free")
+                raise NoSpaceError(f"{str(self._destination.root)!r} needs {needed:,} bytes more and has {free:,} free")
             made: list[int] = []
             try:
                 made.extend(index for index in lacking if self._allocate(index))

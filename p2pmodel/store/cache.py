@@ -236,15 +236,16 @@ class Cache:
         if quota is not None and self.content(copy) == "cached" and self._used_bytes() + needed_bytes > quota:
             use = self.use()
             raise NoSpaceError(
-                f"{needed_bytes} bytes more do not fit into the cache: of its quota of {quota} bytes {use.used_bytes} "
-                f"are taken, and only {releasable} of those can be let go of ({use.pinned_bytes} are pinned); unpin "
-                "something, raise cache_quota, or fetch --to a directory of your own"
+                f"{needed_bytes:,} bytes more do not fit into the cache: of its quota of {quota:,} bytes "
+                f"{use.used_bytes:,} are taken, and only {releasable:,} of those can be let go of "
+                f"({use.pinned_bytes:,} are pinned); unpin something, raise cache_quota, or fetch --to a directory "
+                "of your own"
             )
         floor = self._floor_bytes(copy)
-        spared = f", of which {floor} have to stay free (free_disk_floor)" if floor else ""
-        helped = f"; the cache can let go of {releasable}" if releasable else ""
+        spared = f", of which {floor:,} have to stay free (free_disk_floor)" if floor else ""
+        helped = f"; the cache can let go of {releasable:,}" if releasable else ""
         raise NoSpaceError(
-            f"{str(copy.root)!r} needs {needed_bytes} bytes more and has {free_bytes} free{spared}{helped}"
+            f"{str(copy.root)!r} needs {needed_bytes:,} bytes more and has {free_bytes:,} free{spared}{helped}"
         )
 
     def _releasable_bytes(self) -> int:

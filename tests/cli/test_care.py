@@ -110,6 +110,13 @@ async def test_a_healthy_peer_has_no_error(p2pmodel, models):
     assert "p2pmodel daemon" in found["daemon"]["cure"]
     result = await p2pmodel("doctor")
     assert result.code == 0 and "Nothing is wrong." in result.err and "note: No daemon runs here" in result.out
+    assert "--data-dir" not in result.err  # the environment names it for the cure as well
+
+
+async def test_a_cure_is_for_the_peer_that_was_looked_at(p2pmodel, tmp_path):
+    result = await p2pmodel("doctor", "--data-dir", tmp_path / "not the usual")
+    assert "p2pmodel daemon" in result.out
+    assert f"give it this peer: --data-dir '{tmp_path / 'not the usual'}'" in result.err
 
 
 async def test_each_trouble_of_a_file_is_named_with_what_cures_it(p2pmodel, tmp_path):

@@ -10,6 +10,7 @@ async def test_the_data_directory_may_stand_before_or_after_the_command(p2pmodel
     other = await p2pmodel("id")
     assert json.loads(after.out)["peer_id"] == before.out.strip() != other.out.strip()
     assert len(before.out.strip()) == 52 and before.err == ""
+    assert (await p2pmodel("id", "--data-dir", tmp_path / "x", "-q")).out == before.out
 
 
 async def test_keys_are_made_listed_and_exported(p2pmodel):
@@ -47,6 +48,13 @@ async def test_config_show_says_where_each_value_comes_from(p2pmodel, tmp_path):
     assert shown["http"]["origin"] == "default"
     text = (await p2pmodel("config", "show")).out
     assert "1048576 bytes/s" in text and str(p2pmodel.data_dir) in text
+
+
+async def test_config_show_writes_sizes_as_a_person_would_and_never_python(p2pmodel):
+    shown = await p2pmodel("config", "show", environment={"P2PMODEL_CACHE_QUOTA": "3GiB"})
+    values = {line.split("  ")[0]: line for line in shown.out.splitlines()}
+    assert "3.0 GiB" in values["cache_quota"] and "256.0 MiB" in values["free_disk_floor"]
+    assert " off " in values["cache"] and "None" not in shown.out
 
 
 async def test_a_wrong_configuration_stops_every_command_with_its_place(p2pmodel):

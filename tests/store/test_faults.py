@@ -180,7 +180,7 @@ def test_too_little_space_is_said_before_anything_is_written(source, moves, free
         store.put_object(b"so that the index has its size")
         intake = store.open_intake(source["layout"], range(4), OUT)
         disk.capacity_bytes = disk.used_bytes + free
-        with pytest.raises(NoSpaceError, match=rf"needs \d+ bytes more and has {free} free"):
+        with pytest.raises(NoSpaceError, match=rf"needs [\d,]+ bytes more and has {free:,} free"):
             intake.adopt()
         intake.close()
         assert disk.status(OUT) is None and store.models() == []
