@@ -375,9 +375,9 @@ class Receiver:
         self._shared.holders.let_go(self)
         self._complete += 1
         consuming = self._shared.consuming
-        if self._threaded and self._shared.receiving.load + consuming.load >= _CPUS - 1:
-            # Nobody would be free to do it sooner: there are the loop and the other side, too. Bytes that wait for
-            # another thread grow cold, and two threads that write to one file wait for each other, spinning.
+        if self._threaded and self._shared.receiving.load + consuming.load >= _CPUS:
+            # Every CPU has enough to do. Bytes that wait for another thread grow cold, and two threads that write to
+            # one file wait for each other, spinning.
             self._consume(bulk, self._shared.mail.post_soon)
             return
         try:

@@ -47,7 +47,7 @@ def test_the_second_fetch_draws_mostly_on_the_cache(net: Network, tmp_path: Path
     until_whole(net, cache)
     second = fetch(net, tmp_path / "two", model_id, entry)
     by = {peer["peer_id"]: peer["bytes"] for peer in second["peers"]}
-    assert by.get(cache.ready["peer_id"], 0) > 0.6 * SIZE, by
+    assert by.get(cache.ready["peer_id"], 0) > SIZE / 2, by
     assert second["seconds"] < first["seconds"]
     listed = net.run("ls", "--json", on=cache).json["models"]
     assert [(one["model_id"], one["cached"]) for one in listed] == [(model_id, True)]

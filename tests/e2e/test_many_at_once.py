@@ -91,7 +91,8 @@ def until_attached(home: Path, processes: list[subprocess.Popen[str]]) -> None:
         found = status(home)
         if found is not None and sum(one.callers for one in found.transfers) >= len(processes):
             return
-        assert all(process.poll() is None for process in processes), "it was over before all had come"
+        over = next((process for process in processes if process.poll() is not None), None)
+        assert over is None, f"it was over before all had come: {over and over.communicate()}"
         assert time.monotonic() < deadline
 
 
@@ -138,6 +139,7 @@ def test_callers_who_want_other_places_other_files_and_other_signers_share_the_b
     assert set(sha256_of(tmp_path / "c")) == {"config.json", "model.safetensors.index.json"}
     assert sha256_of(tmp_path / "d") == {shard: sha256_of(source)[shard]}
     assert sent_by(seed) - before < reports[0]["bytes_total"] + SLACK
+    node.terminate()  # the next models are slow in coming from one seed
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
@@ -178,6 +180,7 @@ def test_a_caller_who_gives_up_stops_nobody_else(
     reports = all_done(callers[1:])
     assert sha256_of(tmp_path / "out") == sha256_of(source)
     assert sent_by(seed) - before < reports[0]["bytes_total"] + SLACK
+    node.terminate()
 
 
 def test_commands_of_every_kind_at_once_on_one_directory_wait_for_each_other(net: Network, tmp_path: Path) -> None:
