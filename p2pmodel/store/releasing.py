@@ -140,7 +140,7 @@ class Releaser:
         with closing(file):
             if file.status().links != 1:
                 return  # somebody else has the same bytes under another name
-            gone = kept.mask & ~copy.bits & ~self._server.reading(copy)
+            gone = kept.mask & ~(copy.bits | copy.hidden) & ~self._server.reading(copy)
             for start, end in _holes(layout, kept, gone, bits):
                 file.punch(start, end - start)
 

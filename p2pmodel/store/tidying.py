@@ -63,12 +63,15 @@ class Tidier:
             self._sync(directory)  # the process that made these names may have died before it could wait for them
         with self._database.transaction() as writer:
             self._catalogue.save_files(writer, copy, settled)
-            self._catalogue.save_have(writer, copy, copy.bits | copy.hidden, clean=True)
+            clean = all(kept.readable for kept in settled)
+            self._catalogue.save_have(writer, copy, copy.bits | copy.hidden, clean=clean)
         copy.put(*settled)
-        copy.clean = True
+        copy.clean = clean
 
     def _settle_file(self, copy: Copy, kept: KeptFile, layout: Layout, stop: threading.Event) -> KeptFile:
-        """Bytes, barrier; the claim is the caller's."""
+        """Bytes, barrier; the claim is the caller's. A file with a fault is for a later start."""
+        if not kept.readable:
+            return kept
         file = self._files.open_file(kept.location)
         if file is None or not kept.is_same(file.status().identity):
             if file is not None:
@@ -78,9 +81,15 @@ class Tidier:
             touched = within(layout, kept.span, file.data_ranges(layout.files[kept.index].size))
             held = copy.bits
             unproven = [index for index in touched if not held >> index & 1]
-            copy.add(good_chunks(file, layout, unproven, chunk_buffer(layout), stop))
-            self._releaser.punch(copy, kept, layout)
-            file.sync()
+            if unproven:
+                file.sync(forget=True)  # a barrier of the earlier run, or of this one, may have failed
+            found = copy.add(good_chunks(file, layout, unproven, chunk_buffer(layout), stop))
+            try:
+                self._releaser.punch(copy, kept, layout)
+                file.sync()
+            except P2PModelError:
+                copy.drop(found)  # after a barrier that failed nobody knows what is on the disk
+                raise
             return replace(kept, identity=file.status().identity)
 
     # --- files that nobody knows
