@@ -27,6 +27,9 @@ from p2pmodel.store.walk import FoundFile, Tree, walk
 OnProgress = Callable[[int, int, str], None]
 """Bytes done, bytes in all, name of the file. Called from several threads, one at a time."""
 
+_LOOKS_MAX = 5
+"""So often a file may have been written to just now before that is taken to go on."""
+
 
 class Tally:
     """Progress of work on several threads; `counted` is what was truly read, not remembered."""
@@ -133,13 +136,14 @@ class Publisher:
         what another program writes through a mapping shows in a file's times from its next write-back on, not before.
         """
         file.sync()
-        while True:
+        for _ in range(_LOOKS_MAX):
             identity = file.status().identity
             wait_s = self._files.unsettled_s(identity)
             if not wait_s:
                 return identity
             if stop.wait(wait_s):
                 raise InterruptedFetchError("stopped")
+        raise VerificationError(f"{str(file.path)!r} changed while it was being read: somebody still writes to it")
 
     def _known(self, found: FoundFile, identity: FileIdentity) -> HashedFile | None:
         place = self._catalogue.known_file(identity)
