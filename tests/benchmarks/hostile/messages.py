@@ -37,7 +37,7 @@ from tests.benchmarks.report import Line, at_most, table
 
 CHUNKS = 1_000_000
 _TIMES = 300
-_TAKES = 3
+TAKES = 3
 """Each message is sent so many times, to a swarm in the same state, and its least time counts: what comes on top is the
 machine's (interrupts, neighbours on the same core), which CPU time of a thread has in it."""
 MARK_MS = 1.0
@@ -162,6 +162,9 @@ class Messages:
     chunks: int = CHUNKS
     connections: int = CONNECTIONS_INCOMING_MAX
     times: int = _TIMES
+    takes: int = TAKES
+    settle_s: float = 0.2
+    """For what the callers set off to have come to rest."""
     costs: list[Cost] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -199,7 +202,7 @@ class Messages:
             swarm.accept(caller)
             self._say(caller, wire.encode(wire.Subscribe(layout.model_id.raw)))
             await asyncio.sleep(0)
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(self.settle_s)
 
     def _say(self, caller: Deaf, message: bytes) -> float:
         assert caller.handler is not None
@@ -218,7 +221,7 @@ class Messages:
     ) -> list[float]:
         """The least time of each message over all takes, ascending."""
         least: dict[int, float] = {}
-        for _ in range(_TAKES):
+        for _ in range(self.takes):
             await self._come(swarm, callers, layout)
             gc.collect()
             gc.disable()
@@ -268,7 +271,9 @@ class Messages:
 
     def disturbance(self) -> str:
         load = ", ".join(f"{one:.1f}" for one in os.getloadavg())
-        return f"load average {load}; CPU time of the loop's thread, least of {_TAKES} takes of {self.times} messages"
+        return (
+            f"load average {load}; CPU time of the loop's thread, least of {self.takes} takes of {self.times} messages"
+        )
 
     def lines(self) -> list[Line]:
         return [
