@@ -50,6 +50,18 @@ class NotFoundError(P2PModelError):
     exit_code = 3
 
 
+class RepositoryNotFoundError(NotFoundError):
+    """No source of the Hugging Face endpoint knows a repository of this name."""
+
+
+class RevisionNotFoundError(NotFoundError):
+    """The repository is known, and this revision of it is not."""
+
+
+class EntryNotFoundError(NotFoundError):
+    """The repository has no such file or directory at this revision."""
+
+
 class NetworkError(P2PModelError):
     """A port could not be had, an address not be reached."""
 
@@ -90,6 +102,10 @@ class RefusedError(P2PModelError):
     """Not allowed: a key that is not trusted, a file without permission, a directory that another peer owns."""
 
     exit_code = 8
+
+
+class GatedError(RefusedError):
+    """The repository is private, or its owner asks for a token that was not given or does not open it."""
 
 
 class DirectoryInUseError(RefusedError):

@@ -344,3 +344,23 @@ STOP_TIMEOUT_S = 10.0
 API_BODY_BYTES_MAX = MIB
 CONFIG_BYTES_MAX = MIB
 KEY_FILE_BYTES_MAX = 16 * KIB
+
+# --- the Hugging Face endpoint -----------------------------------------------------------------------------------
+LFS_BYTES_MIN = 10 * MIB
+"""From this size on a file of our own repositories goes by its SHA-256, whatever it is called: the hub takes no longer
+one that is not in LFS."""
+PLAIN_FILES_MAX = 1_000
+PLAIN_FILES_BYTES_MAX = 32 * MIB
+"""Files that go by git's id are read to compute it; with more of them than this, or more bytes, all go by SHA-256."""
+TREE_PAGE_ENTRIES = 1_000
+"""Of a directory of a repository in one answer, as on the hub."""
+PATHS_INFO_MAX = 1_000
+"""Paths that are asked for at once, as on the hub."""
+HUB_URL_BYTES_MAX = 8 * KIB
+HUB_NAME_S = 10.0
+"""How long a name goes on to mean what it meant: a client that loads a model asks for it a dozen times."""
+HUB_REPOSITORIES_KEPT = 32
+"""Manifests that stay parsed, of up to 8 MiB each."""
+FIRST_BYTE_INTERIM_S = 3.0
+"""A client that waits for a first byte is told so often that the request is understood: it gives up after ten seconds
+of silence."""

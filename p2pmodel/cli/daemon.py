@@ -126,6 +126,7 @@ async def _serve(invocation: Invocation, flags: dict[str, object], *, as_json: b
     from p2pmodel.peer.runtime import own_directory
 
     lock = own_directory(config.data_dir)  # that somebody else has it, too
+    from p2pmodel.gateway import hub_of
     from p2pmodel.peer.daemon import run_daemon
 
     def on_ready(record: RuntimeRecord) -> None:
@@ -145,7 +146,7 @@ async def _serve(invocation: Invocation, flags: dict[str, object], *, as_json: b
         talk(f"Data in {config.data_dir}; network {config.network.name!r}; HTTP {record.http or 'off'}.")
         talk("Ctrl-C stops it.")
 
-    await run_daemon(config, on_ready=on_ready, lock=lock)
+    await run_daemon(config, on_ready=on_ready, lock=lock, fronts=[hub_of])
     if not as_json:
         talk("Stopped.")
 

@@ -10,9 +10,9 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -49,6 +49,20 @@ _HTTP_STATUS = {2: 400, 3: 404, 4: 502, 5: 504, 7: 507, 8: 403}
 _ERROR_OF_STATUS: dict[int, type[P2PModelError]] = {401: RefusedError, 404: NotFoundError}
 
 
+class Front(Protocol):
+    """HTTP of another room, for other programs: all that lies below `prefix`, on the port and not on the socket.
+
+    Requests change nothing there: their host and their origin are checked, and no token of ours is asked for.
+    """
+
+    @property
+    def prefix(self) -> str: ...
+
+    async def handle(self, request: web.Request) -> web.StreamResponse: ...
+
+    async def close(self) -> None: ...
+
+
 class ControlServer:
     """`http` is HOST:PORT or None for off. After `start`, `http` says where it really listens."""
 
@@ -63,6 +77,7 @@ class ControlServer:
         limits: LimitsService | None = None,
         keeping: KeepingService | None = None,
         caring: CaringService | None = None,
+        fronts: Sequence[Front] = (),
     ) -> None:
         """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
         self.http = http
@@ -74,6 +89,7 @@ class ControlServer:
         self._limits = limits
         self._keeping = keeping
         self._caring = caring
+        self._fronts = fronts
         self._runners: list[web.AppRunner] = []
         self._running: set[asyncio.Future[object]] = set()
 
@@ -81,13 +97,14 @@ class ControlServer:
         """Raises `NetworkError` where an explicit port is taken, `RefusedError` where a file cannot be written."""
         try:
             with storage_errors(f"open the control socket {self.socket}"):
-                await self._serve(_open_unix_socket(self.socket), [])
+                await self._serve(_open_unix_socket(self.socket), self._routes(), [])
             if self.http is not None:
                 listening = open_http_socket(self.http, explicit=self._http_explicit)
                 bound = Address(*listening.getsockname()[:2])
                 self.http = str(bound)
                 guard = RequestGuard(bound, await api_token(self._data_dir))
-                await self._serve(listening, [guard.middleware()])
+                routes = [*self._routes(), *map(_route, self._fronts)]
+                await self._serve(listening, routes, [guard.middleware(self._is_front)])
         except BaseException:
             await self.stop()
             raise
@@ -108,11 +125,17 @@ class ControlServer:
         await asyncio.gather(*(runner.cleanup() for runner in runners))
         remove_socket(self.socket, self._data_dir)
 
+    def _is_front(self, path: str) -> bool:
+        return any(path.startswith(f"{front.prefix}/") for front in self._fronts)
+
     async def _serve(
-        self, listening: socket.socket, checks: list[Callable[..., Awaitable[web.StreamResponse]]]
+        self,
+        listening: socket.socket,
+        routes: list[web.RouteDef],
+        checks: list[Callable[..., Awaitable[web.StreamResponse]]],
     ) -> None:
         app = web.Application(middlewares=[_errors_as_json, *checks], client_max_size=API_BODY_BYTES_MAX)
-        app.add_routes(self._routes())
+        app.add_routes(routes)
         # A client that goes away cancels what it asked for; a stop does not wait for operations to end by themselves.
         runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.5)
         self._runners.append(runner)
@@ -227,6 +250,10 @@ class ControlServer:
     async def _collect(self, request: web.Request) -> web.StreamResponse:
         keeping, body = self._keeping_service(), await _body(request, CollectRequest)
         return await stream_operation(request, lambda _: keeping.collect(body), self._running)
+
+
+def _route(front: Front) -> web.RouteDef:
+    return web.route("*", f"{front.prefix}/{{tail:.*}}", front.handle)
 
 
 @web.middleware

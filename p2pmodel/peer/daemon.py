@@ -11,12 +11,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.peer.config import PeerConfig
-from p2pmodel.peer.control import ControlServer
+from p2pmodel.peer.control import ControlServer, Front
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.runtime import RuntimeRecord, remove_runtime, write_runtime
 from p2pmodel.peer.service import LocalService
@@ -24,6 +24,8 @@ from p2pmodel.peer.yielding import yield_to_others
 from p2pmodel.store import Lock
 
 _EXIT_MARGIN_S = 1.0
+MakeFront = Callable[[Peer], Front]
+"""A room that serves HTTP of its own, given the peer. Whoever starts the daemon says which: this room knows none."""
 log = logging.getLogger(__name__)
 
 
@@ -49,10 +51,11 @@ async def run_daemon(
     on_ready: Callable[[RuntimeRecord], None],
     stop: asyncio.Event | None = None,
     lock: Lock | None = None,
+    fronts: Sequence[MakeFront] = (),
 ) -> None:
     """Serve until SIGTERM, SIGINT or `stop`; then withdraw, close and clean up, all within `STOP_TIMEOUT_S`."""
     stop = stop or asyncio.Event()
-    serving = asyncio.ensure_future(_serve(config, on_ready, lock))
+    serving = asyncio.ensure_future(_serve(config, on_ready, lock, fronts))
     stopping = asyncio.ensure_future(stop.wait())
     with _signals(stop, config):
         try:
@@ -65,9 +68,14 @@ async def run_daemon(
         serving.result()
 
 
-async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], lock: Lock | None) -> None:
+async def _serve(
+    config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], lock: Lock | None, fronts: Sequence[MakeFront]
+) -> None:
     async with AsyncExitStack() as stack:
         peer, service = await stack.enter_async_context(open_peer(config, lock))
+        made = [make(peer) for make in fronts]
+        for front in made:
+            stack.push_async_callback(front.close)
 
         async def not_ready() -> str:
             # The first peer of a network has nobody to wait for.
@@ -84,6 +92,7 @@ async def _serve(config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], 
             limits=service,
             keeping=service,
             caring=service,
+            fronts=made,
         )
         await control.start()
         stack.push_async_callback(control.stop)

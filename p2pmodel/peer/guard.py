@@ -27,22 +27,39 @@ class RequestGuard:
         self._bound = bound
         self._token = token
 
-    def middleware(self) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+    def middleware(
+        self, reads_only: Callable[[str], bool] = lambda path: False
+    ) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+        """`reads_only` says of a path that nothing can be changed there, by whatever method."""
+
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self.check(request.method, request.headers.get)
+            self.check_source(request.headers.get)
+            if not reads_only(request.path):
+                self.check_token(request.method, request.headers.get)
             return await handler(request)
 
         return check
 
     def check(self, method: str, header: Callable[[str], str | None]) -> None:
         """Raises `RefusedError`, or the HTTP errors 401 (no token) and 415 (wrong content type)."""
+        self.check_source(header)
+        self.check_token(method, header)
+
+    def check_source(self, header: Callable[[str], str | None]) -> None:
+        """Raises `RefusedError` for what a page of somebody else's makes a browser send."""
         host = header(hdrs.HOST) or ""
         if not self._is_ours(host):
             raise RefusedError("the Host header must name this server by its loopback address and port")
         origin = header(hdrs.ORIGIN)
         if origin is not None and not self._is_origin(origin, host):
             raise RefusedError("requests from other origins are refused")
+        # An image or a script of a page comes without an origin, and may make this peer fetch a model.
+        if header("Sec-Fetch-Site") in ("cross-site", "same-site"):
+            raise RefusedError("requests from other sites are refused")
+
+    def check_token(self, method: str, header: Callable[[str], str | None]) -> None:
+        """Raises the HTTP errors 401 (no token) and 415 (wrong content type)."""
         if method in ("GET", "HEAD"):
             return
         scheme, _, token = (header(hdrs.AUTHORIZATION) or "").partition(" ")

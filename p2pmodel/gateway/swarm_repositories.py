@@ -1,0 +1,156 @@
+"""Repositories out of the swarm: every model that this peer or any other holds, by its id or by a publisher's name.
+
+What a repository is, its manifest says, and so it is known before a byte of it is here. Only small files that go by
+git's id are read for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any
+
+from p2pmodel.errors import EntryNotFoundError, NetworkError, NotFoundError, RepositoryNotFoundError
+from p2pmodel.gateway.coalescing import Coalesced
+from p2pmodel.gateway.git import blob_oid, in_lfs
+from p2pmodel.gateway.model_names import Meant, commit_of, find_model
+from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
+from p2pmodel.limits import HUB_NAME_S, HUB_REPOSITORIES_KEPT
+from p2pmodel.model import FileEntry, Layout, Manifest, ModelId
+from p2pmodel.peer import Peer
+from p2pmodel.peer.fetching import Fetching
+
+
+class SwarmRepositories:
+    """Fills `Repositories`."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._names: Coalesced[RepoAddress, Meant] = Coalesced()
+        self._meant: dict[RepoAddress, tuple[float, Meant]] = {}
+        self._manifests: Coalesced[ModelId, _Content] = Coalesced()
+        self._contents: OrderedDict[ModelId, _Content] = OrderedDict()
+
+    async def find(self, address: RepoAddress, token: Token | None = None) -> SwarmRepository:
+        meant = await self._names.get(address, lambda: self._find_model(address))
+        content = self._contents.get(meant.model_id)
+        if content is None:
+            try:
+                content = await self._manifests.get(meant.model_id, lambda: self._look_up(meant.model_id))
+            except NotFoundError as error:
+                raise RepositoryNotFoundError(str(error)) from error
+        else:
+            self._contents.move_to_end(meant.model_id)
+        return SwarmRepository(address, meant, content)
+
+    async def whoami(self, token: Token) -> Mapping[str, Any] | None:
+        return None
+
+    async def close(self) -> None:
+        await self._names.close()
+        await self._manifests.close()
+        for content in self._contents.values():
+            await content.close()
+
+    async def _find_model(self, address: RepoAddress) -> Meant:
+        now = self._peer.network.clock.monotonic()
+        self._meant = {known: told for known, told in self._meant.items() if now - told[0] < HUB_NAME_S}
+        if address not in self._meant:
+            self._meant[address] = (now, await find_model(self._peer, address))
+        return self._meant[address][1]
+
+    async def _look_up(self, model_id: ModelId) -> _Content:
+        entries = self._peer.config.entry_peers
+        fetching = Fetching(self._peer.rooms, model_id, entry_peers=entries)
+        async with fetching.finder() as finder:
+            manifest = await fetching.manifest(finder)
+        content = self._contents[model_id] = _Content(self._peer, manifest)
+        while len(self._contents) > HUB_REPOSITORIES_KEPT:
+            self._contents.popitem(last=False)
+        return content
+
+
+class SwarmRepository:
+    """Fills `Repository`."""
+
+    def __init__(self, address: RepoAddress, meant: Meant, content: _Content) -> None:
+        self.address, self._content = address, content
+        self.commit, self.last_modified = commit_of(meant.model_id), meant.said_at
+
+    async def paths(self) -> Mapping[str, int]:
+        return self._content.sizes
+
+    async def file(self, path: str) -> RepoFile:
+        entry = self._content.entries.get(path)
+        if entry is None:
+            raise EntryNotFoundError(f"{self.address.repo_id} has no file {path[:200]!r}")
+        return await self._content.file(entry)
+
+    async def files(self) -> Sequence[RepoFile]:
+        return await asyncio.gather(*(self._content.file(entry) for entry in self._content.entries.values()))
+
+    def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        return self._content.read(self._content.entries[file.path], start, end)
+
+
+class _Content:
+    """One model, under whatever name it is asked for."""
+
+    def __init__(self, peer: Peer, manifest: Manifest) -> None:
+        self._peer, self._manifest = peer, manifest
+        self.entries = {file.path.text: file for file in manifest.files}
+        self.sizes = {path: file.size for path, file in self.entries.items()}
+        self._in_lfs = in_lfs(manifest.files)
+        self._plain: dict[str, RepoFile] = {}
+        self._naming: Coalesced[str, RepoFile] = Coalesced()
+        self._fetches: Coalesced[str, object] = Coalesced()
+
+    async def close(self) -> None:
+        await self._naming.close()
+        await self._fetches.close()
+
+    async def file(self, entry: FileEntry) -> RepoFile:
+        path = entry.path.text
+        if path in self._in_lfs:
+            return RepoFile.in_lfs(path, entry.size, entry.sha256.hex)
+        if path not in self._plain:
+            self._plain[path] = await self._naming.get(path, lambda: self._name(entry))
+        return self._plain[path]
+
+    async def _name(self, entry: FileEntry) -> RepoFile:
+        content = b"".join([block async for block in self.read(entry, 0, entry.size)])
+        return RepoFile(entry.path.text, entry.size, blob_oid(content))
+
+    async def read(self, entry: FileEntry, start: int, end: int) -> AsyncGenerator[bytes, None]:
+        path = entry.path.text
+        await asyncio.shield(self._fetches.get(path, lambda: self._fetch(path)))
+        layout = await self._layout()
+        file_index = [file.path.text for file in layout.files].index(path)
+        for index in layout.chunks_holding(file_index, start, end):
+            place = layout[index]
+            block = await self._peer.network.offload(self._read_chunk, layout, index)
+            yield block[max(0, start - place.offset) : end - place.offset]
+
+    async def _fetch(self, path: str) -> None:
+        await self._peer.fetch(self._manifest.model_id, files=[path])
+
+    async def _layout(self) -> Layout:
+        layout = await self._peer.network.offload(self._peer.store.layout, self._manifest.model_id)
+        assert layout is not None
+        return layout
+
+    def _read_chunk(self, layout: Layout, index: int) -> bytes:
+        """Checked in the memory from which it leaves."""
+        place = layout[index]
+        source = self._peer.store.chunk(place.digest, (layout.model_id, index))
+        if source is None:
+            raise NetworkError("the chunk was let go of while it was being read; ask again")
+        try:
+            block = bytearray(source.length)
+            if not source.open():
+                raise NetworkError("the file changed while it was being read; ask again")
+            source.read_into(memoryview(block), 0)
+            return bytes(block)
+        finally:
+            source.release()
