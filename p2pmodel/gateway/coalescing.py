@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
-from p2pmodel.net import cancelled
-
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -31,4 +29,8 @@ class Coalesced(Generic[K, T]):
             task.exception()  # everybody may have gone
 
     async def close(self) -> None:
-        await cancelled(list(self._tasks.values()))
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
