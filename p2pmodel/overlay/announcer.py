@@ -43,6 +43,10 @@ _COPY_BYTES = 26
 """One key at one holder: its bytes and its part of the datagram."""
 _MENDS_MAX = 3
 """Rounds in which keys go to the next nearest because a holder is gone: it may be gone too."""
+_ASLEEP_S = 30.0
+"""A tick that comes so much too late: the machine slept, or stood still, and others may have woken with it."""
+_WAKING_S = 120.0
+"""Over so long those who wake together spread what they have missed: no minute has twice the packets of a busy one."""
 _BEHIND_PART = 0.25
 """Of an interval: so late is a sweep that does not fit into it."""
 
@@ -119,8 +123,11 @@ class Announcer:
     async def run(self) -> None:
         """Announce what is new or due, for ever."""
         while True:
+            waited_from = self._clock.monotonic()
             if await self._woken():
                 await asyncio.sleep(_SETTLE_S)
+            elif self._clock.monotonic() - waited_from > self._profile.tick_s + _ASLEEP_S:
+                await self._woken(_WAKING_S * self._protocol.rng.random())
             size = self._protocol.table.size_estimate()
             self._roots.grown(size)
             self._bulk.grown(size)
@@ -217,10 +224,12 @@ class Announcer:
         self._bulk.remove(keys)
         self._roots.add(keys)
 
-    async def _woken(self) -> bool:
-        """Wait for a reason or a tick; says whether there was a reason."""
+    async def _woken(self, pause_s: float | None = None) -> bool:
+        """Wait for a reason, or `pause_s`: by default a tick. Says whether there was a reason."""
+        if pause_s is None and self.keys_provided:
+            pause_s = self._profile.tick_s
         try:
-            async with asyncio.timeout(self._profile.tick_s if self.keys_provided else None):
+            async with asyncio.timeout(pause_s):
                 await self._wake.wait()
         except TimeoutError:
             return False

@@ -120,10 +120,10 @@ async def packets(net, seconds: float) -> int:
     return net.event_log.count - before
 
 
-@pytest.mark.parametrize(("who", "times"), [("one", 2), ("all", 3)])
-async def test_after_half_an_hour_of_sleep_there_is_no_storm_and_everything_works(swarm, who, times):
+@pytest.mark.parametrize("who", ["one", "all"])
+async def test_after_half_an_hour_of_sleep_there_is_no_storm_and_everything_works(swarm, who):
     """The clock of one peer alone, or all machines at once (virtual ones that were paused): then everybody has every
-    round to make up for, and in the first minute there is a little over twice of what the busiest one had."""
+    round to make up for, and they do it one after the other."""
     net = await swarm(peers=10, seed=11)
     models = [await peer.publish(net.random_model(size=MIB)) for peer in net[:4]]
     await net.fetch_all(models[0])
@@ -133,8 +133,10 @@ async def test_after_half_an_hour_of_sleep_there_is_no_storm_and_everything_work
         running_loop().now += 30 * MINUTE
     else:
         net[2].host.slept_s += 30 * MINUTE
-    after = await packets(net, MINUTE)
-    assert after <= times * normal, f"{after} packets in the first minute, {normal} in the busiest before"
+    at_once = await packets(net, 5)
+    after = at_once + await packets(net, MINUTE - 5)
+    assert at_once <= normal, f"{at_once} packets at once, {normal} in the busiest minute before"
+    assert after <= 2 * normal, f"{after} packets in the first minute, {normal} in the busiest before"
     reports = await net.fetch_all(models[1])
     assert len(reports) == 9
 
