@@ -50,6 +50,7 @@ from p2pmodel.model import (
     open_statement,
 )
 from p2pmodel.model.chunk_list import ENTRY_BYTES
+from p2pmodel.model.have_map import bits_of
 from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.overlay import Overlay, overlay_key
 from p2pmodel.peer.announcing import Announcer
@@ -107,6 +108,10 @@ class Fetching:
     _statements: dict[Link, asyncio.Task[list[SignedStatement]]] = field(default_factory=dict)
     """Asked for as soon as there is a connection: an answer costs a round trip, and nobody should wait for two."""
     _download: Download | None = None
+    _preferred: Sequence[int] = ()
+    """Chunks that somebody waits for, in that order."""
+    _told: int | None = None
+    """Where a transfer asks only for what it is told: those chunks, as bits."""
     _manifest_asks: int = 0
     """Of how many more peers the manifest is asked for with the greeting."""
 
@@ -148,6 +153,23 @@ class Fetching:
         self.background = False
         if self._download is not None:
             self._download.hurry()
+
+    def prefer(self, chunks: Sequence[int]) -> None:
+        """Bring these chunks first, in this order: somebody waits for them."""
+        self._preferred = chunks
+        if self._download is not None:
+            self._download.prefer(bits_of(chunks), chunks)
+
+    def want(self, bits: int, dropped: int = 0) -> None:
+        """These chunks as well, of a `transfer` that asks for what it is told alone; not for `dropped` any more."""
+        self._told = (self._told or 0) & ~dropped | bits
+        if self._download is not None:
+            self._download.want(bits, dropped)
+
+    def came_otherwise(self, bits: int) -> None:
+        """These chunks were found on this disk meanwhile."""
+        if self._download is not None:
+            self._download.came_otherwise(bits)
 
     async def _suggest_caches(self, caches: NearCaches, finder: Finder) -> None:
         finder.suggest(await caches.find())
@@ -340,9 +362,14 @@ class Fetching:
 
     # --- chunks --------------------------------------------------------------------------------------------------
 
-    async def transfer(self, layout: Layout, intake: Intake | Repair, finder: Finder) -> None:
-        """Pull what the intake misses. Raises `NoPeersError` after a long stall, and whatever our own disk raises."""
-        swarm = self.rooms.swarm
+    async def transfer(
+        self, layout: Layout, intake: Intake | Repair, finder: Finder, *, asked: int | None = None
+    ) -> None:
+        """Pull what the intake misses. Raises `NoPeersError` after a long stall, and whatever our own disk raises.
+
+        `asked`: of what it misses these chunks, and what `want` names, until it is cancelled.
+        """
+        swarm, self._told = self.rooms.swarm, asked
         await self.rooms.announcer.begin(layout)
         download = swarm.open_download(
             layout,
@@ -353,6 +380,8 @@ class Fetching:
             account=self.account,
             on_peers=finder.suggest,
             background=self.background,
+            asked=self._told,
+            first=self._preferred,
         )
         self.tally, self._download = download.tally, download
         finder.on_link = download.add_link
@@ -380,6 +409,7 @@ class Fetching:
             finder.on_link = lambda link: None
             finder.enough = lambda: False
             download.on_peers = lambda peers: None
+            self._download = None
             await cancelled((claims, watch, running, searching))
             relatives.leave()
             swarm.close_download(download)
@@ -414,6 +444,8 @@ class Fetching:
                 moved_at, fetched, came = now, download.tally.bytes_fetched, download.answer_bytes
             if not download.sources and now - moved_at > _WAIT_S:
                 note = f"waiting for a peer that holds {download.missing.bit_count()} missing chunks"
+            if download.complete:
+                moved_at = now  # nothing is asked for
             if download.sources:
                 hopeful_at = now  # its upload limit may make it pause between chunks for longer than a stall lasts
             if now - max(moved_at, hopeful_at) > FETCH_STALL_S or now - moved_at > FETCH_PATIENCE_S:

@@ -34,8 +34,9 @@ from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
+from p2pmodel.peer.reader import Reader, Readings
 from p2pmodel.peer.reports import FetchReport
-from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest
+from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ReadRequest
 from p2pmodel.peer.saved import SavedState
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
@@ -112,6 +113,7 @@ class Peer:
         """Chunks that the cache has let go of, until others are told."""
         self._loop: asyncio.AbstractEventLoop
         self.fetches: Flights[Retrieval, FetchReport] = Flights()
+        self.readings = Readings(self)
 
     # --- life ----------------------------------------------------------------------------------------------------
 
@@ -157,6 +159,7 @@ class Peer:
             upload_slots=config.upload_slots,
             background=config.background,
         )
+        self.swarm.on_arrival = self.readings.arrived
         self._stack.push_async_callback(self.swarm.stop)
         self.overlay = Overlay(
             key=key,
@@ -231,6 +234,7 @@ class Peer:
         raise AssertionError("unreachable")
 
     async def _stop(self) -> None:
+        await self.readings.stop()
         await cancelled(self._background)
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
@@ -353,6 +357,8 @@ class Peer:
     @asynccontextmanager
     async def only_fetch(self, model_id: ModelId) -> AsyncIterator[None]:
         """One fetch of a model at a time: the second finds on this disk what the first brought."""
+        if asyncio.current_task() is not self.readings.worker(model_id):
+            await self.readings.give_way(model_id)
         lock = self._model_locks.setdefault(model_id, asyncio.Lock())
         async with lock:
             await self.closed(model_id)
@@ -412,6 +418,35 @@ class Peer:
             timeout_s=timeout_s,
         )
         return await LocalService(self).fetch(request, on_progress)
+
+    async def open_reader(
+        self,
+        ref: str | Digest,
+        *,
+        files: Sequence[str] = (),
+        whole: bool = False,
+        peers: Sequence[str] = (),
+        signed_by: Sequence[str] = (),
+        timeout_s: float | None = None,
+    ) -> Reader:
+        """Open a model for reading by path and range; what is not here comes as it is wanted.
+
+        `files` are exact paths or directories, all of the model by default. `whole`: bring all of them, what is wanted
+        or waited for first; otherwise nothing comes that nobody asked the reader for. What comes stays in the data
+        directory, and a file that has become whole there gets its name. Where the model is here, no peer is asked.
+        Raises as `fetch` does, as far as it concerns finding the model; `timeout_s` is for that alone.
+        """
+        from p2pmodel.peer.service import LocalService
+
+        request = ReadRequest(
+            ref=str(ref),
+            files=list(files),
+            whole=whole,
+            peers=list(peers),
+            signed_by=list(signed_by),
+            timeout_s=timeout_s,
+        )
+        return await LocalService(self).open_reader(request)
 
 
 async def _supervised(work: Coroutine[Any, Any, object]) -> None:

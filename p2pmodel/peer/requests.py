@@ -61,6 +61,19 @@ class FetchRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Take only what others leave of the line."""
 
 
+class ReadRequest(msgspec.Struct, frozen=True, kw_only=True):
+    ref: str
+    files: list[str] = []
+    """Exact paths or directories; all of the model by default."""
+    whole: bool = False
+    """Bring all of these files, not only what is asked for."""
+    bootstrap: list[str] = []
+    peers: list[str] = []
+    signed_by: list[str] = []
+    timeout_s: float | None = None
+    """For finding the model; not for what is read of it."""
+
+
 class ShowRequest(msgspec.Struct, frozen=True, kw_only=True):
     ref: str
     bootstrap: list[str] = []

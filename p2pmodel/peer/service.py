@@ -36,6 +36,7 @@ from p2pmodel.peer.kept_limits import keep_limits
 from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer, resolve
+from p2pmodel.peer.reader import Reader
 from p2pmodel.peer.rendering import detail, neighbours, signers, summary
 from p2pmodel.peer.reports import (
     FetchReport,
@@ -53,6 +54,7 @@ from p2pmodel.peer.requests import (
     LimitsChange,
     OnProgress,
     PublishRequest,
+    ReadRequest,
     ShowRequest,
     VerifyRequest,
 )
@@ -266,6 +268,32 @@ class LocalService(Keeping, Care):
             fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries, background=request.background)
             retrieval = Retrieval(self._peer, fetching, request, path)
             return await retrieval.run(wanted, on_progress or (lambda _: None))
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def open_reader(self, request: ReadRequest) -> Reader:
+        """As `Peer.open_reader`. A reference that names a file inside opens that one."""
+        async with time_limit(request.timeout_s):
+            await self._be_known_to(request)
+            direct = await resolve(request.peers)
+            trust = await self._peer.trust()
+            signers = [trust.resolve_key(text) for text in request.signed_by]
+            model_id, path = await self._model(request.ref, direct)
+            return await self._peer.readings.open(
+                model_id,
+                files=[*request.files, *([path] if path else [])],
+                whole=request.whole,
+                direct=direct,
+                entry_peers=self._entry_peers(request.bootstrap),
+                signers=signers,
+            )
+
+    async def _be_known_to(self, request: ReadRequest) -> None:
+        """Be in the network, unless all that the request can need is here."""
+        model_id = Reference.parse(request.ref).model_id
+        here = None if model_id is None else await self._peer.network.offload(self._peer.store.have_map, model_id)
+        if here is None or not here.whole or request.bootstrap:
+            await self._enter(request.bootstrap)
 
     # --- verifying -----------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy as copying
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,8 @@ class Cache:
         """By number, the copies in the policy, with those of their chunks that are; `_WHOLE` for a copy as one."""
         self._served: dict[int, int] = {}
         """Chunks of a copy as one that were served since that counted as a use."""
+        self._readers: Counter[ModelId] = Counter()
+        """Models that a reader has open: what was told to be here stays until it has been read."""
         self._allowance = 0
         self._used = False
         """Whether anything was used since that was saved."""
@@ -171,6 +174,15 @@ class Cache:
             self._policy.touch(_whole(copy))
             self._used = True
 
+    def reader_came(self, model_id: ModelId) -> None:
+        """Nothing of this model is let go of to make room until the reader leaves (`reader_left`)."""
+        with self._lock:
+            self._readers[model_id] += 1
+
+    def reader_left(self, model_id: ModelId) -> None:
+        with self._lock:
+            self._readers -= Counter([model_id])
+
     # --- making room
 
     @contextmanager
@@ -263,7 +275,7 @@ class Cache:
 
     def _may_go(self, key: int) -> bool:
         copy, chunks = self._units[key >> _UNIT_BITS]
-        if copy.busy.locked():
+        if copy.busy.locked() or copy.model_id in self._readers:
             return False
         reading = self._server.reading(copy)
         return not (reading if chunks == _WHOLE else reading >> _chunk_of(key) & 1)

@@ -10,7 +10,8 @@ unproven is hashed again by `adopt`, never fetched again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
@@ -70,7 +71,8 @@ class Intake:
         """Chunks of placed files: in the database they stand beside the file's state, which says "unproven"."""
         self._state = threading.Condition()
         self._claiming, self._recording = threading.Lock(), threading.Lock()
-        self._writing = 0
+        self._writing: Counter[int] = Counter()
+        """Files that are being written to, and by how many."""
         self._dirty: set[int] = set()
         self._doubtful: set[int] = set()
         """Placed files whose barrier has failed: a second one would hold, and prove nothing. The next run looks."""
@@ -86,9 +88,16 @@ class Intake:
         """The wanted chunks that are not here yet."""
         return HaveMap(self.wanted.count, self.wanted.bits & ~self._copy.bits)
 
-    def adopt(self, on_progress: OnProgress | None = None, stop: threading.Event | None = None) -> None:
+    def adopt(
+        self,
+        on_progress: OnProgress | None = None,
+        stop: threading.Event | None = None,
+        *,
+        asked: int | None = None,
+    ) -> None:
         """Take over what is here already, and reserve the space for the rest. Blocks; hashes what is not proven.
 
+        `asked`: only these chunks are copied from other models on this disk; `borrow` copies others later.
         Raises `RefusedError` where a file with other content has a final name and `overwrite` is off,
         `NoSpaceError` before anything was written, and `InterruptedFetchError` once `stop` is set.
         """
@@ -124,9 +133,7 @@ class Intake:
         partial = sum(file.mask for file in kept if file.state is FileState.PARTIAL)
         adoption.copy_replaced(self._keep)
         replaced = self._copy.bits & ~here
-        came = self._borrowing.copy_missing(
-            self.layout, self.missing, self._take, self._partial, self._note_copied, on_progress, stop
-        )
+        came = self._borrow(self.missing.bits if asked is None else asked, on_progress, stop)
         self.reused = {
             "in_place": self._bytes(here & ~partial & ~linked),
             "resumed": self._bytes(here & partial),
@@ -134,6 +141,20 @@ class Intake:
             "reflinked": came["reflinked"],
             "copied": came["copied"] + self._bytes(replaced),
         }
+
+    def borrow(self, bits: int, stop: threading.Event) -> int:
+        """Copy those of these chunks that are missing here and lie in other models on this disk.
+
+        Returns what of `bits` is here then. Raises as `adopt` does.
+        """
+        self._borrow(bits, None, stop)
+        return bits & self._copy.bits
+
+    def _borrow(self, bits: int, on_progress: OnProgress | None, stop: threading.Event) -> dict[str, int]:
+        lacking = HaveMap(self.wanted.count, bits & self.missing.bits)
+        return self._borrowing.copy_missing(
+            self.layout, lacking, self._take, self._partial, self._note_copied, on_progress, stop
+        )
 
     def _bytes(self, bits: int) -> int:
         return sum(self.layout.length(index) for index in HaveMap(self.wanted.count, self.wanted.bits & bits))
@@ -179,7 +200,8 @@ class Intake:
                 return 0
             if fault := self._copy.fault_of(self.layout[at].file_index for at in places):
                 raise P2PModelError(fault)
-            self._writing += 1
+            files = Counter({self.layout[at].file_index for at in places})
+            self._writing.update(files)
         try:
             self._take(len(data) * len(places))
             bits = 0
@@ -191,11 +213,11 @@ class Intake:
                     file.write(data, place.offset)
                 bits |= 1 << at
             with self._state:
-                self._dirty.update([self.layout[at].file_index for at in places])
+                self._dirty.update(files)
                 return self._copy.add(bits)
         finally:
             with self._state:
-                self._writing -= 1
+                self._writing -= files  # what reaches zero is dropped
                 if not self._writing:
                     self._state.notify_all()
 
@@ -280,18 +302,29 @@ class Intake:
             self._state.wait_for(lambda: not self._writing)
             if self.missing.held:
                 raise P2PModelError(f"{self.missing.held} chunks are missing: the files are not whole")
-            placed = [self._placed(kept) for kept in self._partial_files()]
-            self._check_final_names(placed)
-            with self._recording, self._database.transaction() as writer:
-                for file in placed:
-                    self._recorded |= file.mask
-                self._catalogue.save_files(writer, self._copy, placed)
-                have = self._recorded | self._proven | self._copy.hidden
-                self._catalogue.save_have(writer, self._copy, have, clean=False)
-            for file in placed:
-                self._place(file)
-            self._dirty.update(file.index for file in placed)
+            self._place_all(self._partial_files())
             self._destination.remove_partials()  # `close` may come a while later, and a user looks now
+
+    def place_whole(self) -> list[int]:
+        """Give their final names to those files that are whole; returns those that have to wait for a late write."""
+        with self._state:
+            whole = [file for file in self._partial_files() if self._copy.bits & file.mask == file.mask]
+            if at_rest := [file for file in whole if file.index not in self._writing]:
+                self._place_all(at_rest)
+            return [file.index for file in whole if file.index in self._writing]
+
+    def _place_all(self, partial: Iterable[KeptFile]) -> None:
+        placed = [self._placed(kept) for kept in partial]
+        self._check_final_names(placed)
+        with self._recording, self._database.transaction() as writer:
+            for file in placed:
+                self._recorded |= file.mask
+            self._catalogue.save_files(writer, self._copy, placed)
+            have = self._recorded | self._proven | self._copy.hidden
+            self._catalogue.save_have(writer, self._copy, have, clean=False)
+        for file in placed:
+            self._place(file)
+        self._dirty.update(file.index for file in placed)
 
     def _partial_files(self) -> list[KeptFile]:
         kept = [self._copy.file(index) for index in self.file_indices]

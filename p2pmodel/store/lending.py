@@ -8,14 +8,17 @@ from collections.abc import Iterator, Sequence
 from p2pmodel.model import Digest, HaveMap, ModelId
 from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.files import Files
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.serving import ChunkSource, Server
+from p2pmodel.store.values import FilePlace, FileState
 
 
 class Lender:
     """Thread-safe."""
 
-    def __init__(self, catalogue: Catalogue, objects: Objects, server: Server, cache: Cache) -> None:
+    def __init__(self, files: Files, catalogue: Catalogue, objects: Objects, server: Server, cache: Cache) -> None:
+        self._files = files
         self._catalogue, self._objects, self._server, self._cache = catalogue, objects, server, cache
 
     def chunk(self, digest: Digest, where: tuple[ModelId, int] | None = None) -> ChunkSource | None:
@@ -63,6 +66,18 @@ class Lender:
         for copy in copies:
             bits |= copy.bits
         return HaveMap(copies[0].count, bits)
+
+    def file_place(self, model_id: ModelId, file_index: int, chunks: int) -> FilePlace | None:
+        """Where these chunks (bits) of a file can be read together; a whole file rather than a part of one."""
+        found = [(copy, copy.file(file_index)) for copy in self._catalogue.copies(model_id)]
+        able = [(copy, kept) for copy, kept in found if kept is not None and kept.readable and not chunks & ~copy.bits]
+        able.sort(key=lambda item: item[1].state is FileState.PARTIAL)
+        for copy, kept in able:
+            status = self._files.status(kept.location)
+            if status is not None and kept.is_same(status.identity):
+                named = kept.state is not FileState.PARTIAL
+                return FilePlace(kept.location, named and copy.bits & kept.mask == kept.mask, status.identity)
+        return None
 
     def digests(self, model_id: ModelId) -> Iterator[Digest]:
         """The hashes of the chunks that are here, in order."""

@@ -140,18 +140,20 @@ class ChunkSource:
     def file(self) -> OpenFile:
         return self._entry.file
 
-    def open(self) -> bool:
+    def open(self, *, afresh: bool | None = None) -> bool:
         """Read the chunk and check it. False where it is not what it should be: it is held no more then.
 
-        Without it, `read_into` gives the bytes as they are on the disk.
+        `afresh`: hash it even if it was hashed before and nothing was done to its file since; as the server does it
+        for all, by default. Without `open`, `read_into` gives the bytes as they are on the disk.
         """
-        if not self._server.hash_each_read and self._server.is_proven(self._entry, self.copy, self.place):
+        afresh = self._server.hash_each_read if afresh is None else afresh
+        if not afresh and self._server.is_proven(self._entry, self.copy, self.place):
             return True
         buffer = self._server.buffers.lease(self.length)
         # So many are on their way out that this one is read twice: once to be hashed, once more by pieces to be sent.
         view = (memoryview(bytearray(self.length)) if buffer is None else buffer)[: self.length]
         good = self._server.read(self._entry, self.copy, self.place, view)
-        if good and buffer is not None and self._server.hash_each_read:
+        if good and buffer is not None and afresh:
             self._data = buffer
         elif buffer is not None:
             self._server.buffers.release(buffer)

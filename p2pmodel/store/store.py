@@ -44,6 +44,7 @@ from p2pmodel.store.values import (
     BadRange,
     CacheLimits,
     CacheUse,
+    FilePlace,
     FileState,
     Published,
     Released,
@@ -92,7 +93,7 @@ class Store:
             pins=self._pins,
         )
 
-        self._lender = Lender(self._catalogue, self._objects, self._server, self.cache)
+        self._lender = Lender(files, self._catalogue, self._objects, self._server, self.cache)
         self._intakes = Intakes(
             directory,
             files=files,
@@ -235,6 +236,13 @@ class Store:
         """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""
         return self._lender.have_map(model_id)
 
+    def file_place(self, model_id: ModelId, file_index: int, chunks: int) -> FilePlace | None:
+        """Where these chunks (bits) of a file can be read together, in the best place first; None for nowhere.
+
+        The file is looked at: one that changed is not named.
+        """
+        return self._lender.file_place(model_id, file_index, chunks)
+
     def digests(self, model_id: ModelId) -> Iterator[Digest]:
         """The hashes of the chunks that are here, in order."""
         return self._lender.digests(model_id)
@@ -256,7 +264,8 @@ class Store:
 
         With `link`, a file that some model here has as well is one with that; otherwise only among fetched ones in the
         data directory.
-        `sparse` is how a cache fetches: no space is reserved, each chunk asks for its own, and no file gets its name.
+        `sparse` is how a cache fetches: no space is reserved, each chunk asks for its own, and no file gets its name
+        unless `Intake.place_whole` gives it.
         Raises `UsageError` for no files or unknown ones, `RefusedError` where the directory is not to be written
         to, or this model is being fetched into it, and `InterruptedFetchError` once `stop` is set.
         """

@@ -119,6 +119,18 @@ class StoredModel:
     """Whether the cache may let go of the copy at `path`, unless it is pinned."""
 
 
+@dataclass(frozen=True, slots=True)
+class FilePlace:
+    """Where a file of a model can be read on this disk, by byte offsets of the model's own file.
+
+    A whole one has its final name and is read by whoever likes; of one that is not, some chunks only are there.
+    """
+
+    path: Path
+    whole: bool
+    identity: FileIdentity
+
+
 Content = Literal["published", "fetched", "cached"]
 """Whose a copy is: its owner's files, which are never touched; a user's, whom they were fetched for; the cache's."""
 

@@ -95,7 +95,9 @@ class Download:
         on_have: Callable[[int], None],
         account: Account[PublicKey] | None = None,
         background: bool = False,
+        asked: int | None = None,
     ) -> None:
+        """`asked`: only these of the wanted chunks, then those that `want` names; `run` does not end by itself."""
         self.layout = layout
         self.background: bool | None = background
         self.tally = Tally()
@@ -117,7 +119,10 @@ class Download:
         self._first_of = {twin: first for first, twins in looked_at for twin in twins[:_TWINS_LOOKED_AT]}
         self._twins_looked_at = bits_of(self._first_of)
         once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
-        self._schedule: Schedule[PublicKey] = Schedule(len(layout), once, have.bits, layout.length, rng)
+        self._once, self._here, self._open_ended = once, have.bits, asked is not None
+        self._schedule: Schedule[PublicKey] = Schedule(
+            len(layout), once if asked is None else self._firsts(asked) & once, have.bits, layout.length, rng
+        )
         self._schedule.overtaking.coming = self._answers
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
@@ -182,13 +187,37 @@ class Download:
         """
         return self._answer_bytes
 
-    def prefer(self, bits: int) -> None:
-        """Ask for these chunks first, until they are here or others are preferred: somebody waits for them now."""
+    def prefer(self, bits: int, order: Sequence[int] = ()) -> None:
+        """Ask for these chunks first, until they are here or others are preferred: somebody waits for them now.
+
+        Those of them that are in `order` in that order.
+        """
+        self._schedule.prefer(self._firsts(bits), order)
+        self._fill_soon()
+
+    def want(self, bits: int, dropped: int = 0) -> None:
+        """Where the download asks for what is named alone: for these chunks as well, and for `dropped` no more.
+
+        What is here, or asked for already, may be among them.
+        """
+        self._schedule.drop(self._firsts(dropped) & ~self._firsts(bits))
+        self._schedule.want(self._firsts(bits) & self._once & ~self._here)
+        for link in list(self.links.values()) if len(self.links) <= _WIDE_LINKS else ():
+            self._expect_from(link)
+        self._changed.set()
+        self._fill_soon()
+
+    def came_otherwise(self, bits: int) -> None:
+        """These chunks are here now, from this disk."""
+        self._here |= bits
+        self._schedule.held(bits)
+
+    def _firsts(self, bits: int) -> int:
+        """With the chunk that is asked for in place of each of its twins."""
         for first, twins in self._twins.items():
             if any(bits >> twin & 1 for twin in twins):
                 bits |= 1 << first
-        self._schedule.prefer(bits)
-        self._fill_soon()
+        return bits
 
     def hurry(self) -> None:
         """In the background no longer."""
@@ -220,11 +249,14 @@ class Download:
         self._came_in[link.peer] = link.channel.bytes_received
         lanes = 1
         if len(self.links) <= _WIDE_LINKS and not self.background:
-            missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
-            lanes = link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
+            lanes = self._expect_from(link)
         self._schedule.peer_joined(link.peer, scope, lanes)
         self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
+
+    def _expect_from(self, link: Link) -> int:
+        missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
+        return link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != len(self.layout):
@@ -285,12 +317,12 @@ class Download:
     async def run(self) -> None:
         """Return when every wanted chunk is verified. Raises what our own disk raised. Cancel it to stop."""
         try:
-            while not self._schedule.complete:
+            while self._open_ended or not self._schedule.complete:
                 if self._failure is not None:
                     raise self._failure
                 self._changed.clear()
                 try:
-                    async with asyncio.timeout(self._tick_s):
+                    async with asyncio.timeout(None if self._schedule.complete else self._tick_s):
                         await self._changed.wait()
                 except TimeoutError:
                     self._expire()
@@ -462,6 +494,7 @@ class Download:
         if first:
             self.tally.bytes_repeated += len(twins) * length
         if sink.held_bits:
+            self._here |= sink.held_bits
             self._on_have(sink.held_bits)
 
 

@@ -11,7 +11,7 @@ A chunk costs a few microseconds, however many there are: the whole sets are onl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from random import Random
 from typing import Generic, TypeVar
 
@@ -58,6 +58,8 @@ class Schedule(Generic[K]):
         self._missing_count = missing.bit_count()
         self._free = FlippedBits(count, missing)
         self._preferred = 0
+        self._order: Sequence[int] = ()
+        """Of the preferred chunks those that have an order; a few."""
         self._askers: dict[int, dict[K, None]] = {}
         """Of whom each chunk is asked, in that order: sets of keys have another order in every process."""
         self._sources: dict[K, Source] = {}
@@ -180,11 +182,27 @@ class Schedule(Generic[K]):
 
     # --- requests ------------------------------------------------------------------------------------------------
 
-    def prefer(self, bits: int) -> None:
-        """Ask for these chunks before all others, from now on and until they are here or others are preferred."""
-        self._preferred = bits
+    def prefer(self, bits: int, order: Sequence[int] = ()) -> None:
+        """Ask for these chunks before all others, from now on and until they are here or others are preferred.
+
+        Those in `order` in that order, for somebody reads them so; the rest by rarity.
+        """
+        self._preferred, self._order = bits, order
         for source in self._sources.values():
             source.batch.clear()
+
+    def want(self, bits: int) -> None:
+        """Ask for these chunks too, none of which is here."""
+        for index in iter_bits(bits & ~self._missing.bits):
+            self._state[index] = _FREE
+            self._missing.flip(index)
+            self._free.flip(index)
+            self._missing_count += 1
+
+    def drop(self, bits: int) -> None:
+        """Nobody wants these chunks any more; what is asked of somebody in time may come all the same."""
+        for index in iter_bits(bits & self._free.bits):
+            self._now_here(index)
 
     def next_requests(self, peer: K, now: float) -> Iterator[int]:
         """Chunks to ask of this peer now; each counts as asked when it is yielded. See `withdrawn`."""
@@ -263,6 +281,9 @@ class Schedule(Generic[K]):
                 return late
         if not free:
             return self._take_over(peer, source, now)
+        for index in self._order if first else ():
+            if self._state[index] == _FREE and first >> index & 1:
+                return index
         if self._arrived < RANDOM_FIRST_CHUNKS:
             return random_bit(first or free, self._rng)
         ahead = min(1 + int(source.chunks_per_s * _BATCH_S), _BATCH_CHUNKS_MAX)

@@ -25,6 +25,7 @@ from p2pmodel.limits import (
     PEERS_PER_MESSAGE_MAX,
 )
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey
+from p2pmodel.model.have_map import bits_of
 from p2pmodel.net import Address, Channel, Crowd, Network, cancelled
 from p2pmodel.swarm.accounting import Account
 from p2pmodel.swarm.choker import Choker
@@ -87,6 +88,8 @@ class Swarm:
         self._let_in_at = float("-inf")
         self.on_interest: Callable[[Link, ModelId], None] = lambda link, model_id: None
         """Told of each peer that begins to follow a model here."""
+        self.on_arrival: Callable[[ModelId, int], None] = lambda model_id, bits: None
+        """Told of chunks that have just been verified and written, as bits."""
         self.connected_from_outside = False
         """Somebody with a public address has opened a connection to us."""
         self._housekeeping = asyncio.get_running_loop().create_task(self._keep_house())
@@ -304,6 +307,7 @@ class Swarm:
 
     def note_have(self, model_id: ModelId, bits: int) -> None:
         """Chunks of this model are here now: peers that follow it will hear."""
+        self.on_arrival(model_id, bits)
         download = self.downloads.get(model_id)
         telling = self._tellings.setdefault(model_id, Telling(self._rng))
         telling.add(bits, rare=bits if download is None else download.rare(bits))
@@ -386,9 +390,13 @@ class Swarm:
         account: Account[PublicKey] | None = None,
         on_peers: Callable[[Sequence[tuple[PublicKey, Address]]], None] = lambda peers: None,
         background: bool = False,
+        asked: int | None = None,
+        first: Sequence[int] = (),
     ) -> Download:
         """Begin to pull a model; `close_download` must follow. One at a time for each model.
 
+        `first`: chunks to ask for before the others, in that order, as `Download.prefer` has it.
+        `asked`: not all that is wanted, but these chunks and what `Download.want` adds to them; it does not end then.
         `background`: it takes only what others leave of the line.
         `on_peers` is told of peers that others name, those too that were named before it began.
         Raises `ProtocolError` where it is being pulled already.
@@ -407,8 +415,11 @@ class Swarm:
             on_have=lambda bits: self.note_have(model_id, bits),
             account=account,
             background=background,
+            asked=asked,
         )
         download.on_peers = on_peers
+        if first:
+            download.prefer(bits_of(first), first)
         self.downloads[model_id] = download
         for link in [*links, *(link for link in self.links.values() if model_id in link.interests)]:
             if self.links.get(link.peer) is link:

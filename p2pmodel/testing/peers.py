@@ -315,6 +315,12 @@ class SimPeer:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
+    async def run(self, work: Callable[[Peer], Coroutine[Any, Any, T]]) -> T:
+        """Do something with the daemon's own object, in its process: a crash takes it. Raises what it raises."""
+        __tracebackhide__ = True
+        running = self.running
+        return await self._in(running.process, work(running.peer))
+
     async def _call(self, work: Callable[[LocalService], Coroutine[Any, Any, T]]) -> T:
         __tracebackhide__ = True
         running = self.running

@@ -1,0 +1,401 @@
+"""Reading a model of which only a part is here: what is wanted comes first, and is read once it is verified.
+
+All readers of a model share one `Reading`. It asks for what any of them wants and nothing else, in the order in which
+they want it; what somebody waits for goes before that. The bytes go into the model's place in the data directory, as
+the cache keeps them, so that they are served, announced, resumed and let go of like all others; a file that has become
+whole gets its name. While a fetch of the same model is under way it is that fetch that brings them, and is told what
+to bring first; afterwards the reading goes on by itself. Where nothing is missing, no peer is asked anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from itertools import islice, zip_longest
+from typing import TYPE_CHECKING, Protocol
+
+from p2pmodel.errors import InterruptedFetchError, P2PModelError, VerificationError
+from p2pmodel.model import Layout, ModelId, PublicKey
+from p2pmodel.model.have_map import bits_of, iter_bits
+from p2pmodel.net import Address, cancelled
+from p2pmodel.peer.fetching import Fetching, default_destination
+from p2pmodel.peer.finding import Finder
+from p2pmodel.store import FilePlace, Intake
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.peer import Peer
+
+log = logging.getLogger(__name__)
+
+_LINGER_S = 5.0
+"""So long the connections are kept when nothing is missing: whoever reads a header soon reads what it describes."""
+_AHEAD_CHUNKS = 64
+"""So many of the next chunks in order go before the rest: about what is under way at once, so that the order holds."""
+_READ_TRIES = 3
+
+
+class Wanting(Protocol):
+    """A reader, as far as the reading has to know it."""
+
+    wanted: int
+    """All that it wants, as bits, what is here as well."""
+    files: dict[int, None]
+    """The files that this is in."""
+
+    def next_chunks(self, have: int, count: int) -> list[int]:
+        """So many of the chunks that it wants next and that are not in `have`, in its order."""
+
+
+class _Wait:
+    """Somebody waits for `missing` chunks (bits)."""
+
+    def __init__(self, missing: int) -> None:
+        self.missing = missing
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+
+class Reading:
+    """What all readers of one model share. On the event loop only."""
+
+    def __init__(self, peer: Peer, model_id: ModelId, on_end: Callable[[], None]) -> None:
+        self.model_id = model_id
+        self.layout: Layout
+        self.bytes_fetched = 0
+        """What came over the network for these readers."""
+        self.readers: dict[Wanting, None] = {}
+        self._peer, self._on_end = peer, on_end
+        self._opening = asyncio.Lock()
+        self._opened = 0
+        self._known = False
+        self._have = 0
+        self._waits: dict[_Wait, None] = {}
+        self._preferred = 0
+        self._direct: list[Address] = []
+        self._entry_peers: Sequence[str] = ()
+        self._news = asyncio.Event()
+        self._work: asyncio.Task[None] | None = None
+        self.session: asyncio.Task[None] | None = None
+        self._search: tuple[AsyncExitStack, Fetching, Finder] | None = None
+        self._ending: asyncio.TimerHandle | None = None
+        self._placed: dict[int, None] = {}
+        """Files that have been whole since the place was opened, and have their names."""
+        peer.store.cache.reader_came(model_id)
+
+    # --- opening and closing -------------------------------------------------------------------------------------
+
+    async def open(self, direct: Sequence[Address], entry_peers: Sequence[str], signers: Sequence[PublicKey]) -> None:
+        """Know the layout; `join` or `leave` must follow. Raises as `Peer.open_reader` does."""
+        self._opened += 1
+        try:
+            self._direct += [address for address in direct if address not in self._direct]
+            self._entry_peers = entry_peers
+            if self._search is not None:
+                self._search[1].ask_also(direct)
+            async with self._opening:
+                await self._learn(signers)
+        except BaseException:
+            self.leave(None)
+            raise
+
+    def join(self, reader: Wanting) -> None:
+        """One more reader, after `open`."""
+        self._opened -= 1
+        self.readers[reader] = None
+        if self._search is not None and self._ending is None:
+            loop = asyncio.get_running_loop()
+            self._ending = loop.call_later(_LINGER_S, lambda: self._peer.spawn(self._end_search()))
+
+    def leave(self, reader: Wanting | None) -> None:
+        """A reader has left, or whoever called `open`; what it alone wanted is asked for no more."""
+        if reader is None:
+            self._opened -= 1
+        elif reader not in self.readers:
+            return
+        else:
+            del self.readers[reader]
+        self._news.set()
+        if self.readers or self._opened:
+            return
+        self._peer.store.cache.reader_left(self.model_id)
+        self._on_end()
+        if self._work is not None:
+            self._work.cancel()
+        else:
+            self._peer.spawn(self._end_search())
+
+    async def _learn(self, signers: Sequence[PublicKey]) -> None:
+        """What the model is made of, and that all of these have signed it."""
+        store, offload = self._peer.store, self._peer.network.offload
+        held = await offload(store.layout, self.model_id) if not self._known else self.layout
+        signed = {one.signer for one in await offload(store.statements, self.model_id)} if signers else set()
+        if held is None or not signed.issuperset(signers):
+            fetching, finder = await self._searching()
+            held = await fetching.layout(finder)
+            await fetching.statements(finder, signers)
+        self.layout, self._known = held, True
+        self.look()
+
+    async def stop(self) -> None:
+        """The peer stops."""
+        if self._work is not None:
+            await cancelled([self._work])
+        self._opened = 0
+        await self._end_search()
+
+    # --- what is here and what is not ----------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """See what is here: chunks may have gone, too."""
+        held = self._peer.store.have_map(self.model_id)
+        self._have = 0
+        self.arrived(held.bits if held is not None else 0)
+
+    def arrived(self, bits: int) -> None:
+        """These chunks are here now, from wherever."""
+        self._have |= bits
+        if not self._known or not bits:
+            return
+        for wait in list(self._waits):
+            wait.missing &= ~bits
+            if not wait.missing:
+                self._settle(wait)
+        before = self._preferred
+        self._preferred &= ~bits
+        few = 2 * self._preferred.bit_count() < _AHEAD_CHUNKS and (before != self._preferred or not before)
+        file = self.layout.have_map([self.layout[bits.bit_length() - 1].file_index]).bits
+        if few or not file & ~self._have:
+            self._news.set()
+
+    def _settle(self, wait: _Wait) -> None:
+        del self._waits[wait]
+        if not wait.done.done():
+            wait.done.set_result(None)
+
+    def _fail(self, error: P2PModelError) -> None:
+        for wait in list(self._waits):
+            if not wait.done.done():
+                wait.done.set_exception(error)
+        self._waits.clear()
+
+    def missing(self, chunks: range) -> int:
+        """Those of these chunks that are not here, as bits."""
+        return bits_of_range(chunks) & ~self._have
+
+    @property
+    def _wanted(self) -> int:
+        wanted = 0
+        for wait in self._waits:
+            wanted |= wait.missing
+        for reader in self.readers:
+            wanted |= reader.wanted
+        return wanted
+
+    @property
+    def _lacking(self) -> int:
+        return self._wanted & ~self._have
+
+    def _next(self) -> list[int]:
+        """The chunks to bring first: what is waited for, then of each reader what it wants next, in turns."""
+        waited = [index for wait in self._waits for index in islice(iter_bits(wait.missing), _AHEAD_CHUNKS)]
+        room = max(_AHEAD_CHUNKS // max(1, len(self.readers)), 1)
+        ahead = [reader.next_chunks(self._have, room) for reader in self.readers]
+        in_turns = (index for each in zip_longest(*ahead) for index in each if index is not None)
+        chosen = list(dict.fromkeys([*waited, *in_turns]))[:_AHEAD_CHUNKS]
+        self._preferred = bits_of(chosen)
+        return chosen
+
+    async def ready(self, chunks: range) -> None:
+        """Until these chunks are here. Raises what ends the search for them."""
+        self.look()
+        missing = self.missing(chunks)
+        if not missing:
+            return
+        wait = _Wait(missing)
+        self._waits[wait] = None
+        self.go_on()
+        try:
+            await wait.done
+        finally:
+            self._waits.pop(wait, None)
+
+    def go_on(self) -> None:
+        """What is wanted has changed."""
+        self._news.set()
+        if self._work is None and self._lacking:
+            self._work = asyncio.get_running_loop().create_task(self._supervised())
+
+    # --- getting what is wanted ----------------------------------------------------------------------------------
+
+    async def _supervised(self) -> None:
+        try:
+            await self._run()
+        except P2PModelError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(InterruptedFetchError("the reading of this model was stopped"))
+            raise
+        except Exception as error:
+            log.exception("the reading of model %s failed", self.model_id.hex)
+            self._fail(P2PModelError(f"internal error while reading: {type(error).__name__}: {error}"))
+        finally:
+            self._work = None
+            await self._end_search()
+
+    async def _run(self) -> None:
+        while self._lacking:
+            flights = self._peer.fetches.of(self.model_id)
+            if flights:
+                await self._ride(flights[0].task, flights[0].lead.fetching)
+                continue
+            session = self.session = asyncio.get_running_loop().create_task(self._pull())
+            try:
+                await asyncio.wait([session])
+            finally:
+                await cancelled([session])
+                self.session = None
+            if not session.cancelled():
+                session.result()
+
+    async def _ride(self, flight: asyncio.Task[object], fetching: Fetching) -> None:
+        """Let a fetch that is under way bring what it can, in our order."""
+        try:
+            while self._lacking and not flight.done():
+                fetching.prefer(self._next())
+                await self._changed(None, flight)
+        finally:
+            fetching.prefer(())
+        self.look()
+
+    async def give_way(self) -> None:
+        """A fetch of the model begins; it finds here what has come."""
+        if self.session is not None:
+            await cancelled([self.session])
+
+    async def _changed(self, timeout_s: float | None, *tasks: asyncio.Task[object]) -> bool:
+        """Wait for news, or one of `tasks`. False once the time is over."""
+        news = asyncio.get_running_loop().create_task(self._news.wait())
+        try:
+            done, _ = await asyncio.wait({news, *tasks}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancelled([news])
+        self._news.clear()
+        return bool(done)
+
+    async def _searching(self) -> tuple[Fetching, Finder]:
+        if self._search is None:
+            fetching = Fetching(self._peer.rooms, self.model_id, self._direct, entry_peers=self._entry_peers)
+            stack = AsyncExitStack()
+            finder = await stack.enter_async_context(fetching.finder())
+            self._search = stack, fetching, finder
+        return self._search[1:]
+
+    async def _end_search(self) -> None:
+        """Unless somebody uses it, or is about to."""
+        if self._opened or self._work is not None:
+            return
+        if self._ending is not None:
+            self._ending.cancel()
+        search, self._search, self._ending = self._search, None, None
+        if search is not None:
+            await search[0].aclose()
+
+    async def _pull(self) -> None:
+        """Open the model's place, and bring what is wanted, until nothing has been for a while."""
+        fetching, finder = await self._searching()
+        async with self._peer.only_fetch(self.model_id):
+            stop, opened = threading.Event(), list[Intake]()
+            try:
+                await self._peer.until_stopped(stop, self._open, self._lacking, opened, stop)
+                self.look()
+                await self._follow(fetching, finder, opened[0], stop)
+            finally:
+                stop.set()
+                for intake in opened:
+                    self._peer.close_soon(intake)
+                self._peer.spawn(self._peer.announcer.update(self.model_id))
+
+    def _open(self, asked: int, opened: list[Intake], stop: threading.Event) -> None:
+        store = self._peer.store
+        root = default_destination(self._peer.config.data_dir, self.model_id)
+        opened.append(store.open_intake(self.layout, range(len(self.layout.files)), root, sparse=True, stop=stop))
+        opened[0].adopt(stop=stop, asked=asked)
+
+    async def _follow(self, fetching: Fetching, finder: Finder, intake: Intake, stop: threading.Event) -> None:
+        asked, offload = self._lacking, self._peer.network.offload
+        self._placed.clear()
+        fetching.prefer(self._next())
+        transfer = asyncio.get_running_loop().create_task(fetching.transfer(self.layout, intake, finder, asked=asked))
+        came = 0
+        try:
+            while True:
+                await self._place(intake)
+                if fresh := self._lacking & ~asked:
+                    borrowed = await offload(intake.borrow, fresh, stop)
+                    self.arrived(borrowed)
+                    fetching.came_otherwise(borrowed)
+                lacking = self._lacking
+                fetching.want(lacking, asked & ~lacking & ~self._have)
+                fetching.prefer(self._next())
+                asked = lacking
+                changed = await self._changed(None if lacking else _LINGER_S, transfer)
+                self.bytes_fetched += fetching.tally.bytes_fetched - came
+                came = fetching.tally.bytes_fetched
+                if transfer.done():
+                    transfer.result()
+                if not changed and not self._lacking:
+                    return
+        finally:
+            self.bytes_fetched += fetching.tally.bytes_fetched - came
+            await cancelled([transfer])
+            await asyncio.shield(self._place(intake))
+
+    async def _place(self, intake: Intake) -> None:
+        """Give wanted files that have become whole their names."""
+        wanted = {index: None for reader in self.readers for index in reader.files if index not in self._placed}
+        have = intake.have.bits
+        if whole := [index for index in wanted if not self.layout.have_map([index]).bits & ~have]:
+            late = await self._peer.network.offload(intake.place_whole)
+            self._placed.update((index, None) for index in whole if index not in late)
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def read_into(self, file_index: int, chunks: range, start: int, buffer: memoryview) -> None:
+        """Fill `buffer` with verified bytes. What is found to be bad meanwhile is fetched again, a few times."""
+        for _ in range(_READ_TRIES):
+            await self.ready(chunks)
+            if await self._peer.network.offload(self._read, chunks, start, buffer):
+                return
+        raise VerificationError(
+            f"{self.layout.files[file_index].path.text!r} cannot be read: it changes, or the disk fails"
+        )
+
+    def _read(self, chunks: range, start: int, buffer: memoryview) -> bool:
+        end = start + len(buffer)
+        for index in chunks:
+            place = self.layout[index]
+            source = self._peer.store.chunk(place.digest, (self.model_id, index))
+            if source is None:
+                return False
+            try:
+                if not source.open(afresh=False):
+                    return False
+                first, last = max(start, place.offset), min(end, place.offset + place.length)
+                source.read_into(buffer[first - start : last - start], first - place.offset)
+            except VerificationError:
+                return False
+            finally:
+                source.release()
+        return True
+
+    async def place(self, file_index: int, chunks: range) -> FilePlace | None:
+        """Where these chunks lie together on this disk."""
+        bits = bits_of_range(chunks)
+        return await self._peer.network.offload(self._peer.store.file_place, self.model_id, file_index, bits)
+
+
+def bits_of_range(chunks: range) -> int:
+    """A run of chunks as a set."""
+    return ((1 << len(chunks)) - 1) << chunks.start
