@@ -364,3 +364,7 @@ HUB_REPOSITORIES_KEPT = 32
 FIRST_BYTE_INTERIM_S = 3.0
 """A client that waits for a first byte is told so often that the request is understood: it gives up after ten seconds
 of silence."""
+HF_CACHE_LOCK_S = 60.0
+"""How long another program may be at a file of the Hugging Face cache that we want to put there."""
+COPY_BYTES = 4 * MIB
+"""Read, hashed and written at once where a file has to be copied."""

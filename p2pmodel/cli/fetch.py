@@ -40,6 +40,10 @@ def fetch(
     to: Annotated[
         Path | None, typer.Option("--to", metavar="DIR", help="Where the files go; in the data directory by default.")
     ] = None,
+    to_hf_cache: Annotated[
+        bool,
+        typer.Option("--to-hf-cache", help="Into the Hugging Face cache, where from_pretrained finds it offline."),
+    ] = False,
     include: Annotated[
         list[str] | None, typer.Option("--include", metavar="GLOB", help="Only files that match. Repeatable.")
     ] = None,
@@ -77,9 +81,12 @@ def fetch(
     from p2pmodel.cli.output import data, data_json
     from p2pmodel.cli.progress import may_draw
     from p2pmodel.cli.session import absolute_text, run
+    from p2pmodel.errors import UsageError
     from p2pmodel.model import Reference
     from p2pmodel.peer.requests import FetchRequest
 
+    if to is not None and to_hf_cache:
+        raise UsageError("--to and --to-hf-cache are two places; give one of them")
     Reference.parse(ref)  # a malformed reference needs no peer to be found out
     request = FetchRequest(
         ref=ref,
@@ -97,7 +104,7 @@ def fetch(
         background=background,
     )
     draw = may_draw(wanted=not (as_json or quiet or no_progress))
-    report = run(_fetch(invocation_of(ctx), request, draw=draw))
+    report = run(_fetch(invocation_of(ctx), request, draw=draw, to_hf_cache=to_hf_cache))
     if as_json:
         data_json(report)
         return
@@ -110,7 +117,7 @@ def fetch(
         _tell_sources(report)
 
 
-async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -> FetchReport:
+async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool, to_hf_cache: bool) -> FetchReport:
     import asyncio
 
     from p2pmodel.cli.progress import ProgressView
@@ -121,7 +128,12 @@ async def _fetch(invocation: Invocation, request: FetchRequest, *, draw: bool) -
     try:
         async with open_service(invocation, offline=False, flags={"background": request.background or None}) as service:
             with view:
-                return await service.fetch(request, view.update)
+                report = await service.fetch(request, view.update)
+            if to_hf_cache and not report.dry_run:
+                from p2pmodel.cli.hub_cache import put_into_hub_cache
+
+                return await put_into_hub_cache(service, request.ref, report)
+            return report
     except asyncio.CancelledError:
         raise InterruptedFetchError(_interrupted(view.last)) from None
 

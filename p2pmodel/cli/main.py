@@ -12,7 +12,21 @@ from typing import Annotated
 
 import typer
 
-from p2pmodel.cli import daemon, demo, doctor, fetch, keeping, keys, limits, models, publish, seed, settings, usage
+from p2pmodel.cli import (
+    daemon,
+    demo,
+    doctor,
+    environment,
+    fetch,
+    keeping,
+    keys,
+    limits,
+    models,
+    publish,
+    seed,
+    settings,
+    usage,
+)
 from p2pmodel.cli.options import DataDir, Debug, Invocation
 from p2pmodel.errors import P2PModelError
 
@@ -68,6 +82,11 @@ app.command(short_help="How the running daemon is.")(daemon.status)
 app.command(short_help="Its connections and neighbours.")(daemon.peers)
 app.command(short_help="What it may use of the line; change it.")(limits.limits)
 app.command(short_help="What is wrong and what to do about it.")(doctor.doctor)
+app.command("env", short_help="What points Hugging Face programs at the daemon.")(environment.env)
+app.command(
+    short_help="Run a command with that, and a daemon for it.",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)(environment.run)
 app.command("id", short_help="This peer's id.")(keys.show_id)
 app.add_typer(keys.key_app, name="key")
 app.add_typer(keys.trust_app, name="trust")

@@ -68,7 +68,7 @@ async def settings_of(invocation: Invocation, flags: dict[str, object] | None = 
     return await load_settings({**(flags or {}), "data_dir": invocation.data_dir})
 
 
-async def _find_daemon(settings: Settings) -> DaemonClient | None:
+async def find_running(settings: Settings) -> DaemonClient | None:
     if await read_runtime(settings.data_dir) is None:
         return None  # and no HTTP client is loaded
     from p2pmodel.peer.client import find_daemon
@@ -96,7 +96,7 @@ async def open_service(
 async def open_daemon(invocation: Invocation) -> AsyncIterator[DaemonClient]:
     """The running daemon. Raises `DaemonNotRunningError` where there is none."""
     settings = await settings_of(invocation)
-    daemon = await _find_daemon(settings)
+    daemon = await find_running(settings)
     if daemon is None:
         raise DaemonNotRunningError(
             f"no daemon runs on {settings.data_dir}; start one with `p2pmodel daemon` or name its --data-dir"

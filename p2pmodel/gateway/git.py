@@ -7,10 +7,9 @@ is `in_lfs`: it depends on the manifest alone, so that it never changes and no b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from p2pmodel.limits import LFS_BYTES_MIN, PLAIN_FILES_BYTES_MAX, PLAIN_FILES_MAX
-from p2pmodel.model import FileEntry
 
 _LFS_SUFFIXES = frozenset({
     "7z", "arrow", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "lz4", "mlmodel", "model", "msgpack",
@@ -32,17 +31,16 @@ def pointer(sha256: str, size: int) -> bytes:
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
 
 
-def in_lfs(files: Iterable[FileEntry]) -> frozenset[str]:
-    """The paths of those files of a manifest that go by their SHA-256.
+def in_lfs(sizes: Mapping[str, int]) -> frozenset[str]:
+    """Which files of a model (path and size) go by their SHA-256.
 
     By size and by suffix, as on the hub. The others go by git's id, which takes their bytes to compute: where there
     are too many of them for that, all go by their SHA-256.
     """
-    files = list(files)
-    plain = [file for file in files if file.size < LFS_BYTES_MIN and not _has_lfs_suffix(file.path.text)]
-    if len(plain) > PLAIN_FILES_MAX or sum(file.size for file in plain) > PLAIN_FILES_BYTES_MAX:
-        plain = []
-    return frozenset(file.path.text for file in files) - {file.path.text for file in plain}
+    plain = {path for path, size in sizes.items() if size < LFS_BYTES_MIN and not _has_lfs_suffix(path)}
+    if len(plain) > PLAIN_FILES_MAX or sum(sizes[path] for path in plain) > PLAIN_FILES_BYTES_MAX:
+        plain = set()
+    return frozenset(sizes.keys() - plain)
 
 
 def _has_lfs_suffix(path: str) -> bool:

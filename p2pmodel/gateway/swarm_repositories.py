@@ -101,7 +101,7 @@ class _Content:
         self._peer, self._manifest = peer, manifest
         self.entries = {file.path.text: file for file in manifest.files}
         self.sizes = {path: file.size for path, file in self.entries.items()}
-        self._in_lfs = in_lfs(manifest.files)
+        self._in_lfs = in_lfs(self.sizes)
         self._plain: dict[str, RepoFile] = {}
         self._naming: Coalesced[str, RepoFile] = Coalesced()
         self._fetches: Coalesced[str, object] = Coalesced()

@@ -71,6 +71,16 @@ async def run_daemon(
 async def _serve(
     config: PeerConfig, on_ready: Callable[[RuntimeRecord], None], lock: Lock | None, fronts: Sequence[MakeFront]
 ) -> None:
+    async with open_daemon(config, lock, fronts) as record:
+        on_ready(record)
+        await asyncio.Event().wait()  # until it is cancelled, here and at no later point, so that the end is orderly
+
+
+@asynccontextmanager
+async def open_daemon(
+    config: PeerConfig, lock: Lock | None = None, fronts: Sequence[MakeFront] = ()
+) -> AsyncIterator[RuntimeRecord]:
+    """A daemon for as long as the context lasts; raises as `open_peer` does, and as `ControlServer.start`."""
     async with AsyncExitStack() as stack:
         peer, service = await stack.enter_async_context(open_peer(config, lock))
         made = [make(peer) for make in fronts]
@@ -105,8 +115,7 @@ async def _serve(
         )
         await write_runtime(config.data_dir, record)
         stack.callback(remove_runtime, config.data_dir)
-        on_ready(record)
-        await asyncio.Event().wait()  # until it is cancelled, here and at no later point, so that the end is orderly
+        yield record
 
 
 @contextmanager

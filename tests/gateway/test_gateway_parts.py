@@ -11,11 +11,6 @@ from p2pmodel.gateway.git import blob_oid, in_lfs, pointer
 from p2pmodel.gateway.ranges import UnsatisfiableRangeError, parse_range
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
 from p2pmodel.limits import LFS_BYTES_MIN, PLAIN_FILES_BYTES_MAX, PLAIN_FILES_MAX
-from p2pmodel.model import Digest, FileEntry, PortablePath, Sha256
-
-
-def entry(path: str, size: int = 10) -> FileEntry:
-    return FileEntry(PortablePath(path), size, Digest.of(b"x"), Sha256(bytes(32)), 1, Digest.of(b"y"))
 
 
 @pytest.mark.parametrize(
@@ -91,15 +86,15 @@ def test_files_have_the_ids_that_git_gives_them():
 
 
 def test_large_files_and_weights_go_by_sha256_and_small_ones_by_gits_id():
-    files = [entry("config.json"), entry("model.safetensors"), entry("big.json", LFS_BYTES_MIN), entry("safetensors")]
-    assert in_lfs(files) == {"model.safetensors", "big.json"}
+    sizes = {"config.json": 10, "a/model.safetensors": 10, "big.json": LFS_BYTES_MIN, "safetensors": 10}
+    assert in_lfs(sizes) == {"a/model.safetensors", "big.json"}
 
 
 def test_where_there_are_too_many_small_files_to_read_all_go_by_sha256():
-    many = [entry(f"{i:05}.txt") for i in range(PLAIN_FILES_MAX + 1)]
-    assert len(in_lfs(many)) == len(many)
-    assert not in_lfs(many[1:])
-    heavy = [entry(f"{i}.json", LFS_BYTES_MIN - 1) for i in range(PLAIN_FILES_BYTES_MAX // LFS_BYTES_MIN + 1)]
+    many = {f"{i:05}.txt": 10 for i in range(PLAIN_FILES_MAX)}
+    assert not in_lfs(many)
+    assert len(in_lfs({**many, "one more": 10})) == len(many) + 1
+    heavy = {f"{i}.json": LFS_BYTES_MIN - 1 for i in range(PLAIN_FILES_BYTES_MAX // LFS_BYTES_MIN + 1)}
     assert len(in_lfs(heavy)) == len(heavy)
 
 
