@@ -8,6 +8,7 @@ import json
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def partial_bytes(directory: Path) -> int:
     """What has been written so far: partial files are preallocated, so data and not blocks are counted."""
     total = 0
     for path in directory.rglob("*.part") if directory.exists() else ():
-        with path.open("rb") as file:
+        with suppress(FileNotFoundError), path.open("rb") as file:  # it may have taken its name in this moment
             while piece := file.read(MIB):
                 total += piece.count(0) < len(piece) // 2 and len(piece)
     return total

@@ -421,7 +421,7 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
     handler = Handler()
     near.start(handler)
     error = await gone(near.send_bulk(1, Source(bytes(16 * MIB))))
-    assert "closed" in str(error)
+    assert "closed" in str(error) or "broke" in str(error)  # whether the end was read before or after the next write
     assert "slowly" in str(await handler.until_closed())
     assert town.lent_bytes == 0
 
