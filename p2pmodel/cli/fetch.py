@@ -142,9 +142,10 @@ def _interrupted(progress: Progress) -> str:
     from p2pmodel.peer.units import format_size
 
     if progress.phase != "transfer" or not progress.bytes_done:
-        return "interrupted before anything was fetched"
+        return "interrupted before this run fetched anything; what an earlier one brought is kept"
+    # What came since the last report is kept as well.
     kept = f"{format_size(progress.bytes_done)} of {format_size(progress.bytes_total)}"
-    return f"interrupted; {kept} are kept, run the same command to resume"
+    return f"interrupted; at least {kept} are kept, run the same command to resume"
 
 
 def _tell(report: FetchReport) -> None:

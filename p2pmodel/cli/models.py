@@ -21,7 +21,7 @@ from p2pmodel.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import ModelDetail, ModelSummary, VerifyReport
+    from p2pmodel.peer.reports import ModelDetail, ModelPlace, ModelSummary, VerifyReport
     from p2pmodel.peer.requests import ShowRequest, VerifyRequest
 
 
@@ -171,19 +171,27 @@ def _about(model: ModelSummary) -> list[str]:
     from p2pmodel.cli.output import count, printable
     from p2pmodel.peer.units import format_size
 
-    held = "" if model.bytes_held == model.bytes_total else f" ({_percent(model)} here)"
+    held = "" if model.bytes_held == model.bytes_total else f" ({_percent(model.bytes_held, model.bytes_total)} here)"
     parts = [model.state, f"{format_size(model.bytes_total)}{held}", count(model.files, "file")]
     if model.cached:
         parts.append("cached")
     if model.pinned:
         parts.append("pinned")
     about = [", ".join(parts), model.name, model.path, model.fault if model.state == "broken" else ""]
+    about += [f"also {_at(place, model)}" for place in model.places[1:]]
     return [printable(line) for line in about if line]
 
 
-def _percent(model: ModelSummary) -> str:
+def _at(place: ModelPlace, model: ModelSummary) -> str:
+    """One more place: what it is, and how much of the model it has."""
+    held = "" if place.bytes_held == model.bytes_total else f", {_percent(place.bytes_held, model.bytes_total)} here"
+    kind = ", cached" if place.content == "cached" else ""
+    return f"{place.path} ({place.state}{held}{kind})"
+
+
+def _percent(held: int, total: int) -> str:
     # Rounded down: "100 %" is only ever said of a whole model.
-    return f"{model.bytes_held * 100 // max(1, model.bytes_total)} %"
+    return f"{held * 100 // max(1, total)} %"
 
 
 def _describe(detail: ModelDetail) -> list[str]:
@@ -197,8 +205,9 @@ def _describe(detail: ModelDetail) -> list[str]:
         [
             ("model", model.model_id),
             ("name", model.name or "(none)"),
-            ("state", f"{model.state}, {_percent(model)} here"),
+            ("state", f"{model.state}, {_percent(model.bytes_held, model.bytes_total)} here"),
             ("path", model.path or "(not here)"),
+            *(("also at", _at(place, model)) for place in model.places[1:]),
             (
                 "size",
                 f"{format_size(model.bytes_total)} in {count(model.files, 'file')}, {count(model.chunks, 'chunk')}",

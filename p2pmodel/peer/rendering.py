@@ -16,6 +16,7 @@ from p2pmodel.peer.reports import (
     FetchReport,
     ModelDetail,
     ModelFile,
+    ModelPlace,
     ModelSummary,
     Neighbour,
     PeerBytes,
@@ -40,6 +41,16 @@ def summary(model: StoredModel, signed: Sequence[SignedStatement]) -> ModelSumma
         pinned=model.pinned,
         cached=model.cached,
         fault=model.fault,
+        places=[
+            ModelPlace(
+                path=str(place.path),
+                state=place.state,
+                content=place.content,
+                bytes_held=place.bytes_held,
+                fault=place.fault,
+            )
+            for place in model.places
+        ],
     )
 
 

@@ -201,8 +201,19 @@ class Signer(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: int = 0
 
 
+class ModelPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """One of the places where a model lies on this disk."""
+
+    path: str
+    state: Literal["published", "fetched", "partial", "broken"]
+    content: Literal["published", "fetched", "cached"]
+    """Whose it is: only what is `cached` goes to make room, or when the model is let go of."""
+    bytes_held: int
+    fault: str = ""
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of `ls`."""
+    """A line of `ls`. `path` and what follows from it are of the place where most of it is."""
 
     model_id: str
     name: str
@@ -218,6 +229,8 @@ class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """It lies in the cache, which may let go of it unless it is pinned."""
     fault: str = ""
     """Why it is broken: the file that changed or vanished."""
+    places: list[ModelPlace] = []
+    """All of them, that at `path` first; none where the model is not here."""
 
 
 class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +241,8 @@ class ModelUsage(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     pinned: bool
     cached: bool
+    """Any place of it is the cache's."""
+    places: list[str]
     bytes_apparent: int
     """Of its chunks that are here, in each place of it."""
     bytes_on_disk: int

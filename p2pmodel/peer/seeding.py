@@ -21,6 +21,7 @@ from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import NotSeeded, Progress, SeededModel, SeedReport
 from p2pmodel.peer.requests import OnProgress, SeedRequest
 from p2pmodel.store import LeftOut, Seed
+from p2pmodel.store.seeds import name_of
 
 _ANNOUNCE_S = 5.0
 """How long it waits for the root records to be out."""
@@ -75,7 +76,7 @@ class Seeding:
         return list(found.values())
 
     def _is_wanted(self, seed: Seed) -> bool:
-        texts = (seed.title, seed.title.partition("@")[0])
+        texts = (seed.title, seed.family)
 
         def fits(patterns: Sequence[str]) -> bool:
             return any(fnmatchcase(text, pattern) for text in texts for pattern in patterns)
@@ -107,11 +108,8 @@ class Seeding:
     async def _sign(self, seed: Seed, model_id: ModelId, name: str) -> str:
         """Say what it is called, unless that was said before; returns the name."""
         offload, store, key = self.peer.network.offload, self.peer.store, self.key
-        message = f"{seed.title.partition('@')[0]}, {_ORIGINS[seed.origin]}"
-        said = await offload(store.find_name, name, namespace=key.public) if name else []
-        if any(one.statement.message != message for one in said) and name != seed.qualified_name:
-            name = seed.qualified_name  # another model has it
-            said = await offload(store.find_name, name, namespace=key.public) if name else []
+        message = f"{seed.family}, {_ORIGINS[seed.origin]}"
+        name, said = await self._free_name(seed, name, message)
         own = await offload(store.statements, model_id)
         revisions = (seed.revisions if name else ()) or ("",)
         for revision in revisions:
@@ -125,6 +123,16 @@ class Seeding:
             await offload(store.add_statement, signed)
             said = [signed, *said]
         return name
+
+    async def _free_name(self, seed: Seed, name: str, message: str) -> tuple[str, list[SignedStatement]]:
+        """The first of its names that this key gave to no other model, with what was said of it; empty where all are
+        taken. What somebody published himself keeps its name."""
+        names = [name, seed.qualified_name, name_of(f"{seed.origin}.{seed.qualified_name}")] if name else []
+        for one in dict.fromkeys(names):
+            said = await self.peer.network.offload(self.peer.store.find_name, one, namespace=self.key.public)
+            if all(each.statement.message == message for each in said):
+                return one, said
+        return "", []
 
     async def _announce(self, model_id: ModelId) -> int:
         try:
@@ -150,7 +158,7 @@ def _was_said(own: Sequence[SignedStatement], key: SecretKey, name: str, revisio
 
 def _names(seeds: Sequence[Seed]) -> dict[tuple[Path, str], str]:
     """What each is called: its own name, or with its organization where two different models would have the same."""
-    titles = dict.fromkeys((seed.name, seed.title.partition("@")[0]) for seed in seeds)
+    titles = dict.fromkeys((seed.name, seed.family) for seed in seeds)
     shared = Counter(name for name, _ in titles)
     return {(seed.root, seed.title): seed.name if shared[seed.name] == 1 else seed.qualified_name for seed in seeds}
 

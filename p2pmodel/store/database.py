@@ -12,11 +12,12 @@ import sqlite3
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from p2pmodel.errors import DecodeError, NoSpaceError, P2PModelError, RefusedError
+from p2pmodel.limits import KIB
 from p2pmodel.store.files import Files
 
 _VERSION_1 = """
@@ -60,6 +61,8 @@ _MIGRATIONS = (_VERSION_1, _VERSION_2, _VERSION_3)
 is on main; what comes new is appended."""
 SCHEMA_VERSION = len(_MIGRATIONS)
 
+_ROOM_BYTES = 64 * KIB
+"""Two of the pieces in which SQLite lets its shared memory grow (32 KiB)."""
 _WAY_OUT = "move it away and publish or fetch again: no model file depends on it"
 
 Row = tuple[Any, ...]
@@ -186,11 +189,24 @@ class Database:
         except UnicodeDecodeError as error:  # SQLite's own message, which quotes what it could not read
             raise P2PModelError(f"the index {str(self.path)!r} is damaged; {_WAY_OUT}") from error
 
+    def _is_full(self) -> bool:
+        """SQLite says "disk I/O error" where there is no room for its shared memory."""
+        try:
+            directory = self._files.open_directory(self.path.parent)
+            if directory is None:
+                return False
+            with closing(directory):
+                return directory.free_bytes() < _ROOM_BYTES
+        except P2PModelError:
+            return False
+
     def _fault(self, error: sqlite3.Error) -> P2PModelError:
         text = f"the index {str(self.path)!r}: {error}"
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code == sqlite3.SQLITE_FULL:
             return NoSpaceError(text)
+        if code == sqlite3.SQLITE_IOERR and self._is_full():
+            return NoSpaceError(f"the index {str(self.path)!r}: its disk is full")
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
             return RefusedError(text)
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

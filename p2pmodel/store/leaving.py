@@ -64,7 +64,7 @@ class Leaving:
                     taken = status.allocated_bytes if status.links == 1 else 0
                     directory.remove(at.name)
         touched[at.parent] = None
-        while at.parent != root.parent and at != at.parent:
+        while at.parent != root.parent and at.is_relative_to(root):
             at = at.parent
             above = self._files.open_directory(at.parent)
             if above is not None:

@@ -52,7 +52,9 @@ class Releaser:
 
     def finish(self, copy: Copy | None = None) -> int:
         """Remove what was let go of before and could not be removed then. Raises `P2PModelError`."""
-        return self._leaving.finish(copy.root if copy is not None else None)
+        if copy is None:
+            return self._leaving.finish()
+        return sum(map(self._leaving.finish, (copy.root, copy.root / partials_name(copy.model_id))))
 
     # --- a whole copy
 
@@ -64,19 +66,21 @@ class Releaser:
         removed = [kept for kept in copy.files if kept.state is FileState.PARTIAL]
         removed += self._own_files(copy) if files else []
         gone = [(kept.location, kept.identity) for kept in removed] + self._unknown_partials(copy)
+        # A directory that somebody named stays: nobody knows any more whether it was there before the fetch.
+        top = copy.root if files else copy.root / partials_name(copy.model_id)
         held = copy.bits
         copy.drop(held)
         try:
             with self._database.transaction() as writer:
                 self._catalogue.forget_copy(writer, copy)
-                self._leaving.note(writer, copy.root, gone)
+                self._leaving.note(writer, top, gone)
         except BaseException:
             copy.add(held)
             raise
         try:
             for kept in copy.files:
                 self._server.open_files.drop((copy.number, kept.index))
-            return self._leaving.finish(copy.root)
+            return self._leaving.finish(top)
         finally:
             with self._catalogue.entering:
                 self._catalogue.unlist(copy)

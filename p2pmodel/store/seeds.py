@@ -43,6 +43,11 @@ class Seed:
     def bytes_total(self) -> int:
         return sum(file.size for file in self.files)
 
+    @property
+    def family(self) -> str:
+        """The title without its revision or tag: what all of a model's have in common."""
+        return self.title.partition(":" if self.origin == "ollama" else "@")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:

@@ -100,6 +100,22 @@ earlier run had brought them; a whole file of another model got one more name; b
 were copied from one."""
 
 
+Content = Literal["published", "fetched", "cached"]
+"""Whose a copy is: its owner's files, which are never touched; a user's, whom they were fetched for; the cache's."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPlace:
+    """A directory or file where a model, or a part of it, lies."""
+
+    path: Path
+    state: Literal["published", "fetched", "partial", "broken"]
+    content: Content
+    chunks_held: int
+    bytes_held: int
+    fault: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredModel:
     """A model of which something is on this disk, at the place where most of it is."""
@@ -117,6 +133,8 @@ class StoredModel:
     pinned: bool = False
     cached: bool = False
     """Whether the cache may let go of the copy at `path`, unless it is pinned."""
+    places: tuple[StoredPlace, ...] = ()
+    """All of them, that at `path` first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +147,6 @@ class FilePlace:
     path: Path
     whole: bool
     identity: FileIdentity
-
-
-Content = Literal["published", "fetched", "cached"]
-"""Whose a copy is: its owner's files, which are never touched; a user's, whom they were fetched for; the cache's."""
 
 
 @dataclass(frozen=True, slots=True)

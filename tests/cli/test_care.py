@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import socket
+import struct
 
 import pytest
 
@@ -73,6 +75,44 @@ async def test_a_name_that_two_organizations_use_gets_its_organization(p2pmodel,
     assert names == ["a.tiny", "b.tiny"]
     alone = json.loads((await p2pmodel("seed", tmp_path / "hub" / "models--b--tiny", "--json")).out)
     assert alone["models"][0]["name"].endswith("/b.tiny"), "the plain name is the other's by now"
+
+
+async def test_what_somebody_published_himself_keeps_its_name_when_another_program_has_one_of_that_name(
+    p2pmodel, tmp_path
+):
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "config.json").write_text("{}")
+    published = json.loads((await p2pmodel("publish", own, "--name", "llama3", "--json")).out)
+    for tag in ("8b", "70b"):
+        ollama_model(tmp_path / "ollama", "llama3", tag)
+    found = json.loads((await p2pmodel("seed", tmp_path / "ollama", "--json")).out)["models"]
+    assert {model["name"].partition("/")[2] for model in found} == {"ollama.llama3"}, "its tags are revisions of one"
+    assert {tuple(model["revisions"]) for model in found} == {("8b",), ("70b",)}
+    shown = json.loads((await p2pmodel("show", f"{published['signed_by']}/llama3", "--json")).out)
+    assert shown["model"]["model_id"] == published["model_id"]
+    again = json.loads((await p2pmodel("seed", tmp_path / "ollama", "--json")).out)["models"]
+    assert [model["name"] for model in again] == [model["name"] for model in found]
+
+    await p2pmodel("publish", own, "--name", "ollama.llama3")
+    unnamed = json.loads((await p2pmodel("seed", tmp_path / "ollama", "--json")).out)["models"]
+    assert {model["name"] for model in unnamed} == {""}, "and by then no name of it is free"
+
+
+def ollama_model(root, name, tag):
+    """One more model of an Ollama store, as small as can be."""
+    layers = []
+    one_tensor = struct.pack("<IQQ", 3, 1, 0) + struct.pack("<Q", 1) + b"w" + struct.pack("<IQIQ", 1, 32, 0, 0)
+    weights = (b"GGUF" + one_tensor).ljust(64, b"\0") + bytes(32 * 4)
+    for kind, data in (("model", weights), ("system", f"{name}:{tag}".encode())):
+        digest = hashlib.sha256(data).hexdigest()
+        (root / "blobs").mkdir(parents=True, exist_ok=True)
+        (root / "blobs" / f"sha256-{digest}").write_bytes(data)
+        media_type = f"application/vnd.ollama.image.{kind}"
+        layers.append({"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)})
+    manifest = root / "manifests/registry.ollama.ai/library" / name / tag
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text(json.dumps({"layers": layers}))
 
 
 async def test_watching_tells_of_everything_once(p2pmodel, daemon, tmp_path, monkeypatch):

@@ -72,6 +72,21 @@ async def test_a_model_is_pinned_kept_unpinned_and_let_go_of(p2pmodel, publisher
     assert (await p2pmodel("rm", f"p2pmodel:{model_ids[0]}/w.bin")).code == 2
 
 
+async def test_every_place_of_a_model_is_shown_and_which_of_them_the_cache_may_let_go_of(
+    p2pmodel, publisher, model_ids, network, tmp_path
+):
+    inside = await fetched(p2pmodel, publisher, network, model_ids[0])
+    mine = await fetched(p2pmodel, publisher, network, model_ids[0], "--to", tmp_path / "mine")
+    (model,) = json.loads((await p2pmodel("ls", "--json")).out)["models"]
+    assert {place["path"]: place["content"] for place in model["places"]} == {inside: "cached", mine: "fetched"}
+    assert model["places"][0]["path"] == model["path"] == mine and not model["cached"]
+    for command in (("ls",), ("show", model_ids[0])):
+        shown = (await p2pmodel(*command)).out
+        assert mine in shown and f"{inside} (fetched, cached)" in shown, shown
+    (line,) = json.loads((await p2pmodel("du", "--json")).out)["models"]
+    assert line["places"] == [mine, inside] and line["cached"], "some of it may be let go of"
+
+
 async def test_rm_says_what_becomes_of_the_users_own_files(p2pmodel, publisher, model_ids, network, tmp_path):
     await fetched(p2pmodel, publisher, network, model_ids[0], "--to", tmp_path / "out")
     result = await p2pmodel("rm", model_ids[0])

@@ -75,7 +75,7 @@ async def test_an_interrupted_fetch_says_what_is_kept_and_stops_the_work(p2pmode
     await screen.shows("512.0 KiB of 1.0 MiB")
     process.send_signal(number)
     assert await process.wait() == 130
-    said = "p2pmodel: error: interrupted; 512.0 KiB of 1.0 MiB are kept, run the same command to resume"
+    said = "p2pmodel: error: interrupted; at least 512.0 KiB of 1.0 MiB are kept, run the same command to resume"
     assert (await screen.rest()).rstrip().endswith(said)
     await asyncio.wait_for(daemon.cancelled.wait(), 5)
 

@@ -280,6 +280,16 @@ def test_a_data_directory_on_a_full_disk_is_no_space(shop, tiny_disk):
 
 
 @pytest.mark.real_disk
+def test_a_store_whose_disk_has_filled_up_since_is_no_space_and_no_broken_disk(shop, tiny_disk):
+    shop.store("tiny/data").close()
+    with (tiny_disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    with pytest.raises(NoSpaceError):
+        shop.store("tiny/data")
+
+
+@pytest.mark.real_disk
 @pytest.mark.skipif(os.geteuid() != 0, reason="to become nobody takes root")
 def test_a_destination_without_permission_is_refused(shop, tmp_path):
     _, published = shop.published()

@@ -235,6 +235,37 @@ def test_removing_an_unfinished_fetch_frees_its_space(shop, moves, tmp_path):
     assert not (tmp_path / "out").exists() or moves.contents(tmp_path / "out") == {}
 
 
+def test_the_directory_that_an_unfinished_fetch_was_sent_to_stays_when_it_is_let_go_of(shop, moves, tmp_path):
+    seed, published = shop.published()
+    store = shop.store()
+    out = shop.tree("out", {})
+    intake = store.open_intake(published.layout, range(4), out)
+    intake.adopt()
+    moves.pull(seed, intake, [0])
+    intake.close()
+    assert list(out.iterdir()) != []
+    store.remove(published.model_id)
+    assert out.is_dir() and list(out.iterdir()) == [], "somebody made it, and may have his reasons"
+
+
+def test_every_place_of_a_model_is_told_the_fullest_first_and_whose_it_is(shop, moves, tmp_path):
+    seed, published = shop.published({"a.bin": shop.dice.randbytes(2 * CHUNK_BYTES)})
+    store = shop.store()
+    cached = store.cache.directory / published.model_id.hex
+    intake = store.open_intake(published.layout, [0], tmp_path / "mine")
+    intake.adopt()
+    moves.pull(seed, intake, [0])
+    intake.close()
+    moves.fetch(seed, store, published.layout, cached)
+    model = store.model(published.model_id)
+    assert [(place.content, place.state, place.chunks_held) for place in model.places] == [
+        ("cached", "fetched", 2),
+        ("fetched", "partial", 1),
+    ]
+    assert [place.bytes_held for place in model.places] == [2 * CHUNK_BYTES, CHUNK_BYTES]
+    assert model.cached and str(model.path) == str(cached)
+
+
 def test_removing_one_model_keeps_what_another_shares_with_it(shop, moves):
     files = shop.model_files()
     seed, one = shop.published(files)
