@@ -3,14 +3,14 @@
 One TCP connection has at most its window under way: some megabytes, whatever the path could take (`tcp_wmem`; measured:
 30 MB/s at 80 ms on a line of 125). A few side by side have that many windows, and recover from losses one by one. So
 a channel may grow *lanes*: more sockets to the same peer, each with a handshake and keys of its own. On short paths
-there is one. Where much is to come over a long path, they are opened before the first has found out what it carries:
-each starts slowly by itself, and together they are there two round trips sooner. A plain object; times are monotonic
-seconds.
+there is one, or two where much is to come: not for the path, but because one thread on each side works for each. Where
+much is to come over a long path, they are opened before the first has found out what it carries: each starts slowly by
+itself, and together they are there two round trips sooner. A plain object; times are monotonic seconds.
 """
 
 from __future__ import annotations
 
-from p2pmodel.limits import LANES_PER_CHANNEL_MAX, MIB
+from p2pmodel.limits import LANES_NEAR, LANES_PER_CHANNEL_MAX, MIB
 
 _LOOK_S = 0.25
 _LONG_PATH_S = 0.010
@@ -40,8 +40,9 @@ class LanePlan:
         """`moved_bytes` counts what the channel has carried so far, in both directions."""
         rate = (moved_bytes - self._moved_bytes) / max(now - self._looked_at, 1e-3)
         self._looked_at, self._moved_bytes = now, moved_bytes
+        much = self._expected_bytes - moved_bytes >= _MUCH_BYTES
         if round_trip_s < _LONG_PATH_S:
-            return 1
-        if self._expected_bytes - moved_bytes >= _MUCH_BYTES:
+            return LANES_NEAR if much else 1
+        if much:
             return LANES_PER_CHANNEL_MAX
         return min(1 + int(rate * round_trip_s / _BYTES_PER_LANE), LANES_PER_CHANNEL_MAX)

@@ -274,7 +274,8 @@ class Sender:
         except Exception as error:  # noqa: BLE001  (told to whoever waits for the answer)
             with self._lock:
                 self._parked = True
-            self._fail_all(error)
+            # A socket that was closed here breaks under whoever is about to send: that is not what ended it.
+            self._fail_all(PeerGoneError("the connection closed") if self._ended else error)
             if isinstance(error, P2PModelError):
                 self._shared.mail.post(self._close, error)
         self._shared.mail.post(self._returned)

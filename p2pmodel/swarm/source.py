@@ -13,6 +13,7 @@ from p2pmodel.limits import (
     REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MAX_S,
     REQUEST_DEADLINE_MIN_S,
+    REQUEST_TURN_S,
     REQUEST_WINDOW_CHUNKS_MAX,
     REQUEST_WINDOW_CHUNKS_MIN,
     REQUEST_WINDOW_CHUNKS_START,
@@ -158,7 +159,7 @@ class Source:
         self.snubbed = False
         self.lapses = self.refusals = 0
         self.response_s = min(self.response_s, max(now - request.asked_at, 1e-4))
-        path_bytes = self.rate_bytes_per_s * self.response_s * WINDOW_ROUND_TRIPS
+        path_bytes = self.rate_bytes_per_s * max(self.response_s * WINDOW_ROUND_TRIPS, REQUEST_TURN_S)
         chunks = path_bytes / max(request.length, 1) + REQUEST_WINDOW_CHUNKS_MIN
         target = int(min(chunks, REQUEST_WINDOW_CHUNKS_MAX))
         # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.

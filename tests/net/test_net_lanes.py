@@ -12,7 +12,7 @@ import pytest
 from wire_pairs import PATIENCE_S, Handler, Source, comes_true, identity
 
 from p2pmodel.errors import HandshakeError, PeerGoneError
-from p2pmodel.limits import LANES_PER_CHANNEL_MAX, MIB
+from p2pmodel.limits import LANES_NEAR, LANES_PER_CHANNEL_MAX, MIB
 from p2pmodel.net import tcp
 from p2pmodel.net.lanes import LanePlan
 from p2pmodel.net.tcp_info import TcpInfo
@@ -45,10 +45,16 @@ def test_only_what_moved_since_the_last_look_counts() -> None:
 def test_a_long_path_over_which_much_is_to_come_gets_all_lanes_before_anything_has() -> None:
     plan = LanePlan(0.0, 5 * MIB)
     plan.expect(33 * MIB)
-    assert plan.lanes(0.1, 5 * MIB, 0.001) == 1
     assert plan.lanes(0.1, 5 * MIB, 0.02) == LANES_PER_CHANNEL_MAX
     # The rest is not worth it.
     assert plan.lanes(10.0, 7 * MIB, 0.02) == 1
+
+
+def test_a_short_path_over_which_much_is_to_come_has_a_lane_for_each_of_two_threads() -> None:
+    plan = LanePlan(0.0, 5 * MIB)
+    plan.expect(33 * MIB)
+    assert plan.lanes(0.1, 5 * MIB, 0.001) == LANES_NEAR == 2
+    assert plan.lanes(0.2, 7 * MIB, 0.001) == 1
 
 
 # --- over sockets -------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from p2pmodel.limits import (
     QUEUES_MAX,
     REFUSALS_IN_A_ROW_MAX,
     REQUEST_DEADLINE_MAX_S,
+    REQUEST_TURN_S,
     REQUEST_WINDOW_CHUNKS_MAX,
     REQUEST_WINDOW_CHUNKS_START,
     REQUESTS_BEGUN,
@@ -115,6 +116,18 @@ def test_the_window_of_a_fast_and_distant_peer_opens_and_that_of_a_slow_one_does
         schedule.arrived("slow", queue[0], now)
         ask(schedule, "slow", now)
         assert len(schedule._sources["slow"].requests) <= 2 * REQUEST_WINDOW_CHUNKS_START
+
+
+def test_a_fast_peer_nearby_is_asked_for_what_it_sends_while_an_arrival_becomes_the_next_request() -> None:
+    schedule = plan(5000)
+    join(schedule, near=everything(5000))
+    now = 0.0
+    for _ in range(100):
+        queue = list(schedule._sources["near"].requests) or ask(schedule, "near", now)
+        now += 0.001  # a GB/s, each chunk within a millisecond of its request
+        schedule.arrived("near", queue[0], now)
+        ask(schedule, "near", now)
+    assert len(schedule._sources["near"].requests) >= REQUEST_TURN_S * 1000
 
 
 def test_a_request_past_its_deadline_is_free_for_another_peer() -> None:
