@@ -365,6 +365,8 @@ PATHS_INFO_MAX = 1_000
 HUB_URL_BYTES_MAX = 8 * KIB
 HUB_NAME_S = 10.0
 """How long a name goes on to mean what it meant: a client that loads a model asks for it a dozen times."""
+HUB_GRACE_S = 600.0
+"""How long what a client asked for goes on coming after it has gone: who starts a download again does so soon."""
 HUB_REPOSITORIES_KEPT = 32
 """Manifests that stay parsed, of up to 8 MiB each."""
 FIRST_BYTE_INTERIM_S = 3.0

@@ -196,7 +196,7 @@ async def _send(
                 request.transport.abort()
 
 
-async def _next(step: Callable[[], Awaitable[bytes]]) -> bytes:
+async def _next(step: Callable[[], Awaitable[T]]) -> T:
     """Of a generator that has a first one; an awaitable of its own, so that it can be a task."""
     return await step()
 

@@ -79,8 +79,8 @@ class Repository(Protocol):
         """All files in order of path."""
         ...
 
-    def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        """The bytes from `start` to `end`, verified, as they arrive, in blocks of any length.
+    def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[bytes | memoryview, None]:
+        """The bytes from `start` to `end`, verified, as they arrive, in blocks of any length, which stay as they are.
 
         To end early is no error (`aclose`); the fetch goes on for a while, for whoever comes back. Raises
         `P2PModelError` where the bytes cannot be had.

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
-from p2pmodel.errors import EntryNotFoundError, NetworkError, NotFoundError, RepositoryNotFoundError
+from p2pmodel.errors import EntryNotFoundError, NotFoundError, RepositoryNotFoundError
 from p2pmodel.gateway.coalescing import Coalesced
 from p2pmodel.gateway.git import blob_oid, in_lfs
 from p2pmodel.gateway.model_names import Meant, commit_of, find_model
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
-from p2pmodel.limits import HUB_NAME_S, HUB_REPOSITORIES_KEPT
-from p2pmodel.model import FileEntry, Layout, Manifest, ModelId
+from p2pmodel.limits import HUB_GRACE_S, HUB_NAME_S, HUB_REPOSITORIES_KEPT
+from p2pmodel.model import FileEntry, Manifest, ModelId
 from p2pmodel.peer import Peer
 from p2pmodel.peer.fetching import Fetching
+from p2pmodel.peer.reader import Reader
 
 
 class SwarmRepositories:
@@ -61,13 +63,13 @@ class SwarmRepositories:
         return self._meant[address][1]
 
     async def _look_up(self, model_id: ModelId) -> _Content:
-        entries = self._peer.config.entry_peers
-        fetching = Fetching(self._peer.rooms, model_id, entry_peers=entries)
+        fetching = Fetching(self._peer.rooms, model_id, entry_peers=self._peer.config.entry_peers)
         async with fetching.finder() as finder:
             manifest = await fetching.manifest(finder)
         content = self._contents[model_id] = _Content(self._peer, manifest)
-        while len(self._contents) > HUB_REPOSITORIES_KEPT:
-            self._contents.popitem(last=False)
+        idle = [known for known, other in self._contents.items() if not other.in_use and other is not content]
+        for known in idle[: max(0, len(self._contents) - HUB_REPOSITORIES_KEPT)]:
+            del self._contents[known]
         return content
 
 
@@ -90,25 +92,32 @@ class SwarmRepository:
     async def files(self) -> Sequence[RepoFile]:
         return await asyncio.gather(*(self._content.file(entry) for entry in self._content.entries.values()))
 
-    def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[bytes, None]:
+    def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[memoryview, None]:
         return self._content.read(self._content.entries[file.path], start, end)
 
 
 class _Content:
-    """One model, under whatever name it is asked for."""
+    """One model, under whatever name it is asked for. What is read of it is kept open for as long as clients come."""
 
     def __init__(self, peer: Peer, manifest: Manifest) -> None:
-        self._peer, self._manifest = peer, manifest
+        self._peer, self._model_id = peer, manifest.model_id
         self.entries = {file.path.text: file for file in manifest.files}
         self.sizes = {path: file.size for path, file in self.entries.items()}
         self._in_lfs = in_lfs(self.sizes)
         self._plain: dict[str, RepoFile] = {}
         self._naming: Coalesced[str, RepoFile] = Coalesced()
-        self._fetches: Coalesced[str, object] = Coalesced()
+        self._opening = asyncio.Lock()
+        self._reader: Reader | None = None
+        self._users = 0
+        self._ending: asyncio.TimerHandle | None = None
+
+    @property
+    def in_use(self) -> bool:
+        return self._reader is not None or bool(self._users)
 
     async def close(self) -> None:
         await self._naming.close()
-        await self._fetches.close()
+        self._end()
 
     async def file(self, entry: FileEntry) -> RepoFile:
         path = entry.path.text
@@ -119,38 +128,37 @@ class _Content:
         return self._plain[path]
 
     async def _name(self, entry: FileEntry) -> RepoFile:
-        content = b"".join([block async for block in self.read(entry, 0, entry.size)])
+        async with self._open() as reader:
+            content = await reader.read(entry.path.text)
         return RepoFile(entry.path.text, entry.size, blob_oid(content))
 
-    async def read(self, entry: FileEntry, start: int, end: int) -> AsyncGenerator[bytes, None]:
-        path = entry.path.text
-        await asyncio.shield(self._fetches.get(path, lambda: self._fetch(path)))
-        layout = await self._layout()
-        file_index = [file.path.text for file in layout.files].index(path)
-        for index in layout.chunks_holding(file_index, start, end):
-            place = layout[index]
-            block = await self._peer.network.offload(self._read_chunk, layout, index)
-            yield block[max(0, start - place.offset) : end - place.offset]
+    async def read(self, entry: FileEntry, start: int, end: int) -> AsyncGenerator[memoryview, None]:
+        async with self._open() as reader, aclosing(reader.stream(entry.path.text, start, end)) as parts:
+            async for part in parts:
+                yield part
 
-    async def _fetch(self, path: str) -> None:
-        await self._peer.fetch(self._manifest.model_id, files=[path])
-
-    async def _layout(self) -> Layout:
-        layout = await self._peer.network.offload(self._peer.store.layout, self._manifest.model_id)
-        assert layout is not None
-        return layout
-
-    def _read_chunk(self, layout: Layout, index: int) -> bytes:
-        """Checked in the memory from which it leaves."""
-        place = layout[index]
-        source = self._peer.store.chunk(place.digest, (layout.model_id, index))
-        if source is None:
-            raise NetworkError("the chunk was let go of while it was being read; ask again")
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Reader]:
+        """What was wanted goes on coming for a while after the last client has gone: it may come back for it."""
+        self._users += 1
+        self._stay()
         try:
-            block = bytearray(source.length)
-            if not source.open():
-                raise NetworkError("the file changed while it was being read; ask again")
-            source.read_into(memoryview(block), 0)
-            return bytes(block)
+            async with self._opening:
+                if self._reader is None:
+                    self._reader = await self._peer.open_reader(self._model_id)
+            yield self._reader
         finally:
-            source.release()
+            self._users -= 1
+            if not self._users and self._reader is not None:
+                self._ending = asyncio.get_running_loop().call_later(HUB_GRACE_S, self._end)
+
+    def _stay(self) -> None:
+        if self._ending is not None:
+            self._ending.cancel()
+            self._ending = None
+
+    def _end(self) -> None:
+        self._stay()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()

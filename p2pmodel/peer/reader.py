@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -140,7 +140,7 @@ class Reader:
         await self.read_into(path, start, memoryview(data))
         return bytes(data)
 
-    async def stream(self, path: str, start: int = 0, end: int | None = None) -> AsyncIterator[memoryview]:
+    async def stream(self, path: str, start: int = 0, end: int | None = None) -> AsyncGenerator[memoryview, None]:
         """The bytes in order, each part as soon as it is verified; all of them are wanted from the beginning.
 
         What has come is on the disk, so that whoever takes the parts slowly holds nothing up. Raises as `read_into`.
