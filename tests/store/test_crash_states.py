@@ -103,8 +103,7 @@ class _Whole:
 @pytest.mark.long
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("first", OPERATIONS)
-def test_every_crash_of_every_workload_of_up_to_three_operations_is_recovered_from(first):
-    search = Search()
+def test_every_crash_of_every_workload_of_up_to_three_operations_is_recovered_from(search, first):
     search.run((first,))
     for length in (1, 2):
         for rest in workloads(length):
