@@ -350,6 +350,11 @@ STOP_TIMEOUT_S = 10.0
 API_BODY_BYTES_MAX = MIB
 CONFIG_BYTES_MAX = MIB
 KEY_FILE_BYTES_MAX = 16 * KIB
+READ_ASKS_MAX = 1024
+"""Ranges that a program waits for at once over one connection: more than tensors are loaded side by side."""
+READ_FILES_OPEN_MAX = 64
+"""Files of models that a reading program keeps open: the shards of a large model."""
+
 
 # --- the Hugging Face endpoint -----------------------------------------------------------------------------------
 LFS_BYTES_MIN = 10 * MIB

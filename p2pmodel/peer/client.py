@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import aiohttp
 import msgspec
 
 from p2pmodel.errors import NetworkError, P2PModelError, ServiceGoneError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
+from p2pmodel.peer.open_model import READ_PATH
 from p2pmodel.peer.reports import (
     CollectReport,
     DiskUsage,
@@ -41,12 +42,16 @@ from p2pmodel.peer.requests import (
     LimitsChange,
     OnProgress,
     PublishRequest,
+    ReadRequest,
     RemoveRequest,
     SeedRequest,
     ShowRequest,
     VerifyRequest,
 )
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.remote_reader import RemoteReader
 
 T = TypeVar("T")
 _KNOCK_TIMEOUT_S = 3.0
@@ -139,6 +144,23 @@ class DaemonClient:
 
     async def fetch(self, request: FetchRequest, on_progress: OnProgress | None = None) -> FetchReport:
         return await self._operate("/api/v1/fetch", request, FetchReport, on_progress)
+
+    async def open_reader(self, request: ReadRequest) -> RemoteReader:
+        """Raises as `Peer.open_reader` does."""
+        from p2pmodel.peer.remote_reader import RemoteReader
+
+        async with self._daemon_errors():
+            try:
+                socket = await self._session.ws_connect(_URL + READ_PATH, max_msg_size=0, heartbeat=None)
+            except aiohttp.WSServerHandshakeError as error:
+                raise P2PModelError("the daemon cannot open models for reading; is it of another version?") from error
+        reader = RemoteReader(socket, f"the daemon (process {self.record.pid})")
+        try:
+            await reader.open(request)
+        except BaseException:
+            reader.close()
+            raise
+        return reader
 
     async def verify(self, request: VerifyRequest, on_progress: OnProgress | None = None) -> VerifyReport:
         return await self._operate("/api/v1/verify", request, VerifyReport, on_progress)

@@ -20,11 +20,13 @@ from aiohttp import web
 from p2pmodel.errors import NetworkError, NotFoundError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import API_BODY_BYTES_MAX
 from p2pmodel.net.address import Address, split_host_port
+from p2pmodel.peer.control_reading import OpenReader, serve_reader
 from p2pmodel.peer.control_schema import openapi_document
 from p2pmodel.peer.control_stream import stream_operation
 from p2pmodel.peer.envelope import ErrorBody, describe_error
 from p2pmodel.peer.files import storage_errors
 from p2pmodel.peer.guard import Handler, RequestGuard
+from p2pmodel.peer.open_model import READ_PATH
 from p2pmodel.peer.requests import (
     CaringService,
     CollectRequest,
@@ -77,9 +79,13 @@ class ControlServer:
         limits: LimitsService | None = None,
         keeping: KeepingService | None = None,
         caring: CaringService | None = None,
+        open_reader: OpenReader | None = None,
         fronts: Sequence[Front] = (),
     ) -> None:
-        """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text."""
+        """`not_ready` says in a sentence why the peer cannot serve yet, or an empty text.
+
+        What `open_reader` opens is read on this machine's disk, so only the socket offers it.
+        """
         self.http = http
         self.socket = choose_socket_path(data_dir)
         self._service = service
@@ -89,6 +95,7 @@ class ControlServer:
         self._limits = limits
         self._keeping = keeping
         self._caring = caring
+        self._open_reader = open_reader
         self._fronts = fronts
         self._runners: list[web.AppRunner] = []
         self._running: set[asyncio.Future[object]] = set()
@@ -97,7 +104,8 @@ class ControlServer:
         """Raises `NetworkError` where an explicit port is taken, `RefusedError` where a file cannot be written."""
         try:
             with storage_errors(f"open the control socket {self.socket}"):
-                await self._serve(_open_unix_socket(self.socket), self._routes(), [])
+                routes = [*self._routes(), *([web.get(READ_PATH, self._read)] if self._open_reader else [])]
+                await self._serve(_open_unix_socket(self.socket), routes, [])
             if self.http is not None:
                 listening = open_http_socket(self.http, explicit=self._http_explicit)
                 bound = Address(*listening.getsockname()[:2])
@@ -229,6 +237,10 @@ class ControlServer:
     async def _verify(self, request: web.Request) -> web.StreamResponse:
         body = await _body(request, VerifyRequest)
         return await stream_operation(request, lambda report: self._service.verify(body, report), self._running)
+
+    async def _read(self, request: web.Request) -> web.StreamResponse:
+        assert self._open_reader is not None
+        return await serve_reader(request, self._open_reader, self._running)
 
     def _keeping_service(self) -> KeepingService:
         if self._keeping is None:

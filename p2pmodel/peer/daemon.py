@@ -102,6 +102,7 @@ async def open_daemon(
             limits=service,
             keeping=service,
             caring=service,
+            open_reader=service.open_reader,
             fronts=made,
         )
         await control.start()

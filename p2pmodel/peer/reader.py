@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from p2pmodel.errors import UsageError
+from p2pmodel.errors import UsageError, VerificationError
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import FileEntry, Layout, Manifest, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import Address
+from p2pmodel.peer.open_model import READ_TRIES, Located, ReadFile
 from p2pmodel.peer.reading import Reading, bits_of_range
 from p2pmodel.peer.selection import select_files
 from p2pmodel.store import FilePlace
@@ -39,7 +40,7 @@ class Reader:
         self._spans: deque[range] = deque()
         self.wanted = 0
         """What was wanted so far, as bits."""
-        self.files: dict[int, None] = {}
+        self.touched: dict[int, None] = {}
         """The files that this is in, by number."""
         reading.join(self)
 
@@ -57,6 +58,16 @@ class Reader:
     @property
     def model_id(self) -> ModelId:
         return self._reading.model_id
+
+    @property
+    def model_hex(self) -> str:
+        return self.model_id.hex
+
+    @property
+    def entries(self) -> Mapping[str, ReadFile]:
+        """The files that it was opened for, by path."""
+        files = (self.layout.files[index] for index in self._files)
+        return {file.path.text: ReadFile(file.path.text, file.size, file.blake3.hex, file.sha256.hex) for file in files}
 
     @property
     def bytes_fetched(self) -> int:
@@ -98,7 +109,7 @@ class Reader:
         self._reading.go_on()
 
     def _want(self, index: int, chunks: range) -> None:
-        self.files[index] = None
+        self.touched[index] = None
         if chunks:
             self.wanted |= bits_of_range(chunks)
             self._spans.append(chunks)
@@ -122,7 +133,7 @@ class Reader:
         A later call tries again.
         """
         index, chunks, _ = self._chunks(path, start, end)
-        self.files[index] = None
+        self.touched[index] = None
         await self._reading.ready(chunks)
 
     # --- reading -------------------------------------------------------------------------------------------------
@@ -130,7 +141,7 @@ class Reader:
     async def read_into(self, path: str, start: int, buffer: memoryview) -> None:
         """Fill `buffer` from byte `start`. Raises as `ready`, and `VerificationError` where this disk is at fault."""
         index, chunks, _ = self._chunks(path, start, start + len(buffer))
-        self.files[index] = None
+        self.touched[index] = None
         await self._reading.read_into(index, chunks, start, buffer)
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
@@ -173,6 +184,29 @@ class Reader:
         index, chunks, _ = self._chunks(path, start, end)
         return await self._reading.place(index, chunks)
 
+    async def located(self, path: str, start: int = 0, end: int | None = None) -> list[Located]:
+        """Wait as `ready` does; then where the bytes are, in order. Raises as `read_into` does."""
+        index, chunks, end = self._chunks(path, start, end)
+        self.touched[index] = None
+        for _ in range(READ_TRIES):
+            await self._reading.ready(chunks)
+            if (place := await self._reading.place(index, chunks)) is not None:
+                return [_located(place, start, end)]
+            parts = [(chunk, await self._reading.place(index, range(chunk, chunk + 1))) for chunk in chunks]
+            if all(part is not None for _, part in parts):
+                return [self._part(chunk, part, start, end) for chunk, part in parts if part is not None]
+        raise VerificationError(f"{path!r} cannot be read: it changes, or the disk fails")
+
+    def _part(self, chunk: int, part: FilePlace, start: int, end: int) -> Located:
+        place = self.layout[chunk]
+        return _located(part, max(start, place.offset), min(end, place.offset + place.length))
+
+    async def whole_file(self, path: str) -> Located:
+        """Wait until the file is whole and has its final name; then where that is. Raises as `read_into` does."""
+        index, _, end = self._chunks(path, 0, None)
+        self.touched[index] = None
+        return _located(await self._reading.named(index), 0, end)
+
     async def local_path(self, path: str) -> Path | None:
         """The file on this disk, where it is whole and unchanged: to be sent by the kernel, or mapped; else None."""
         place = await self.place(path)
@@ -196,6 +230,11 @@ class Reader:
 def lacking_of(chunks: range, have: int) -> int:
     """Those of a run of chunks that are not held, as bits counted from its start."""
     return ~(have >> chunks.start) & ((1 << len(chunks)) - 1)
+
+
+def _located(place: FilePlace, start: int, end: int) -> Located:
+    mark = place.identity
+    return Located(start, end, str(place.path), place.whole, mark.device, mark.inode, mark.size, mark.mtime_ns)
 
 
 class Readings:

@@ -23,6 +23,7 @@ from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, cancelled
 from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.open_model import READ_TRIES
 from p2pmodel.store import FilePlace, Intake
 
 if TYPE_CHECKING:
@@ -32,9 +33,10 @@ log = logging.getLogger(__name__)
 
 _LINGER_S = 5.0
 """So long the connections are kept when nothing is missing: whoever reads a header soon reads what it describes."""
+_LATE_S = 0.02
+"""A write of a chunk that came twice is given so long before its file is looked at again."""
 _AHEAD_CHUNKS = 64
 """So many of the next chunks in order go before the rest: about what is under way at once, so that the order holds."""
-_READ_TRIES = 3
 
 
 class Wanting(Protocol):
@@ -42,7 +44,7 @@ class Wanting(Protocol):
 
     wanted: int
     """All that it wants, as bits, what is here as well."""
-    files: dict[int, None]
+    touched: dict[int, None]
     """The files that this is in."""
 
     def next_chunks(self, have: int, count: int) -> list[int]:
@@ -80,6 +82,8 @@ class Reading:
         self.session: asyncio.Task[None] | None = None
         self._search: tuple[AsyncExitStack, Fetching, Finder] | None = None
         self._ending: asyncio.TimerHandle | None = None
+        self._naming: dict[int, asyncio.Future[None]] = {}
+        """Files that somebody waits for under their final names."""
         self._placed: dict[int, None] = {}
         """Files that have been whole since the place was opened, and have their names."""
         peer.store.cache.reader_came(model_id)
@@ -179,6 +183,8 @@ class Reading:
             if not wait.done.done():
                 wait.done.set_exception(error)
         self._waits.clear()
+        for file_index in list(self._naming):
+            self._settle_name(file_index, error)
 
     def missing(self, chunks: range) -> int:
         """Those of these chunks that are not here, as bits."""
@@ -224,7 +230,7 @@ class Reading:
     def go_on(self) -> None:
         """What is wanted has changed."""
         self._news.set()
-        if self._work is None and self._lacking:
+        if self._work is None and self._unfinished:
             self._work = asyncio.get_running_loop().create_task(self._supervised())
 
     # --- getting what is wanted ----------------------------------------------------------------------------------
@@ -244,8 +250,12 @@ class Reading:
             self._work = None
             await self._end_search()
 
+    @property
+    def _unfinished(self) -> bool:
+        return bool(self._lacking or self._naming)
+
     async def _run(self) -> None:
-        while self._lacking:
+        while self._unfinished:
             flights = self._peer.fetches.of(self.model_id)
             if flights:
                 await self._ride(flights[0].task, flights[0].lead.fetching)
@@ -262,12 +272,16 @@ class Reading:
     async def _ride(self, flight: asyncio.Task[object], fetching: Fetching) -> None:
         """Let a fetch that is under way bring what it can, in our order."""
         try:
-            while self._lacking and not flight.done():
+            while self._unfinished and not flight.done():
                 fetching.prefer(self._next())
                 await self._changed(None, flight)
         finally:
             fetching.prefer(())
         self.look()
+        for file_index in list(self._naming):
+            place = await self.place(file_index, self.layout.chunks_of(file_index))
+            if place is not None and place.whole:
+                self._settle_name(file_index)
 
     async def give_way(self) -> None:
         """A fetch of the model begins; it finds here what has come."""
@@ -331,6 +345,7 @@ class Reading:
         came = 0
         try:
             while True:
+                await self._gather(intake, stop)
                 await self._place(intake)
                 if fresh := self._lacking & ~asked:
                     borrowed = await offload(intake.borrow, fresh, stop)
@@ -340,31 +355,62 @@ class Reading:
                 fetching.want(lacking, asked & ~lacking & ~self._have)
                 fetching.prefer(self._next())
                 asked = lacking
-                changed = await self._changed(None if lacking else _LINGER_S, transfer)
+                waits_s = _LATE_S if self._naming else _LINGER_S
+                changed = await self._changed(None if lacking else waits_s, transfer)
                 self.bytes_fetched += fetching.tally.bytes_fetched - came
                 came = fetching.tally.bytes_fetched
                 if transfer.done():
                     transfer.result()
-                if not changed and not self._lacking:
+                if not changed and not self._unfinished:
                     return
         finally:
             self.bytes_fetched += fetching.tally.bytes_fetched - came
             await cancelled([transfer])
             await asyncio.shield(self._place(intake))
 
+    async def _gather(self, intake: Intake, stop: threading.Event) -> None:
+        """A file gets its name in this place: what of it lies in another is copied here."""
+        for index in list(self._naming):
+            apart = self.layout.have_map([index]).bits & self._have & ~intake.have.bits
+            if apart & ~await self._peer.network.offload(intake.borrow, apart, stop):
+                self.look()
+                self._settle_name(index)  # it is not there any more; `named` looks again
+
     async def _place(self, intake: Intake) -> None:
         """Give wanted files that have become whole their names."""
-        wanted = {index: None for reader in self.readers for index in reader.files if index not in self._placed}
+        touched = [index for reader in self.readers for index in reader.touched]
+        wanted = {index: None for index in [*touched, *self._naming] if index not in self._placed}
         have = intake.have.bits
         if whole := [index for index in wanted if not self.layout.have_map([index]).bits & ~have]:
             late = await self._peer.network.offload(intake.place_whole)
             self._placed.update((index, None) for index in whole if index not in late)
+        for index in [index for index in self._naming if index in self._placed]:
+            self._settle_name(index)
+
+    def _settle_name(self, file_index: int, error: P2PModelError | None = None) -> None:
+        waiting = self._naming.pop(file_index)
+        if not waiting.done():
+            waiting.set_result(None) if error is None else waiting.set_exception(error)
+
+    async def named(self, file_index: int) -> FilePlace:
+        """Where a file is whole, under its final name; waits until it is. Raises as `ready` does."""
+        chunks = self.layout.chunks_of(file_index)
+        for _ in range(READ_TRIES):
+            await self.ready(chunks)
+            place = await self.place(file_index, chunks)
+            if place is not None and place.whole:
+                return place
+            self._placed.pop(file_index, None)
+            waiting = self._naming.setdefault(file_index, asyncio.get_running_loop().create_future())
+            self.go_on()
+            await asyncio.shield(waiting)
+        raise VerificationError(f"{self.layout.files[file_index].path.text!r} changes again and again")
 
     # --- reading -------------------------------------------------------------------------------------------------
 
     async def read_into(self, file_index: int, chunks: range, start: int, buffer: memoryview) -> None:
         """Fill `buffer` with verified bytes. What is found to be bad meanwhile is fetched again, a few times."""
-        for _ in range(_READ_TRIES):
+        for _ in range(READ_TRIES):
             await self.ready(chunks)
             if await self._peer.network.offload(self._read, chunks, start, buffer):
                 return

@@ -18,6 +18,7 @@ from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.config import PeerConfig
 from p2pmodel.peer.control import ControlServer
 from p2pmodel.peer.daemon import open_peer
+from p2pmodel.peer.open_model import ReadingService
 from p2pmodel.peer.requests import CaringService, KeepingService, PeerService
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime, remove_runtime, write_runtime
 from p2pmodel.peer.service import LocalService
@@ -33,7 +34,15 @@ _LINGER_S = 1.0
 async def share_peer(config: PeerConfig, *, offline: bool) -> AsyncIterator[LocalService]:
     """A peer for one command, open to others. Raises `DirectoryInUseError` where somebody else is the owner."""
     async with open_peer(config) as (peer, service):
-        control = ControlServer(service, config.data_dir, http=None, limits=service, keeping=service, caring=service)
+        control = ControlServer(
+            service,
+            config.data_dir,
+            http=None,
+            limits=service,
+            keeping=service,
+            caring=service,
+            open_reader=service.open_reader,
+        )
         await control.start()
         try:
             record = RuntimeRecord(
@@ -54,7 +63,7 @@ async def share_peer(config: PeerConfig, *, offline: bool) -> AsyncIterator[Loca
             await control.stop()
 
 
-class CommandService(PeerService, KeepingService, CaringService, Protocol):
+class CommandService(PeerService, KeepingService, CaringService, ReadingService, Protocol):
     """All that a command may ask for."""
 
 
