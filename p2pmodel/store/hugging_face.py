@@ -40,7 +40,10 @@ def repositories(files: Files, path: Path) -> list[Path]:
     if _is_repository(files, path):
         return [path]
     for root in (path, path / "hub"):
-        status = files.status(root)
+        try:
+            status = files.status(root)
+        except P2PModelError:
+            continue  # it may not even be looked at
         if status is None or status.kind != "directory":
             continue
         found = [root / entry.name for entry in files.entries(root) if entry.name.startswith((_PREFIX, *_OTHERS))]
@@ -50,7 +53,10 @@ def repositories(files: Files, path: Path) -> list[Path]:
 
 
 def _is_repository(files: Files, path: Path) -> bool:
-    status = files.status(path / "snapshots")
+    try:
+        status = files.status(path / "snapshots")
+    except P2PModelError:
+        return False
     return path.name.startswith(_PREFIX) and status is not None and status.kind == "directory"
 
 
