@@ -461,8 +461,9 @@ class Store:
         self._pins.remove(model_id)
         return gone
 
-    def forget_unused(self, model_id: ModelId) -> None:
-        """After the cache looked into a model: what it noted of one of which it then kept nothing goes again.
+    def forget_unused(self, model_id: ModelId, *, statements: bool) -> None:
+        """After the cache looked into a model: what it noted of one of which it then kept nothing goes again, with what
+        was signed about it where the look brought those `statements`.
 
         Strangers say what a cache looks into, and could fill its index otherwise. Raises `P2PModelError`.
         """
@@ -479,6 +480,8 @@ class Store:
         with self._catalogue.entering:
             if not self._catalogue.copies(model_id):
                 self._objects.discard({model_id.raw}, self._catalogue.model_ids())
+                if statements:
+                    self._statements.forget(model_id)
 
     def _let_go(self, copy: Copy) -> Released:
         content, chunks = self.cache.content(copy), copy.bits.bit_count()
