@@ -72,6 +72,14 @@ class ServiceGoneError(NetworkError):
     """The process that was asked to do it ended before it was done. What has arrived is kept."""
 
 
+class RateLimitedError(NetworkError):
+    """The origin has had too many requests, and says when it will take more."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
 class NoPeersError(NetworkError):
     """Nobody to ask, or nobody left who holds what is missing. What has arrived is kept."""
 
@@ -86,6 +94,10 @@ class VerificationError(P2PModelError):
     """Bytes on this disk are not what the manifest says, or changed while they were read."""
 
     exit_code = 6
+
+
+class StaleBytesError(VerificationError):
+    """What was given out of this file before was wrong: nobody may go on from there."""
 
 
 class SignatureError(VerificationError):

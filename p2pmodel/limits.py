@@ -381,3 +381,68 @@ HF_CACHE_LOCK_S = 60.0
 """How long another program may be at a file of the Hugging Face cache that we want to put there."""
 COPY_BYTES = 4 * MIB
 """Read, hashed and written at once where a file has to be copied."""
+
+# --- the origin hub ----------------------------------------------------------------------------------------------
+ORIGIN_CONNECT_S = 5.0
+ORIGIN_SMALL_S = 15.0
+"""A question in JSON, all its redirects and the answer: clients wait ten seconds, or sixty where they are told to."""
+ORIGIN_SILENCE_S = 20.0
+"""Content of which nothing comes for so long is asked for again, or of somebody else."""
+ORIGIN_RETRY_AFTER_MAX_S = 5.0
+"""Whoever is told to come back later than this is told so, and does not wait here."""
+ORIGIN_REDIRECTS_MAX = 5
+ORIGIN_HEADER_BYTES_MAX = 16 * KIB
+"""One header of an answer; a signed URL has two to four."""
+ORIGIN_JSON_BYTES_MAX = 16 * MIB
+"""One page of a tree has 1,000 entries of some 300 bytes; of an info, the names of all files."""
+ORIGIN_PAGES_MAX = 200
+ORIGIN_FILES_MAX = 200_000
+"""Of one revision: what 200 pages of 1,000 name."""
+ORIGIN_TREE_BYTES_MAX = 64 * MIB
+"""That of `ORIGIN_FILES_MAX` files as it is kept on disk."""
+ORIGIN_PATH_BYTES_MAX = 4_096
+ORIGIN_CONNECTIONS_MAX = 16
+ORIGIN_FRESH_S = 10.0
+"""How long a branch is believed to stand where it stood: a client that loads a model asks for it a dozen times."""
+ORIGIN_ACCESS_S = 60.0
+"""How long a token is believed to open what it opened."""
+ORIGIN_KEPT_REVISIONS = 256
+"""Branches and trees of the origin that stay in memory."""
+PLAIN_FILE_BYTES_MAX = 32 * MIB
+"""A file of the origin's that is not in LFS: the hub itself takes none of more than 10 MiB."""
+
+# --- files of the origin that nobody has published ---------------------------------------------------------------
+PART_BYTES_MIN, PART_BYTES_MAX = 64 * KIB, CHUNK_BYTES_MAX
+PARTS_PER_FILE = 256
+"""Parts become longer until a file has no more than this, or they have their greatest length: a small file too has
+enough of them to be divided among many."""
+PARTS_PER_RUN = 8
+"""Read from the origin in one go, by one peer: 32 MiB of a file of a gigabyte or more, in at least 32 runs."""
+GATHER_S = 0.6
+"""So long a peer looks for others who want the same before it asks the origin: they would all read everything."""
+GATHER_LATE_S = 2.0
+"""A peer that reads from the origin for all and of which nothing is heard for so long is not waited for."""
+GATHERING_LINGERS_S = 60.0
+"""After a file is whole its parts are given to those who still gather it."""
+GATHERING_MEMBERS_MAX = 64
+PARTS_ASKED_PER_PEER = 4
+"""Parts asked of one peer at once."""
+PART_DEADLINE_S = 20.0
+"""A part that has not come by then is asked for elsewhere."""
+HELD_BACK_BYTES = 64 * MIB
+"""Of a file up to this length nothing that came from peers is given out before all of it is proven; of a longer one
+the last part is not."""
+SUPPLY_LINGERS_S = 60.0
+"""A file on its way is got for so long after nobody reads it any more: whoever hung up comes back."""
+PROOFS_MAX = 20_000
+PROOFS_BYTES_MAX = 8 * MIB
+"""Files whose SHA-256 was computed, some 150 bytes each."""
+DRAFT_HASH_BYTES = 8 * MIB
+"""Hashed in one go while a file arrives."""
+DRAFT_CLAIM_BYTES = 256 * MIB
+DRAFT_CLAIM_S = 4.0
+"""What has arrived is made durable and noted so often."""
+DRAFTS_OPEN_MAX = 64
+"""Files that are on their way at once."""
+FROM_ORIGIN_STREAMS = 2
+"""Readings from the origin under way for one file: while one waits for an answer the other fills the line."""

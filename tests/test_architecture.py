@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "swarm": {"model", "net"},
     "store": {"model"},
     "peer": {"model", "net", "overlay", "swarm", "store", "version"},
-    "gateway": {"model", "peer"},
+    "gateway": {"model", "peer", "version"},
     "loading": {"model", "peer"},
     "cli": {"model", "peer", "gateway", "version"},  # it puts the daemon together
     "testing": {"model", "net", "overlay", "swarm", "store", "peer", "gateway", "loading"},

@@ -93,6 +93,14 @@ def daemon(
             help="Use the overlay without being a part of it. Without this, a peer finds out whether others reach it.",
         ),
     ] = False,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            "--origin",
+            metavar="URL|off",
+            help="The hub behind /hf, for what no peer has published. [default: https://huggingface.co]",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Say on stdout, as a line of JSON, when it serves.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -114,6 +122,7 @@ def daemon(
         "background": True if background else None,
         "lan": False if no_lan else None,
         "client_only": True if client_only else None,
+        "origin": origin,
     }
     run(_serve(invocation_of(ctx), flags, as_json=as_json))
 

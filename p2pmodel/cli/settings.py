@@ -52,7 +52,7 @@ def _text(key: str, setting: Setting, network: str) -> str:
     value = setting.value
     if key == "network":
         return f"{network} ({value})" if value else network
-    if key == "http" and value is None:
+    if key in ("http", "origin") and value is None:
         return "off"
     if key in ("upload_limit", "download_limit"):
         return f"{value} bytes/s" if value else "unlimited"

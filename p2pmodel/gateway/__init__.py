@@ -1,6 +1,7 @@
 """What machine-learning tools speak to: the Hugging Face endpoint of the daemon."""
 
 from p2pmodel.gateway.hub import HubFront
+from p2pmodel.gateway.origin_repositories import OriginRepositories
 from p2pmodel.gateway.repositories import (
     Chain,
     Kind,
@@ -17,6 +18,7 @@ __all__ = [
     "Chain",
     "HubFront",
     "Kind",
+    "OriginRepositories",
     "RepoAddress",
     "RepoFile",
     "Repositories",
@@ -28,5 +30,8 @@ __all__ = [
 
 
 def hub_of(peer: Peer) -> HubFront:
-    """The endpoint of a peer: repositories out of the swarm."""
-    return HubFront(Chain(SwarmRepositories(peer)))
+    """The endpoint of a peer: repositories out of the swarm, and those of its origin, where it has one."""
+    sources: list[Repositories] = [SwarmRepositories(peer)]
+    if peer.config.origin is not None:
+        sources.append(OriginRepositories(peer, peer.config.origin))
+    return HubFront(Chain(*sources))

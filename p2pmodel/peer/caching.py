@@ -118,11 +118,10 @@ class Caching:
             return True
         if not await offload(self._worth_it, model_id):
             return False
-        heard_of = bool(await offload(rooms.store.statements, model_id))  # by whoever guards a name here, and stays
         try:
             return await self._fetch(model_id)
         finally:
-            await asyncio.shield(offload(rooms.store.forget_unused, model_id, statements=not heard_of))
+            await asyncio.shield(offload(rooms.store.forget_unused, model_id))
 
     async def _fetch(self, model_id: ModelId) -> bool:
         rooms, offload = self._rooms, self._network.offload

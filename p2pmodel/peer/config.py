@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+from urllib.parse import urlsplit
 
 import aiofiles
 
@@ -25,6 +26,7 @@ DEFAULT_LISTEN = "[::]:8764"
 """Every address of this machine, IPv6 and IPv4; IPv4 alone where the machine has no IPv6."""
 DEFAULT_HTTP = "127.0.0.1:8765"
 DEFAULT_NETWORK_NAME = "public"
+DEFAULT_ORIGIN_URL = "https://huggingface.co"
 
 Profile = Literal["cluster", "internet"]
 Encryption = Literal["required", "off"]
@@ -97,6 +99,8 @@ class PeerConfig:
     """Where the process is this peer's own (a daemon, a command): it takes what CPU and disk time others leave."""
     scrub_rate: ScrubRate = "auto"
     lan: bool = True
+    origin: str | None = None
+    """The hub, as a URL, through which repositories are found that no peer has published; None for none."""
     client_only: bool | None = None
     """Others cannot reach this peer: it asks the overlay without becoming a part of it, and tells no port to those it
     connects to. None finds out whether they can, and makes it a client while they cannot."""
@@ -127,6 +131,8 @@ class PeerConfig:
             raise UsageError("a quota and a floor of free disk are numbers of bytes, 0 at least")
         if isinstance(self.scrub_rate, int) and self.scrub_rate < 1:
             raise UsageError("a scrub rate is a positive number of bytes per second, 'auto' or 'off'")
+        if self.origin is not None:
+            put(self, "origin", check_origin(self.origin))
         if self.upload_slots is not None and not 1 <= self.upload_slots <= UPLOADS_MAX:
             raise UsageError(f"there are from 1 to {UPLOADS_MAX} upload slots")
 
@@ -159,6 +165,18 @@ def check_bootstrap(peers: tuple[str, ...] | list[str]) -> tuple[str, ...]:
         if split_host_port(peer)[1] == 0:
             raise UsageError(f"{peer!r}: a bootstrap peer has a port from 1 to 65535")
     return tuple(peers)
+
+
+def check_origin(url: str) -> str:
+    """`http` or `https`, a host, perhaps a path; without a slash at its end. Raises `UsageError`."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or parts.query or parts.fragment or parts.username is not None or not url.isascii() or " " in url:
+        raise UsageError(f"an origin is the URL of a hub, as {DEFAULT_ORIGIN_URL}, or 'off'; not {url[:200]!r}")
+    return url.rstrip("/")
 
 
 def default_data_dir() -> Path:

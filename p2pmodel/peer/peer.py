@@ -32,6 +32,7 @@ from p2pmodel.peer.caching import Caching
 from p2pmodel.peer.config import PeerConfig, absolute
 from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.flights import Flights
+from p2pmodel.peer.gathering import Gatherings
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
 from p2pmodel.peer.reader import Reader, Readings
@@ -43,7 +44,7 @@ from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust
 from p2pmodel.peer.watching import Watch
 from p2pmodel.store import OS_FILES, CacheLimits, Files, Intake, Store
 from p2pmodel.store.files import Lock
-from p2pmodel.swarm import Swarm
+from p2pmodel.swarm import Link, Swarm
 from p2pmodel.version import __version__
 
 if TYPE_CHECKING:
@@ -107,6 +108,8 @@ class Peer:
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._held_lock = lock
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
+        self.gatherings = Gatherings()
+        """Files that nobody has published, and that this peer gets together with others."""
         self.caching: Caching | None = None
         """Where this peer is a cache."""
         self._lost: dict[ModelId, int] = {}
@@ -152,7 +155,7 @@ class Peer:
         self.swarm = Swarm(
             key=self.peer_id,
             network=self.network,
-            shelf=StoreShelf(self.store),
+            shelf=StoreShelf(self.store, self.gatherings),
             rng=self._dice,
             upload_limit_bytes_per_s=config.upload_limit_bytes_per_s,
             download_limit_bytes_per_s=config.download_limit_bytes_per_s,
@@ -160,6 +163,7 @@ class Peer:
             background=config.background,
         )
         self.swarm.on_arrival = self.readings.arrived
+        self.swarm.on_interest = self._followed
         self._stack.push_async_callback(self.swarm.stop)
         self.overlay = Overlay(
             key=key,
@@ -187,7 +191,6 @@ class Peer:
             self.spawn(self.watch.scrub())
         if config.cache_bytes is not None:
             self.caching = Caching(self.rooms, self.network, config.cache_bytes)
-            self.swarm.on_interest = self.caching.asked
             self.overlay.provide_later([CACHE_KEY], roots=True)
             self.spawn(self.caching.run())
 
@@ -308,6 +311,10 @@ class Peer:
     async def bootstrap(self, entry_peers: Iterable[str]) -> int:
         """Ask these peers (HOST:PORT) for their neighbours; how many answered. Raises `NetworkError` for bad names."""
         return await self.overlay.bootstrap(await resolve(entry_peers))
+
+    def _followed(self, link: Link, model_id: ModelId) -> None:
+        if not self.gatherings.followed(link, model_id) and self.caching is not None:
+            self.caching.asked(link, model_id)
 
     # --- what is let go of
 

@@ -19,11 +19,13 @@ from p2pmodel.net.address import split_host_port
 from p2pmodel.peer.config import (
     DEFAULT_HTTP,
     DEFAULT_LISTEN,
+    DEFAULT_ORIGIN_URL,
     NetworkConfig,
     PeerConfig,
     ScrubRate,
     absolute,
     check_bootstrap,
+    check_origin,
     default_config_dir,
     default_data_dir,
     default_network,
@@ -107,6 +109,10 @@ def _scrub_rate(value: object) -> ScrubRate:
     return _rate(value) or "off"
 
 
+def _origin(value: object) -> str | None:
+    return None if value == "off" else check_origin(_text(value))
+
+
 def _switch(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -133,6 +139,7 @@ _PARSERS: dict[str, Callable[[object], Any]] = {
     "background": _switch,
     "lan": _switch,
     "client_only": _switch,
+    "origin": _origin,
 }
 _DEFAULTS: dict[str, Any] = {
     "listen": DEFAULT_LISTEN,
@@ -150,6 +157,7 @@ _DEFAULTS: dict[str, Any] = {
     "background": False,
     "lan": True,
     "client_only": None,
+    "origin": DEFAULT_ORIGIN_URL,
 }
 
 
@@ -186,6 +194,7 @@ class Settings:
             background=value["background"],
             lan=value["lan"],
             client_only=value["client_only"],
+            origin=value["origin"],
         )
 
 

@@ -40,10 +40,7 @@ def repositories(files: Files, path: Path) -> list[Path]:
     if _is_repository(files, path):
         return [path]
     for root in (path, path / "hub"):
-        try:
-            status = files.status(root)
-        except P2PModelError:
-            continue  # it may not even be looked at
+        status = files.status(root)
         if status is None or status.kind != "directory":
             continue
         found = [root / entry.name for entry in files.entries(root) if entry.name.startswith((_PREFIX, *_OTHERS))]
@@ -53,10 +50,7 @@ def repositories(files: Files, path: Path) -> list[Path]:
 
 
 def _is_repository(files: Files, path: Path) -> bool:
-    try:
-        status = files.status(path / "snapshots")
-    except P2PModelError:
-        return False
+    status = files.status(path / "snapshots")
     return path.name.startswith(_PREFIX) and status is not None and status.kind == "directory"
 
 

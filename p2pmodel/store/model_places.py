@@ -35,18 +35,13 @@ def find_seeds(files: Files, path: Path) -> Seeds:
     status = files.status(root)
     if status is None:
         raise NotFoundError(f"{str(path)!r} does not exist")
-    if status.kind == "directory":
-        files.entries(root)  # what may not be read is said of the path that was named
     if status.kind == "file":
         _seed_file(files, root, status, seeds)
     elif (store := ollama_root(files, root)) is not None:
         seed_ollama(files, store, seeds)
     elif found := repositories(files, root):
         for repository in found:
-            try:
-                seed_repository(files, repository, seeds)
-            except P2PModelError as error:
-                seeds.leave_out(repository, error)
+            seed_repository(files, repository, seeds)
     elif not seed_snapshot(files, root, seeds):
         _Directories(files, seeds).look(root)
     return seeds

@@ -119,11 +119,6 @@ class Statements:
                 (said.model_id.raw, said.model_id.raw, STATEMENTS_PER_MODEL_MAX),
             )
 
-    def forget(self, model_id: ModelId) -> None:
-        """Remove all about a model."""
-        with self._database.transaction() as writer:
-            writer.execute("DELETE FROM statements WHERE model_id = ?", (model_id.raw,))
-
     def of(self, model_id: ModelId) -> list[SignedStatement]:
         """Newest first."""
         sql = "SELECT envelope FROM statements WHERE model_id = ? ORDER BY issued_at DESC"

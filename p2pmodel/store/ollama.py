@@ -40,10 +40,7 @@ def ollama_root(files: Files, path: Path) -> Path | None:
     """The directory with `manifests` and `blobs`: `path`, or `models` in it."""
 
     def is_directory(place: Path) -> bool:
-        try:
-            status = files.status(place)
-        except P2PModelError:
-            return False  # it may not even be looked at
+        status = files.status(place)
         return status is not None and status.kind == "directory"
 
     places = (path, path / "models")
@@ -57,12 +54,7 @@ def seed_ollama(files: Files, root: Path, seeds: Seeds) -> None:
     waiting = [(root / "manifests", 0)]
     while waiting:
         directory, depth = waiting.pop()
-        try:
-            entries = files.entries(directory)
-        except P2PModelError as error:
-            seeds.leave_out(directory, error)
-            continue
-        for entry in reversed(entries):
+        for entry in reversed(files.entries(directory)):
             if entry.status.kind == "directory" and depth < _DEPTH:
                 waiting.append((directory / entry.name, depth + 1))
             elif entry.status.kind == "file" and depth == _DEPTH - 1:

@@ -18,7 +18,7 @@ from p2pmodel.store.adoption import LocalChunks, OnProgress
 from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
-from p2pmodel.store.values import BadRange, FileIdentity, FileState
+from p2pmodel.store.values import BadRange, FileState
 
 
 class Repair:
@@ -49,10 +49,6 @@ class Repair:
         self._before: dict[int, KeptFile] = {}
         self._others: list[tuple[Copy, KeptFile, int]] = []
         """The same files under other names, in copies that are held for it, as they were, and which of ours each is."""
-        self._marks: dict[FileIdentity, int] = {}
-        """Of our files that have several names, as they were, and which each is."""
-        self._left: list[Copy] = []
-        """Copies that may have them too, and on which somebody worked when it began."""
         self._open: dict[int, OpenFile] = {}
         self._same = {place: group for group in layout.repeated() for place in group}
         self._written = 0
@@ -112,47 +108,20 @@ class Repair:
     def _hold_others(self) -> None:
         """Other models may have the same file under another name: it changes for them as well, and not by a stranger.
 
-        One on which somebody works is told in the end (`_tell_left`); until then its file counts as changed.
+        One on which somebody works is left out; its file counts as changed until it has been verified.
         """
-        self._marks = {file.status().identity: index for index, file in self._open.items() if file.status().links > 1}
-        for copy in self._catalogue.all_copies() if self._marks else []:
-            if copy is self.copy:
+        marks = {file.status().identity: index for index, file in self._open.items() if file.status().links > 1}
+        for copy in self._catalogue.all_copies() if marks else []:
+            if copy is self.copy or not copy.busy.acquire(blocking=False):
                 continue
-            if not copy.busy.acquire(blocking=False):
-                self._left.append(copy)
-                continue
-            found = [(copy, kept, index) for kept, index in self._same_files(copy) if kept.readable]
+            found = [
+                (copy, kept, marks[kept.identity])
+                for kept in (copy.files if self._catalogue.is_listed(copy) else [])
+                if kept.state is FileState.PROVEN and kept.readable and kept.identity in marks
+            ]
             self._others += found
             if not found:
                 copy.busy.release()
-
-    def _same_files(self, copy: Copy) -> list[tuple[KeptFile, int]]:
-        """Files of another copy, which is held, that are one with ours, and which of ours each is."""
-        return [
-            (kept, self._marks[kept.identity])
-            for kept in (copy.files if self._catalogue.is_listed(copy) else [])
-            if kept.state is FileState.PROVEN and kept.trusted and kept.identity in self._marks
-        ]
-
-    def _tell_left(self) -> None:
-        """Copies on which somebody worked: their files changed by us. One on which somebody still does is changed until
-        it has been verified."""
-        for copy in self._left:
-            if not copy.busy.acquire(blocking=False):
-                continue
-            try:
-                found = [replace(kept, identity=self._now(at), fault="") for kept, at in self._same_files(copy)]
-                if found:
-                    copy.put(*found)
-                    with self._database.transaction() as writer:
-                        self._catalogue.save_files(writer, copy, found)
-            finally:
-                copy.busy.release()
-        self._left.clear()
-
-    def _now(self, index: int) -> FileIdentity:
-        """The marks of a file of ours, in doubt: while it was written to, nobody could tell whether others did too."""
-        return replace(self._open[index].status().identity, ctime_ns=0)
 
     def _writable(self, kept: KeptFile) -> OpenFile:
         directory = self._files.open_directory(kept.location.parent)
@@ -217,12 +186,16 @@ class Repair:
             raise
         settled = []
         for index, kept in self._before.items():
-            identity = self._now(index)
+            # In doubt: while it was written to, nobody could tell whether others wrote to it as well.
+            identity = replace(self._open[index].status().identity, ctime_ns=0)
             whole = not kept.mask & self.missing.bits
             # A file that somebody changed and that could not be made whole again stays his: nothing may overwrite it.
             fault, known = ("", identity) if whole or not kept.fault else (kept.fault, kept.identity)
             settled.append(replace(kept, state=FileState.PROVEN, identity=known, fault=fault, trusted=True))
-        others = [(copy, replace(kept, identity=self._now(index))) for copy, kept, index in self._others]
+        others = [
+            (copy, replace(kept, identity=replace(self._open[index].status().identity, ctime_ns=0)))
+            for copy, kept, index in self._others
+        ]
         self.copy.put(*settled)
         for copy, kept in others:
             copy.put(kept)
@@ -231,5 +204,4 @@ class Repair:
             self._catalogue.save_have(writer, self.copy, self.copy.proven, clean=self.copy.clean)
             for copy, kept in others:
                 self._catalogue.save_files(writer, copy, [kept])
-        self._tell_left()
         self._before.clear()

@@ -13,12 +13,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError
-from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PublicKey, SignedStatement
+from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PortablePath, PublicKey, Sha256, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
 from p2pmodel.store.cache import Cache
 from p2pmodel.store.catalogue import Catalogue, Copy, hold
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.database import Database
+from p2pmodel.store.entering import Entrance
+from p2pmodel.store.file_hashes import FileHashes
 from p2pmodel.store.files import Files
 from p2pmodel.store.hashing import HashPool
 from p2pmodel.store.health import Health
@@ -104,6 +106,10 @@ class Store:
             lender=self._lender,
             releaser=self._releaser,
             cache=self.cache,
+        )
+        self._file_hashes = FileHashes(self._catalogue, self._objects)
+        self._entrance = Entrance(
+            self.cache.directory, files, pool, lambda layout, root: self._intakes.open(layout, [0], root)
         )
         self._tidier = Tidier(
             self.cache.directory,
@@ -232,6 +238,10 @@ class Store:
         """Models of which chunks with these hashes are here, those with most of them first."""
         return self._lender.models_with(digests)
 
+    def models_with_file(self, hashed: Digest | Sha256) -> list[tuple[ModelId, int]]:
+        """Models of which something is here and whose manifests name a file with this hash, and its number there."""
+        return self._file_hashes.places(hashed.raw)
+
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         """What can be served of a model now, chunks of a running fetch included; None where nothing is known of it."""
         return self._lender.have_map(model_id)
@@ -272,6 +282,13 @@ class Store:
         return self._intakes.open(
             layout, file_indices, destination, overwrite=overwrite, sparse=sparse, link=link, stop=stop
         )
+
+    def enter(self, path: Path, name: PortablePath, sha256: Sha256, *, stop: threading.Event | None = None) -> Layout:
+        """Take a file with this SHA-256 out of the data directory into the cache, as a model of one file.
+
+        Raises `VerificationError` where it has another, `InterruptedFetchError` once `stop` is set.
+        """
+        return self._entrance.enter(path, name, sha256, stop or threading.Event())
 
     def would_reuse(self, layout: Layout, file_indices: Collection[int]) -> dict[Reuse, int]:
         """What a fetch of these files would find on this disk, as far as the index says; no file is looked at."""
@@ -461,9 +478,8 @@ class Store:
         self._pins.remove(model_id)
         return gone
 
-    def forget_unused(self, model_id: ModelId, *, statements: bool) -> None:
-        """After the cache looked into a model: what it noted of one of which it then kept nothing goes again, with what
-        was signed about it where the look brought those `statements`.
+    def forget_unused(self, model_id: ModelId) -> None:
+        """After the cache looked into a model: what it noted of one of which it then kept nothing goes again.
 
         Strangers say what a cache looks into, and could fill its index otherwise. Raises `P2PModelError`.
         """
@@ -480,8 +496,6 @@ class Store:
         with self._catalogue.entering:
             if not self._catalogue.copies(model_id):
                 self._objects.discard({model_id.raw}, self._catalogue.model_ids())
-                if statements:
-                    self._statements.forget(model_id)
 
     def _let_go(self, copy: Copy) -> Released:
         content, chunks = self.cache.content(copy), copy.bits.bit_count()

@@ -52,6 +52,7 @@ class Terminal:
         self._capsys = capsys
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith("P2PMODEL_")} | {
             "P2PMODEL_DATA_DIR": str(self.data_dir),
+            "P2PMODEL_ORIGIN": "off",
             "XDG_CONFIG_HOME": str(directory / "config"),
             "XDG_DATA_HOME": str(directory / "share"),
         }

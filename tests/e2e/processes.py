@@ -59,7 +59,7 @@ def command(*args: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("P2PMODEL_")}
-    return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    return {**kept, "NO_COLOR": "1", "PYTHONUNBUFFERED": "1", "P2PMODEL_ORIGIN": "off"}
 
 
 @dataclass

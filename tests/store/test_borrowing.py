@@ -269,33 +269,6 @@ def test_a_linked_file_that_is_repaired_is_right_under_each_of_its_names(shop, m
     assert again.verify(base.model_id) == [] == again.verify(tuned.model_id)
 
 
-@pytest.mark.parametrize("until", ["before it ends", "for longer"])
-def test_a_linked_copy_that_was_busy_when_a_repair_began_is_told_of_it_when_it_ends(shop, moves, family, until):
-    (seed, base), (tuner, tuned), _ = family
-    store = shop.store()
-    moves.fetch(seed, store, base.layout, cached(store, base))
-    moves.fetch(tuner, store, tuned.layout, cached(store, tuned))
-    moves.damage(cached(store, tuned) / "weights.bin", 2 * MIB)
-    store.verify(tuned.model_id)
-    (busy,) = store._catalogue.copies(base.model_id)
-    busy.busy.acquire()
-    repair = store.open_repair(tuned.model_id)
-    repair.begin()
-    for index in list(repair.missing):
-        repair.write(index, memoryview(bytearray(moves.read_chunk(tuner, tuned.layout[index].digest))))
-    store.check_files()
-    assert busy.fault, "somebody else, for all that it knows"
-    if until == "before it ends":
-        busy.busy.release()
-    repair.close()
-    if until == "for longer":
-        busy.busy.release()
-        store.verify(base.model_id)
-    assert store.check_files() == [] and not busy.fault and store.have_map(base.model_id).whole
-    store.close()
-    assert shop.store().have_map(base.model_id).whole
-
-
 def test_a_repair_of_a_linked_file_leaves_nobody_held(shop, moves, family):
     (seed, base), (tuner, tuned), _ = family
     store = shop.store()

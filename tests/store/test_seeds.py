@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import struct
 
 import pytest
 
-from p2pmodel.errors import NotFoundError, RefusedError, VerificationError
+from p2pmodel.errors import NotFoundError, VerificationError
 from p2pmodel.store import LeftOut
 from p2pmodel.store.seeds import name_of
 from p2pmodel.store.wholeness import GGML_TYPES
@@ -245,37 +243,6 @@ def test_an_ollama_blob_that_is_not_what_its_name_says_is_not_taken(shop, tmp_pa
     (tmp_path / "blobs" / f"sha256-{sha256(b'MIT')}").write_bytes(b"BSD")
     with pytest.raises(VerificationError, match="is not what its name says: sha256"):
         store.seed(seed)
-
-
-# --- what may not be read
-
-
-@pytest.mark.real_disk
-@pytest.mark.skipif(os.geteuid() != 0, reason="to become nobody takes root")
-def test_what_may_not_be_read_keeps_nothing_else_from_being_seeded_and_is_named_as_it_was_given(shop, hub, tmp_path):
-    hub.add({"config.json": b"{}"}, "org/open")
-    hub.add({"config.json": b"{}"}, "org/closed")
-    ollama(tmp_path / "o", LAYERS)
-    closed = [hub.repo("org/closed") / "snapshots", tmp_path / "o/manifests/registry.ollama.ai/me", tmp_path / "locked"]
-    store = shop.store()
-    for directory in closed:
-        directory.mkdir(exist_ok=True)
-        directory.chmod(0)
-    for directory in (tmp_path, *tmp_path.parents[:3]):
-        directory.chmod(directory.stat().st_mode | 0o055)
-    os.seteuid(65534)
-    try:
-        repositories, models = store.find_seeds(hub.root), store.find_seeds(tmp_path / "o")
-        with pytest.raises(RefusedError, match=re.escape(f"cannot read the directory '{tmp_path / 'locked'}'")):
-            store.find_seeds(tmp_path / "locked")
-    finally:
-        os.seteuid(0)
-        for directory in closed:
-            directory.chmod(0o700)
-    assert [seed.title for seed in repositories.found] == ["org/open@main"]
-    assert [left.path for left in repositories.left_out] == [hub.repo("org/closed")]
-    assert [seed.title for seed in models.found] == ["llama3:8b"]
-    assert [left.path for left in models.left_out] == [closed[1]]
 
 
 # --- GGUF files, directories
