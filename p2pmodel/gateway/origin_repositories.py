@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from p2pmodel.errors import EntryNotFoundError, NetworkError, P2PModelError, RefusedError, VerificationError
-from p2pmodel.gateway.coalescing import Coalesced
 from p2pmodel.gateway.git import blob_oid
 from p2pmodel.gateway.origin import Origin
 from p2pmodel.gateway.origin_trees import Head, Trees
@@ -25,6 +24,7 @@ from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
 from p2pmodel.limits import ORIGIN_ACCESS_S, ORIGIN_KEPT_REVISIONS, ORIGIN_TREE_BYTES_MAX, PLAIN_FILE_BYTES_MAX
 from p2pmodel.model import Sha256
 from p2pmodel.peer import Peer
+from p2pmodel.peer.coalescing import Coalesced
 from p2pmodel.peer.filling import Read
 from p2pmodel.peer.supply import Supplies, Wanted
 

@@ -24,7 +24,6 @@ from p2pmodel.errors import (
     NetworkError,
     RevisionNotFoundError,
 )
-from p2pmodel.gateway.coalescing import Coalesced
 from p2pmodel.gateway.origin import Origin, api_path
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
 from p2pmodel.limits import (
@@ -35,6 +34,7 @@ from p2pmodel.limits import (
     ORIGIN_PAGES_MAX,
     ORIGIN_PATH_BYTES_MAX,
 )
+from p2pmodel.peer.coalescing import Coalesced
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -13,13 +13,13 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from p2pmodel.errors import EntryNotFoundError, NotFoundError, RepositoryNotFoundError
-from p2pmodel.gateway.coalescing import Coalesced
 from p2pmodel.gateway.git import blob_oid, in_lfs
 from p2pmodel.gateway.model_names import Meant, commit_of, find_model
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
 from p2pmodel.limits import HUB_GRACE_S, HUB_NAME_S, HUB_REPOSITORIES_KEPT
 from p2pmodel.model import FileEntry, Manifest, ModelId
 from p2pmodel.peer import Peer
+from p2pmodel.peer.coalescing import Coalesced
 from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.reader import Reader
 

@@ -17,6 +17,7 @@ import msgspec
 from p2pmodel.errors import DecodeError, P2PModelError
 from p2pmodel.limits import PROOFS_BYTES_MAX, PROOFS_MAX
 from p2pmodel.model import Digest, Layout, ModelId, Sha256
+from p2pmodel.peer.coalescing import Coalesced
 
 if TYPE_CHECKING:
     from p2pmodel.peer.peer import Peer
@@ -32,27 +33,45 @@ class Proofs:
     def __init__(self, directory: Path, peer: Peer) -> None:
         self._path, self._peer = directory / PROOFS_NAME, peer
         self._known: OrderedDict[Sha256, tuple[ModelId, int]] = OrderedDict()
+        self._refuted: dict[tuple[ModelId, int], None] = {}
+        """Files that are not what their manifests say."""
+        self._hashing: Coalesced[tuple[ModelId, int], bytes] = Coalesced()
         self._loaded = False
 
+    async def close(self) -> None:
+        await self._hashing.close()
+
     async def held(self, sha256: Sha256) -> tuple[Layout, int] | None:
-        """The model, and the file's number in it, where the file is here, whole, and proven."""
+        """The model, and the file's number in it, where the file is here, whole, and proven: now, if need be.
+
+        Raises `P2PModelError` where the disk fails.
+        """
         store, offload = self._peer.store, self._peer.network.offload
         await self._load()
-        places = await offload(store.models_with_file, sha256)
-        for model_id, index in places:
-            if self._known.get(sha256) != (model_id, index):
-                continue
+        for model_id, index in await offload(store.models_with_file, sha256):
             layout, have = await offload(store.layout, model_id), await offload(store.have_map, model_id)
-            if layout is not None and have is not None and not layout.have_map([index]).bits & ~have.bits:
+            if layout is None or have is None or layout.have_map([index]).bits & ~have.bits:
+                continue
+            if self._known.get(sha256) == (model_id, index) or await self.prove(sha256, layout, index):
                 return layout, index
         return None
 
     async def prove(self, sha256: Sha256, layout: Layout, index: int) -> bool:
         """Hash a file that is here, and remember it if it is the one. Raises `P2PModelError` where the disk fails."""
-        if await self._peer.network.offload(self._hash, layout, index) != sha256.raw:
+        place = layout.model_id, index
+        if place in self._refuted or layout.files[index].sha256 != sha256:
+            return False
+        if await self._hashing.get(place, lambda: self._hash_off_loop(layout, index)) != sha256.raw:
+            log.warning("the file %d of model %s has not the SHA-256 that its publisher names", index, layout.model_id)
+            self._refuted[place] = None
+            while len(self._refuted) > PROOFS_MAX:
+                del self._refuted[next(iter(self._refuted))]
             return False
         await self.note(sha256, layout.model_id, index)
         return True
+
+    async def _hash_off_loop(self, layout: Layout, index: int) -> bytes:
+        return await self._peer.network.offload(self._hash, layout, index)
 
     def _hash(self, layout: Layout, index: int) -> bytes:
         hashed = hashlib.sha256()

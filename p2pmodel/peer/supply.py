@@ -64,6 +64,7 @@ class Supplies:
 
     async def close(self) -> None:
         await cancelled([supply.task for supply in self._all])
+        await self.proofs.close()
 
     async def read(self, wanted: Wanted, source: Read, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The bytes from `start` to `end` as they arrive. `source` opens the file at the origin.
