@@ -104,6 +104,10 @@ class SignatureError(VerificationError):
     """A signature that was asked for is missing or does not hold."""
 
 
+class MalformedModelError(P2PModelError):
+    """The model's files are not what their format asks for: whoever published them did so; every byte is as signed."""
+
+
 class NoSpaceError(P2PModelError):
     """The disk or the quota is full. What has arrived is kept."""
 

@@ -50,6 +50,8 @@ MESSAGE_TEXT_CHARS_MAX = 2_000
 """The publisher's `--message`."""
 TENSOR_HEADER_BYTES_MAX = 100 * MIB
 """The safetensors library's own limit; a GGUF header with a large vocabulary stays below 20 MiB."""
+TENSOR_INDEX_BYTES_MAX = 64 * MIB
+"""Of the index of a sharded model: a hundred bytes for each of several hundred thousand tensors."""
 TENSORS_MAX = 1_000_000
 GGUF_DEPTH_MAX = 4
 """Nested arrays in GGUF metadata; real files have none."""

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "loading": {"model", "peer"},
     "cli": {"model", "peer", "gateway", "version"},  # it puts the daemon together
     "testing": {"model", "net", "overlay", "swarm", "store", "peer", "gateway", "loading"},
-    "__init__": {"version", "peer", "cli", "model"},
+    "__init__": {"version", "peer", "loading", "cli", "model"},
     "__main__": {"cli"},
 }
 EVERYBODY = {"errors", "limits"}

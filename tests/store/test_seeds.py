@@ -9,9 +9,9 @@ import struct
 import pytest
 
 from p2pmodel.errors import NotFoundError, VerificationError
+from p2pmodel.model.gguf import GGML_TYPES
 from p2pmodel.store import LeftOut
 from p2pmodel.store.seeds import name_of
-from p2pmodel.store.wholeness import GGML_TYPES
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 
