@@ -8,7 +8,7 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import MIB, safetensors_file, sharded, weights
+from loading_models import MIB, safetensors_file, sharded, weights
 
 import p2pmodel
 from p2pmodel.errors import MalformedModelError, NotFoundError, UsageError
