@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from p2pmodel.errors import InterruptedFetchError, NoSpaceError, P2PModelError, RefusedError
 from p2pmodel.limits import CHUNK_BYTES_MAX
 from p2pmodel.model import Digest, HaveMap, Layout
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.serving import ChunkSource

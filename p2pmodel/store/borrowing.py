@@ -17,7 +17,8 @@ from p2pmodel.errors import InterruptedFetchError, NoSpaceError, P2PModelError
 from p2pmodel.limits import COPY_RUN_BYTES_MAX, LINKED_FILE_BYTES_MIN
 from p2pmodel.model import HaveMap, Layout, ModelId
 from p2pmodel.store.adoption import OnProgress, chunk_buffer, good_chunks
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files, OpenFile

@@ -22,7 +22,8 @@ from p2pmodel.errors import NoSpaceError
 from p2pmodel.limits import EVICT_BATCH_BYTES
 from p2pmodel.model import ModelId
 from p2pmodel.model.have_map import iter_bits
-from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy
 from p2pmodel.store.database import Database
 from p2pmodel.store.eviction import S3Fifo
 from p2pmodel.store.files import Files

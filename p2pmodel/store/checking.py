@@ -10,7 +10,8 @@ from dataclasses import replace
 from p2pmodel.errors import InterruptedFetchError, P2PModelError
 from p2pmodel.limits import CHUNK_BYTES_MAX
 from p2pmodel.model import Digest, Layout
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashPool

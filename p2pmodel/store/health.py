@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from p2pmodel.model import ModelId
-from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files
 from p2pmodel.store.values import FileState

@@ -20,7 +20,8 @@ from p2pmodel.model import Digest, HaveMap, Layout
 from p2pmodel.store.adoption import Adoption
 from p2pmodel.store.borrowing import Borrowing
 from p2pmodel.store.cache import Cache
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files, OpenFile

@@ -11,7 +11,8 @@ from p2pmodel.errors import RefusedError, UsageError
 from p2pmodel.model import HaveMap, Layout
 from p2pmodel.store.borrowing import Borrowing
 from p2pmodel.store.cache import MODELS_NAME, Cache
-from p2pmodel.store.catalogue import Catalogue, Copy, hold
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, hold
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files

@@ -16,7 +16,8 @@ from p2pmodel.errors import DecodeError, InterruptedFetchError, UsageError, Veri
 from p2pmodel.limits import HASH_BUFFER_BYTES
 from p2pmodel.model import Layout, Manifest
 from p2pmodel.model.chunking import chunk_lengths
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile, hold
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile, hold
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.hashing import HashedFile, HashPool, hash_file, read_tensor_header

@@ -16,7 +16,8 @@ from pathlib import Path
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import Layout
 from p2pmodel.model.have_map import iter_bits
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import partial_path, partials_name
 from p2pmodel.store.files import Files

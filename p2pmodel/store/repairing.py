@@ -15,7 +15,8 @@ from dataclasses import replace
 from p2pmodel.errors import CorruptChunkError, P2PModelError, VerificationError
 from p2pmodel.model import Digest, HaveMap, Layout
 from p2pmodel.store.adoption import LocalChunks, OnProgress
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.values import BadRange, FileState

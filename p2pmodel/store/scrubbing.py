@@ -15,7 +15,8 @@ from functools import partial
 from p2pmodel.errors import InterruptedFetchError, P2PModelError
 from p2pmodel.model import Digest, Layout, ModelId
 from p2pmodel.store.adoption import chunk_buffer
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.serving import changed_text

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from p2pmodel.errors import P2PModelError, VerificationError
 from p2pmodel.limits import CHUNK_BYTES, CHUNK_BYTES_MAX, OPEN_FILES_MAX, SERVING_BUFFER_BYTES_MAX
 from p2pmodel.model import ChunkPlace, Digest
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.files import Files, OpenFile
 from p2pmodel.store.values import FileState
 

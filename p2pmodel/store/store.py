@@ -16,8 +16,9 @@ from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PortablePath, PublicKey, Sha256, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
 from p2pmodel.store.cache import Cache
-from p2pmodel.store.catalogue import Catalogue, Copy, hold
+from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.checking import Checker
+from p2pmodel.store.copies import Copy, hold
 from p2pmodel.store.database import Database
 from p2pmodel.store.entering import Entrance
 from p2pmodel.store.file_hashes import FileHashes

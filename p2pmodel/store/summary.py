@@ -7,7 +7,7 @@ from typing import Literal
 
 from p2pmodel.model import Layout, Manifest, ModelId
 from p2pmodel.model.have_map import iter_bits
-from p2pmodel.store.catalogue import Copy
+from p2pmodel.store.copies import Copy
 from p2pmodel.store.values import Content, FileState, StoredModel, StoredPlace
 
 State = Literal["published", "fetched", "partial", "broken"]

@@ -16,7 +16,8 @@ from pathlib import Path
 from p2pmodel.errors import P2PModelError
 from p2pmodel.model import Layout, ModelId
 from p2pmodel.store.adoption import chunk_buffer, good_chunks, within
-from p2pmodel.store.catalogue import Catalogue, Copy, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import PARTIALS_PREFIX, partial_index
 from p2pmodel.store.files import Files

@@ -13,7 +13,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from p2pmodel.model import HaveMap, Layout, ModelId
-from p2pmodel.store.catalogue import Catalogue, Copy
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import Copy
 from p2pmodel.store.files import Files
 from p2pmodel.store.values import ModelUsage, Usage
 

@@ -26,7 +26,8 @@ from p2pmodel.limits import CHUNK_BYTES_LARGE
 from p2pmodel.model import ChunkList, Digest, FileEntry, Layout, Manifest, PortablePath, Sha256
 from p2pmodel.peer.config import NetworkConfig
 from p2pmodel.store import OS_FILES
-from p2pmodel.store.catalogue import Catalogue, KeptFile
+from p2pmodel.store.catalogue import Catalogue
+from p2pmodel.store.copies import KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.objects import Objects
 from p2pmodel.store.store import INDEX_NAME

@@ -16,7 +16,7 @@ from pathlib import Path
 from p2pmodel.errors import NotFoundError, RefusedError, UsageError, VerificationError
 from p2pmodel.model import Digest, Layout
 from p2pmodel.store import Store
-from p2pmodel.store.catalogue import Copy
+from p2pmodel.store.copies import Copy
 from p2pmodel.store.scrubbing import ScrubPosition
 from p2pmodel.store.values import FileState
 from p2pmodel.testing.disk import SimDisk

@@ -13,7 +13,7 @@ import pytest
 from p2pmodel.errors import VerificationError
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import ChunkList, Digest, FileEntry, Layout, Manifest, PortablePath, Sha256
-from p2pmodel.store.catalogue import KeptFile
+from p2pmodel.store.copies import KeptFile
 from p2pmodel.store.os_files import OS_FILES
 from p2pmodel.store.serving import OpenFiles
 from p2pmodel.store.values import FileState
