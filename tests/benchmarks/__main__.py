@@ -26,6 +26,7 @@ from tests.benchmarks.hostile.flood import Flood
 from tests.benchmarks.hostile.messages import Messages
 from tests.benchmarks.index import Index
 from tests.benchmarks.links import LINKS, LONGEST_S, Links
+from tests.benchmarks.loading import Loading
 from tests.benchmarks.measure import BenchmarkError
 from tests.benchmarks.network import Link
 from tests.benchmarks.publish import Publish
@@ -87,6 +88,10 @@ def _background(args: argparse.Namespace) -> Background:
     return Background(min(args.repeat, LINKS_REPEAT_MAX), _say, over)
 
 
+def _loading(args: argparse.Namespace) -> Loading:
+    return Loading(args.size, args.repeat, _say)
+
+
 def _flood(_: argparse.Namespace) -> Flood:
     return Flood(_say)
 
@@ -110,6 +115,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], Benchmark]] = {
     "index": _index,
     "unclean": _unclean,
     "publish": _publish,
+    "loading": _loading,
     "flood": _flood,
     "messages": _messages,
     "drippers": _drippers,
