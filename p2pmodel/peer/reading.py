@@ -86,7 +86,7 @@ class Reading:
         """Files that somebody waits for under their final names."""
         self._placed: dict[int, None] = {}
         """Files that have been whole since the place was opened, and have their names."""
-        peer.store.cache.reader_came(model_id)
+        peer.store.cache.expendables.reader_came(model_id)
 
     # --- opening and closing -------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class Reading:
         self._news.set()
         if self.readers or self._opened:
             return
-        self._peer.store.cache.reader_left(self.model_id)
+        self._peer.store.cache.expendables.reader_left(self.model_id)
         self._on_end()
         if self._work is not None:
             self._work.cancel()

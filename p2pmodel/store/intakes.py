@@ -164,6 +164,6 @@ class Intakes:
         with self._lock:
             self._intakes.pop(intake, None)
         intake.copy.busy.release()
-        self._cache.settle(intake.copy)
+        self._cache.expendables.settle(intake.copy)
         if intake.was_whole:
-            self._cache.used(intake.copy)
+            self._cache.expendables.used(intake.copy)

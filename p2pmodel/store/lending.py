@@ -44,7 +44,7 @@ class Lender:
         for copy in copies:
             source = self._server.open(copy, place)
             if source is not None:
-                self._cache.served(copy, index)
+                self._cache.expendables.served(copy, index)
                 return source
         return None
 

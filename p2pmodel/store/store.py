@@ -148,7 +148,7 @@ class Store:
 
     def _save_uses(self) -> None:
         with suppress(P2PModelError):  # a hint for the next run
-            self.cache.save()
+            self.cache.expendables.save()
 
     # --- objects and statements
 
@@ -346,7 +346,7 @@ class Store:
             return self._checker.verify(copy, layout, tally, stop)
         finally:
             copy.busy.release()
-            self.cache.settle(copy)
+            self.cache.expendables.settle(copy)
 
     def _hold_listed(self, copy: Copy, stop: threading.Event) -> None:
         """Raises `NotFoundError` where the copy was let go of meanwhile."""
@@ -413,7 +413,7 @@ class Store:
         def work() -> None:
             proven.extend(self._prover.run(stop))
             for copy in self._tidier.run(self.layout, stop):
-                self.cache.settle(copy)
+                self.cache.expendables.settle(copy)
                 proven.append(copy.model_id)
 
         if self._pool.threads == 1:
@@ -433,7 +433,7 @@ class Store:
     ) -> None:
         """How much the cache may take, who is told of what goes, and who says what others hold (see `Cache`)."""
         self.cache.limits = limits
-        self.cache.on_released, self.cache.known_elsewhere = on_released, known_elsewhere
+        self.cache.on_released, self.cache.expendables.known_elsewhere = on_released, known_elsewhere
 
     def cache_use(self) -> CacheUse:
         """What the cache takes at present, and may take."""
@@ -455,7 +455,7 @@ class Store:
 
     def _settle(self, model_id: ModelId) -> None:
         for copy in self._catalogue.copies(model_id):
-            self.cache.settle(copy)
+            self.cache.expendables.settle(copy)
 
     def remove(self, model_id: ModelId, *, pinned: bool = False, stop: threading.Event | None = None) -> list[Released]:
         """Let go of a model, here and now. Only cached files are deleted, and partial files of a fetch anywhere.
@@ -475,7 +475,7 @@ class Store:
                     gone.append(self._let_go(copy))
             finally:
                 copy.busy.release()
-                self.cache.settle(copy)
+                self.cache.expendables.settle(copy)
         self._pins.remove(model_id)
         return gone
 
@@ -493,7 +493,7 @@ class Store:
                     self._releaser.whole(copy, files=False)
             finally:
                 copy.busy.release()
-                self.cache.settle(copy)
+                self.cache.expendables.settle(copy)
         with self._catalogue.entering:
             if not self._catalogue.copies(model_id):
                 self._objects.discard({model_id.raw}, self._catalogue.model_ids())

@@ -260,7 +260,7 @@ def let_a_chunk_go(stage: Stage) -> None:
     if held is not None and held.held == 2:
         proven = stage.must.proven
         stage.now(proven=0)
-        stage.store.cache.known_elsewhere = lambda model_id: 1
+        stage.store.cache.expendables.known_elsewhere = lambda model_id: 1
         (gone,) = stage.store.cache.collect(keep_bytes=PAGE_BYTES)
         assert gone.bytes_freed == gone.chunks * PAGE_BYTES
         left = stage.store.have_map(stage.layout.model_id)

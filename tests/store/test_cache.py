@@ -308,7 +308,7 @@ def test_what_somebody_else_lets_go_of_while_it_is_chosen_is_passed_over(shelf):
     shelf.fetch(one)
     shelf.fetch(other)
     cache = shelf.store.cache
-    chosen = cache._choose(2 * SIZE)
+    chosen = cache.expendables.choose(2 * SIZE)
     shelf.store.remove(one.model_id)
     assert [gone.model_id for gone in cache._released(chosen, "")] == [other.model_id]
 
@@ -382,7 +382,7 @@ def test_a_chunk_that_is_being_read_does_not_go(shelf):
 def test_chunks_that_nobody_else_has_stay_longest(shelf):
     layout = many(shelf, "a")
     keep(shelf, layout, range(8))
-    shelf.store.cache.known_elsewhere = lambda model_id: 0b11110011
+    shelf.store.cache.expendables.known_elsewhere = lambda model_id: 0b11110011
     shelf.store.cache.collect(keep_bytes=2 * CHUNK_BYTES)
     assert list(shelf.store.have_map(layout.model_id)) == [2, 3]
 
