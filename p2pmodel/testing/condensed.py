@@ -233,6 +233,14 @@ class CondensedStore:
         count = Counter(model_id for model_id, copy, index in places if index in copy.held)
         return [model_id for model_id, _ in count.most_common()]
 
+    def models_with_file(self, hashed: Digest | Sha256) -> list[tuple[ModelId, int]]:
+        return [
+            (model_id, number)
+            for model_id, copy in self._copies.items()
+            for number, file in enumerate(copy.layout.files)
+            if hashed in (file.blake3, file.sha256)
+        ]
+
     def have_map(self, model_id: ModelId) -> HaveMap | None:
         copy = self._copies.get(model_id)
         return None if copy is None else copy.have
