@@ -493,9 +493,11 @@ class Download:
         twins = self._twins.pop(index, ())
         if first:
             self.tally.bytes_repeated += len(twins) * length
-        if sink.held_bits:
-            self._here |= sink.held_bits
-            self._on_have(sink.held_bits)
+        # Where another peer's answer was written just before and is settled only now, or never, as it is cancelled with
+        # this one, nobody else says that the chunk is here.
+        if held := sink.held_bits or (bits_of([index, *twins]) if first else 0):
+            self._here |= held
+            self._on_have(held)
 
 
 def _twins(layout: Layout, missing: int) -> dict[int, tuple[int, ...]]:
