@@ -55,6 +55,7 @@ class Link:
     ) -> None:
         """`greeting`: what has been sent to this peer already. `background`: both directions yield, whatever for."""
         self.channel = channel
+        self.peer: PublicKey = channel.peer
         port = channel.hello.port
         self.listens_at = Address(channel.address.host, port) if port else None
         """Where the peer can be reached by others; None where it said that it cannot."""
@@ -84,10 +85,6 @@ class Link:
         channel.on_wider = self._queue.widened
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._closed = False
-
-    @property
-    def peer(self) -> PublicKey:
-        return self.channel.peer
 
     @property
     def bytes_moved(self) -> int:
