@@ -187,7 +187,7 @@ WINDOW_ROUND_TRIPS = 2.0
 """Work kept queued at a peer, in multiples of its rate times its shortest response time: once to fill the path, once
 more so that the rate can grow (BBR's gain in start-up is 2.9, in steady state 1.25)."""
 REQUEST_TURN_S = 0.02
-"""Work kept queued at a peer at least, in time: so long it may take from a request to a chunk that is written, on a path
+"""Work kept queued at a peer at least, in time: so long it may take from a request to the written chunk, on a path
 without length (two threads and two loops; measured 6 to 12 ms at a GB/s). A fast peer nearby runs dry without it."""
 RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
