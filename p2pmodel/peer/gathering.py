@@ -106,7 +106,7 @@ class Gathering:
 
     def _leave(self, member: _Member) -> None:
         for request_id in member.asked.values():
-            member.link.cancel(request_id)
+            member.link.questions.cancel(request_id)
         member.link.unfollow(self.model_id)
 
     # --- swarm.Listening
@@ -168,7 +168,7 @@ class Gathering:
         sink, parts, link = _Sink(self.draft, index), self.draft.parts, member.link
         start, end = parts.span(index)
         request = ChunkRequest(end - start, sink, lambda error: self._settled(member, index, sink, error))
-        member.asked[index] = link.request_chunk(self.model_id, index, parts.key(index), request)
+        member.asked[index] = link.questions.chunk(self.model_id, index, parts.key(index), request)
         asyncio.get_running_loop().call_later(PART_DEADLINE_S, self._expire, member, index, member.asked[index])
 
     def _settled(self, member: _Member, index: int, sink: _Sink, error: P2PModelError | None) -> None:
@@ -185,7 +185,7 @@ class Gathering:
 
     def _expire(self, member: _Member, index: int, request_id: int) -> None:
         if member.asked.get(index) == request_id:
-            member.link.cancel(request_id)
+            member.link.questions.cancel(request_id)
             del member.asked[index]
             member.held &= ~(1 << index)
             self.fill_all()
