@@ -134,7 +134,13 @@ class Link:
         self.yield_line()
 
     def yield_line(self) -> None:
-        """What we pull here yields where all who pull do; called again where one of them has changed."""
+        """What we pull here yields where all who pull do; called again where one of them has changed.
+
+        Not to a peer on this machine: between us is no line, and a round trip tells only how busy the processors are.
+        Where they are, the window sank to its least and stayed there.
+        """
+        if self.channel.address.is_loopback:
+            return
         pulls = [follower.background for follower in self.followers.values() if follower.background is not None]
         yields = self._background or (bool(pulls) and all(pulls))
         self.channel.yield_line(sending=self._background, receiving=yields)
