@@ -186,9 +186,9 @@ REQUEST_DEADLINE_MAX_S = 20.0
 WINDOW_ROUND_TRIPS = 2.0
 """Work kept queued at a peer, in multiples of its rate times its shortest response time: once to fill the path, once
 more so that the rate can grow (BBR's gain in start-up is 2.9, in steady state 1.25)."""
-REQUEST_TURN_S = 0.02
-"""Work kept queued at a peer at least, in time: so long it may take from a request to the written chunk, on a path
-without length (two threads and two loops; measured 6 to 12 ms at a GB/s). A fast peer nearby runs dry without it."""
+REQUEST_TURN_S = 0.01
+"""Work kept queued at a peer at least, in time: so long it may take until a chunk that is here becomes the next request
+(on each side a thread tells the loop; measured 3 to 6 ms). A fast peer nearby runs dry without it."""
 RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
 DUPLICATE_REQUESTS_MAX = 2
@@ -354,8 +354,6 @@ CONFIG_BYTES_MAX = MIB
 KEY_FILE_BYTES_MAX = 16 * KIB
 READ_ASKS_MAX = 1024
 """Ranges that a program waits for at once over one connection: more than tensors are loaded side by side."""
-MOUNT_READ_S = 60.0
-"""What a program that reads from a mount waits at most: twice the stall after which a fetch gives up."""
 READ_FILES_OPEN_MAX = 64
 """Files of models that a reading program keeps open: the shards of a large model."""
 
@@ -420,19 +418,26 @@ PART_BYTES_MIN, PART_BYTES_MAX = 64 * KIB, CHUNK_BYTES_MAX
 PARTS_PER_FILE = 256
 """Parts become longer until a file has no more than this, or they have their greatest length: a small file too has
 enough of them to be divided among many."""
-PARTS_PER_RUN = 8
-"""Read from the origin in one go, by one peer: 32 MiB of a file of a gigabyte or more, in at least 32 runs."""
-GATHER_S = 0.6
-"""So long a peer looks for others who want the same before it asks the origin: they would all read everything."""
+PARTS_PER_RUN = 4
+"""Read from the origin in one go, by one peer: 16 MiB of a file of a gigabyte or more, in 64 runs."""
+GATHER_S, GATHER_MAX_S = 0.6, 2.5
+"""So long a peer looks for others who want the same before it asks the origin, for they would all read everything; and
+at most so long where it has found some and does not talk to them yet."""
 GATHER_LATE_S = 2.0
 """A peer that reads from the origin for all and of which nothing is heard for so long is not waited for."""
 GATHERING_LINGERS_S = 60.0
 """After a file is whole its parts are given to those who still gather it."""
 GATHERING_MEMBERS_MAX = 64
-PARTS_ASKED_PER_PEER = 4
-"""Parts asked of one peer at once."""
-PART_DEADLINE_S = 20.0
-"""A part that has not come by then is asked for elsewhere."""
+PARTS_ASKED_PER_PEER, PARTS_ASKED_BYTES = 4, MIB
+"""Parts asked of one peer at once: so many, or short ones of so many bytes together."""
+PART_DEADLINE_S = 3.0
+PART_BYTES_PER_S_MIN = 256 * KIB
+"""From whom nothing comes for so long, and a part's length at this rate, what was asked is asked elsewhere."""
+HASH_CANDIDATES_MAX, HASH_CANDIDATES_PER_PEER_MAX = 8, 2
+"""Models that are tried for one file, and of those what one peer named: each may be a lie as long as the file."""
+PROBE_BYTES_MAX = MIB
+"""Read from the origin at a random place to compare with what peers give, and to see how fast the origin is: at most a
+hundredth of the file."""
 HELD_BACK_BYTES = 64 * MIB
 """Of a file up to this length nothing that came from peers is given out before all of it is proven; of a longer one
 the last part is not."""

@@ -17,6 +17,7 @@ from p2pmodel.errors import (
     NetworkError,
     NotFoundError,
     P2PModelError,
+    RateLimitedError,
     RefusedError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -35,6 +36,7 @@ _ERRORS: tuple[tuple[type[P2PModelError], int, str], ...] = (
     (UsageError, 400, ""),
     (RefusedError, 403, ""),
     (FetchTimeoutError, 504, ""),
+    (RateLimitedError, 429, ""),
     (NetworkError, 504, ""),
 )
 """The first that fits; anything else is 500."""
@@ -46,6 +48,8 @@ def error_of(error: P2PModelError) -> tuple[int, dict[str, str]]:
     headers = {"X-Error-Message": header_text(str(error))}
     if code:
         headers["X-Error-Code"] = code
+    if isinstance(error, RateLimitedError):
+        headers["Retry-After"] = f"{error.retry_after_s:.0f}"
     return status, headers
 
 

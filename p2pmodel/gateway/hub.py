@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
 
-from p2pmodel.errors import EntryNotFoundError, NotFoundError, P2PModelError, UsageError
+from p2pmodel.errors import EntryNotFoundError, NotFoundError, P2PModelError, StaleBytesError, UsageError
 from p2pmodel.gateway.addresses import Call, Target, parse_target
 from p2pmodel.gateway.answers import (
     commits,
@@ -161,25 +161,39 @@ class HubFront:
             part = parse_range(asked, file.size)
         except UnsatisfiableRangeError:
             return web.Response(status=416, headers={**headers, "Content-Range": f"bytes */{file.size}"})
-        start, end = part or (0, file.size)
-        response = web.StreamResponse(status=206 if part else 200, headers=headers)
-        response.content_type = "application/octet-stream"
-        response.content_length = end - start
-        if part:
-            response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
-        if request.method == "HEAD" or start == end:
+        if request.method == "HEAD" or (part or (0, file.size)) == (0, 0):
+            response = _file_response(headers, file, part)
             await response.prepare(request)
             await response.write_eof()
             return response
-        await _send(request, response, repository, file, start, end)
-        return response
+        try:
+            return await _send(request, headers, repository, file, part)
+        except StaleBytesError as error:
+            # Asked for a part and given all of it, clients throw away what they have (RFC 9110, section 15.3.7).
+            log.warning("%s is sent from its beginning: %s", file.path, error)
+            return await _send(request, headers, repository, file, None)
+
+
+def _file_response(headers: dict[str, str], file: RepoFile, part: tuple[int, int] | None) -> web.StreamResponse:
+    start, end = part or (0, file.size)
+    response = web.StreamResponse(status=206 if part else 200, headers=headers)
+    response.content_type = "application/octet-stream"
+    response.content_length = end - start
+    if part:
+        response.headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"
+    return response
 
 
 async def _send(
-    request: web.Request, response: web.StreamResponse, repository: Repository, file: RepoFile, start: int, end: int
-) -> None:
+    request: web.Request,
+    headers: dict[str, str],
+    repository: Repository,
+    file: RepoFile,
+    part: tuple[int, int] | None,
+) -> web.StreamResponse:
     """What fails before the first byte is an answer of its own; what fails after it can only end the connection."""
-    async with aclosing(repository.read(file, start, end)) as blocks:
+    response = _file_response(headers, file, part)
+    async with aclosing(repository.read(file, *(part or (0, file.size)))) as blocks:
         first = await patiently(request, _next(blocks.__anext__))
         await response.prepare(request)
         try:
@@ -194,6 +208,7 @@ async def _send(
             response.force_close()
             if request.transport is not None:
                 request.transport.abort()
+    return response
 
 
 async def _next(step: Callable[[], Awaitable[T]]) -> T:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -20,9 +19,7 @@ from p2pmodel.peer.requests import ReadRequest
 
 T = TypeVar("T")
 _REOPENED_MAX = 5
-"""Times in a row that a model is opened again because the program whose peer served it has ended."""
-_WANTS_KEPT = 1024
-"""Of what was wanted, so much is said again to the next peer."""
+"""Times that a model is opened again because the program whose peer served it has ended."""
 
 
 class OpenedModel:
@@ -35,7 +32,7 @@ class OpenedModel:
         self._stack = AsyncExitStack()
         self._reopened = 0
         self._closed = False
-        self._wants: deque[tuple[str, int, int | None]] = deque(maxlen=_WANTS_KEPT)
+        self._wants: list[tuple[str, int, int | None]] = []
         self._model: OpenModel
         engine.run(self._open())
         self.entries: Mapping[str, ReadFile] = self._model.entries
@@ -43,7 +40,12 @@ class OpenedModel:
 
     async def _open(self) -> None:
         self._turn = asyncio.Lock()
-        await self._open_again()
+        service = await self._stack.enter_async_context(self._engine.service())
+        try:
+            self._model = await service.open_reader(self._request)
+        except BaseException:
+            await self._stack.aclose()
+            raise
 
     @property
     def bytes_fetched(self) -> int:
@@ -81,9 +83,7 @@ class OpenedModel:
             if self._closed:
                 raise UsageError("the model is closed")
             try:
-                answer = await ask(model)
-                self._reopened = 0
-                return answer
+                return await ask(model)
             except ServiceGoneError:
                 async with self._turn:
                     if self._closed or self._reopened >= _REOPENED_MAX:
@@ -95,19 +95,13 @@ class OpenedModel:
     async def _reopen(self, model: OpenModel) -> None:
         model.close()
         await self._stack.aclose()
-        await self._engine.renew(self._generation)
         await self._open_again()
         for path, start, end in self._wants:
             self._model.want(path, start, end)
 
     async def _open_again(self) -> None:
         service = await self._stack.enter_async_context(self._engine.service())
-        self._generation = self._engine.generation
-        try:
-            self._model = await service.open_reader(self._request)
-        except BaseException:
-            await self._stack.aclose()
-            raise
+        self._model = await service.open_reader(self._request)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -121,15 +115,13 @@ class OpenedModel:
         raise VerificationError(f"{path!r} cannot be read: it changes again and again")
 
     def fill(self, places: Sequence[Located], start: int, buffer: memoryview) -> bool:
-        """Read what was located, by places in order. False where that is not all, or not there any more."""
-        at, end = start, start + len(buffer)
+        """Read what was located. False where it is not there any more, and has to be located anew."""
+        end = start + len(buffer)
         for place in places:
-            stop = min(end, place.end)
-            if at < stop and place.start <= at:
-                if not self._places.read(place, at, buffer[at - start : stop - start]):
-                    return False
-                at = stop
-        return at == end
+            first, last = max(start, place.start), min(end, place.end)
+            if first < last and not self._places.read(place, first, buffer[first - start : last - start]):
+                return False
+        return True
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Raises as `read_into` does."""

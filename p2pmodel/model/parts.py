@@ -32,6 +32,11 @@ class Parts:
         return ModelId(Digest.of(told))
 
     @property
+    def leases_id(self) -> ModelId:
+        """Likewise, for the runs that each reads from the origin."""
+        return ModelId(Digest.of(b"p2pmodel leases 1\0" + self.gathering_id.raw))
+
+    @property
     def part_bytes(self) -> int:
         """Of each part but the last: a power of two."""
         length = PART_BYTES_MIN

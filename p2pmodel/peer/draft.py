@@ -63,7 +63,7 @@ class Draft:
         self._digests: dict[int, Digest] = {}
         self._suspected: dict[int, tuple[Digest, PublicKey | None]] = {}
         """Parts that peers gave of a whole that was wrong."""
-        self._given_out = False
+        self.given_out = False
         """Somebody has been given bytes that are not proven, and that not the origin gave."""
         self._directory_path, self._files, self._network = directory, files, network
         self._directory: Directory | None = None
@@ -236,7 +236,7 @@ class Draft:
             given = self.proven or self.believed >> index & 1
             part_start, part_end = self.parts.span(index)
             data = await self._network.offload(self.read_part, index)
-            self._given_out |= not given
+            self.given_out |= not given
             until = min(end, part_end)
             yield memoryview(data)[at - part_start : until - part_start]
             at = until
@@ -258,7 +258,7 @@ class Draft:
     @property
     def tainted(self) -> bool:
         """Somebody was given bytes of this file that may have been wrong."""
-        return self._given_out and self.distrusted
+        return self.given_out and self.distrusted
 
     async def _prove(self) -> None:
         """Hash the parts in order as they come. Ends when the whole is proven, or has failed."""

@@ -15,11 +15,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from p2pmodel.errors import NetworkError, P2PModelError
-from p2pmodel.limits import FROM_ORIGIN_STREAMS, GATHER_LATE_S, GATHER_S, GATHERING_LINGERS_S, PARTS_PER_RUN
+from p2pmodel.limits import (
+    FROM_ORIGIN_STREAMS,
+    GATHER_LATE_S,
+    GATHER_MAX_S,
+    GATHER_S,
+    GATHERING_LINGERS_S,
+    PARTS_PER_RUN,
+)
 from p2pmodel.model import PublicKey
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.net import cancelled
 from p2pmodel.overlay import overlay_key
+from p2pmodel.peer.attention import Attention
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.finding import Finder
@@ -33,12 +41,16 @@ Read = Callable[[int, int], AbstractAsyncContextManager[AsyncIterator[bytes]]]
 """Opens the file at the origin from one byte to before another."""
 
 _TICK_S = 0.1
+_PAUSE_S = 0.01
+"""Between two looks at what is to be read: parts come by the hundred."""
+_LOOKS = 2
+"""The first look-up may come before the others have said that they are there."""
 _FAILURES_MAX = 5
 """Readings in a row that brought nothing; then whoever waits is told."""
 _BACKOFF_S = (0.1, 0.5, 1.0, 2.0, 4.0)
 _SLOWER = 2.0
 """Where others need so many times as long for the rest as the origin would, it is read from there."""
-_WORTH_S = 2.0
+_WORTH_S = 5.0
 
 
 @dataclass(slots=True)
@@ -58,26 +70,35 @@ class _Pace:
 
 
 class Filling:
-    """Brings the parts of `draft`. `run` ends when the whole is proven; it raises nothing, the draft is told."""
+    """Brings the parts of `draft`. `run` ends when the whole is proven, or the draft was told why it cannot be.
+
+    It raises `NetworkError` where neither the origin nor anybody who gathers the file gives it.
+    """
 
     def __init__(
         self, draft: Draft, read: Read, *, me: PublicKey, rooms: Rooms, gatherings: Gatherings, together: bool
     ) -> None:
         """`together`: with others, who learn by it that this peer wants the file; else from the origin alone."""
         self.draft, self.origin_bytes = draft, 0
+        self.wanted = asyncio.Event()
+        """Set once it is known that no peer has the file, or none is fast enough; until then others are only met."""
         self._read, self._rooms, self._gatherings, self._together = read, rooms, gatherings, together
+        self._attention = Attention(self._now)
         self._leases = Leases(me.raw, draft.parts.gathering_id.raw)
-        self.gathering = Gathering(draft, self._leases, clock=rooms.network.clock, rng=rooms.rng)
+        self.gathering = Gathering(draft, self._leases, now=self._attention.look, rng=rooms.rng)
         self._news = asyncio.Event()
         self._streams: dict[asyncio.Task[None], int] = {}
         """With the parts that each is to bring, as bits."""
         self._pace = _Pace()
-        self._began = self._arrived_at = self._now()
+        self._began, self._arrived_at = self._now(), 0.0
         self._failures, self._wait_until = 0, 0.0
         self._needed = 0
         """Parts that somebody wants as the origin gives them."""
         draft.on_part = self._arrived
+        self._alone_runs = 1
+        """To read in one go while nobody else is there: more and more, for somebody may come."""
         self.gathering.on_news = self._news.set
+        self.gathering.on_claim = self._claimed
 
     def _now(self) -> float:
         return self._rooms.network.clock.monotonic()
@@ -96,7 +117,7 @@ class Filling:
         self._news.set()
 
     def _arrived(self, index: int) -> None:
-        self._arrived_at = self._now()
+        self._arrived_at = self._attention.look()
         self._needed &= ~(1 << index) | ~self.draft.believed
         if self._together and not self.draft.distrusted:
             self._rooms.swarm.note_have(self.gathering.model_id, 1 << index)
@@ -110,9 +131,18 @@ class Filling:
                 stack.push_async_callback(self._stop_streams)
                 if self._together:
                     await self._gather(stack)
+                await self.wanted.wait()
+                self._arrived_at = self._attention.look()
                 await self._fill()
+        except NetworkError:
+            raise
         except P2PModelError as error:
             self.draft.fail(error)
+
+    async def stands_still(self) -> None:
+        """Until no parts come, from wherever."""
+        while not self._failures and self._attention.look() - self._arrived_at < GATHER_LATE_S:  # noqa: ASYNC110
+            await asyncio.sleep(_TICK_S)
 
     async def linger(self) -> None:
         """Go on giving parts to those who still gather the file."""
@@ -143,9 +173,12 @@ class Filling:
         )
         self.gathering.on_peers = finder.suggest
         stack.callback(self._hang_up)
-        until = self._now() + GATHER_S
-        while (left := until - self._now()) > 0 and rooms.overlay.neighbours():
-            await finder.changed(left)
+        while rooms.overlay.neighbours():
+            waited = self._attention.look()
+            looking = finder.rounds < _LOOKS or finder.dialing
+            if waited >= (GATHER_MAX_S if looking else GATHER_S):
+                return
+            await finder.changed(_TICK_S)
 
     def _found(self, link: Link) -> None:
         self.gathering.add_link(link)
@@ -165,15 +198,15 @@ class Filling:
             while len(self._streams) < FROM_ORIGIN_STREAMS and (span := self._next()) is not None:
                 self._start(span)
             if not draft.whole:
+                self.gathering.expire()
                 self.gathering.fill_all()
-            changed = asyncio.ensure_future(draft.changed())
             news = asyncio.ensure_future(self._news.wait())
             try:
-                waiting = {changed, news, *self._streams}
-                await asyncio.wait(waiting, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({news, *self._streams}, timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                await cancelled((changed, news))
+                await cancelled([news])
             self._reap()
+            await asyncio.sleep(_PAUSE_S)
 
     def _reap(self) -> None:
         for task in [task for task in self._streams if task.done()]:
@@ -189,15 +222,26 @@ class Filling:
             log.info("reading from the origin: %s", error)
             self._wait_until = self._now() + _BACKOFF_S[min(self._failures, len(_BACKOFF_S) - 1)]
             self._failures += 1
-            stands_still = self._now() - self._arrived_at > GATHER_LATE_S
+            stands_still = self._attention.look() - self._arrived_at > GATHER_LATE_S
             if self._failures >= _FAILURES_MAX and (stands_still or not self.gathering.held & self.draft.missing):
-                self.draft.fail(error)
+                raise error
 
     def _start(self, span: range) -> None:
         bits = (1 << span.stop) - (1 << span.start)
+        for run in range(span.start // PARTS_PER_RUN, (span.stop - 1) // PARTS_PER_RUN + 1):
+            self.gathering.claim(run)
         task = asyncio.get_running_loop().create_task(self._stream(span))
         self._streams[task] = bits
         self._note_coming()
+
+    def _claimed(self, peer: PublicKey, runs: int) -> None:
+        """A member begins runs. Where we have just begun one of them too, one of both leaves it."""
+        for task, bits in list(self._streams.items()):
+            if bits & (self.draft.have | self._needed):
+                continue
+            mine = {index // PARTS_PER_RUN for index in iter_bits(bits)}
+            if any(runs >> run & 1 and self._leases.goes_before(peer.raw, run) for run in mine):
+                task.cancel()
 
     def _note_coming(self) -> None:
         bits = 0
@@ -234,24 +278,27 @@ class Filling:
 
     def _next(self) -> range | None:
         """Parts to read from the origin now, in one go; None where others do, or it has to rest."""
-        now = self._now()
-        if now < self._wait_until:
+        now = self._attention.look()
+        if self._now() < self._wait_until:
             return None
         lacking = (self.draft.missing | self._needed) & ~self.gathering.coming
         if not lacking:
             return None
         if self._needed & lacking:
             return self._from(next(iter_bits(self._needed & lacking)), self._needed & lacking, None)
-        if not self._together or self.draft.distrusted or not self._leases.members:
+        if not self._together or self.draft.distrusted:
             return self._from(self._first(lacking), lacking, None)
-        if now - max(self._arrived_at, self._began) > GATHER_LATE_S:
+        if not self._leases.members:
+            runs, self._alone_runs = self._alone_runs, 2 * self._alone_runs
+            return self._from(self._first(lacking), lacking, runs * PARTS_PER_RUN)
+        if now - self._arrived_at > GATHER_LATE_S:
             return self._from(self._first(lacking), lacking, PARTS_PER_RUN)  # nothing comes, whatever they say
         nobodys = lacking & ~self.gathering.held
         run_s = self._run_s
         run = self._leases.next(
             self._runs(nobodys), now, run_s=run_s, patience_s=GATHER_LATE_S + 4 * (run_s or 0) / PARTS_PER_RUN
         )
-        if run is None and self._slower_than_origin(now):
+        if run is None and self._slower_than_origin():
             run = self._runs(lacking)[-1]
             nobodys = lacking
         if run is None:
@@ -280,12 +327,12 @@ class Filling:
         pace = self._pace.bytes_per_s
         return None if pace is None else self.draft.parts.part_bytes * PARTS_PER_RUN / pace
 
-    def _slower_than_origin(self, now: float) -> bool:
+    def _slower_than_origin(self) -> bool:
         """Whether what is missing would be here much sooner from the origin than at the pace of the others."""
         pace = self._pace.bytes_per_s
         if pace is None:
             return False
         left_bytes = self.draft.missing.bit_count() * self.draft.parts.part_bytes
-        theirs = self.gathering.bytes_from_peers / max(now - self._began, 1e-3)
+        theirs = self.gathering.bytes_from_peers / max(self._now() - self._began, 1e-3)
         others_s = left_bytes / max(theirs, 1.0)
         return others_s > _WORTH_S and others_s > _SLOWER * left_bytes / pace

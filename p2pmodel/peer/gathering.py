@@ -8,7 +8,6 @@ the whole will show (`draft.py`).
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,10 +15,16 @@ from itertools import islice
 from random import Random
 
 from p2pmodel.errors import P2PModelError, ProtocolError
-from p2pmodel.limits import GATHERING_MEMBERS_MAX, PART_BYTES_MAX, PART_DEADLINE_S, PARTS_ASKED_PER_PEER
+from p2pmodel.limits import (
+    GATHERING_MEMBERS_MAX,
+    PART_BYTES_PER_S_MIN,
+    PART_DEADLINE_S,
+    PARTS_ASKED_BYTES,
+    PARTS_ASKED_PER_PEER,
+)
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import bits_of, iter_bits
-from p2pmodel.net import Address, Clock
+from p2pmodel.net import Address
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.leases import Leases
 from p2pmodel.swarm import Link
@@ -29,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _AMONG = 16
 """The next parts of which one is drawn: those who read along want the first ones, and not all of them the same."""
+
+
+_LATE_MAX = 3
 
 
 @dataclass(slots=True)
@@ -47,6 +55,11 @@ class _Sink:
 class _Member:
     link: Link
     held: int = 0
+    claimed: int = 0
+    gave_at: float = 0.0
+    """When the last part came, or was asked for where nothing else was."""
+    late: int = 0
+    """How often in a row it brought nothing that it was asked for."""
     asked: dict[int, int] = field(default_factory=dict)
     """Request ids by part."""
 
@@ -56,21 +69,23 @@ class Gathering:
 
     background = False
 
-    def __init__(self, draft: Draft, leases: Leases, *, clock: Clock, rng: Random) -> None:
+    def __init__(self, draft: Draft, leases: Leases, *, now: Callable[[], float], rng: Random) -> None:
         self.draft, self.leases = draft, leases
         self.model_id = draft.parts.gathering_id
         self.position = 0
         self.coming = 0
         """Parts that are being read from the origin, as bits: they need not be asked of anybody."""
         self.bytes_from_peers = 0
+        self.reading = 0
+        """Runs that this peer reads from the origin, or has read, as bits."""
         self.on_news: Callable[[], None] = lambda: None
+        self.on_claim: Callable[[PublicKey, int], None] = lambda peer, runs: None
         self.on_peers: Callable[[Sequence[tuple[PublicKey, Address]]], None] = lambda peers: None
         self._members: dict[PublicKey, _Member] = {}
         self._banned: set[PublicKey] = set()
-        self._clock, self._rng = clock, rng
+        self._now, self._rng = now, rng
         draft.on_liar = self.ban
-        at_once = max(PARTS_ASKED_PER_PEER, min(64, PART_BYTES_MAX // draft.parts.part_bytes))
-        self._asked_max = at_once
+        self._asked_max = max(PARTS_ASKED_PER_PEER, PARTS_ASKED_BYTES // draft.parts.part_bytes)
 
     @property
     def held(self) -> int:
@@ -89,8 +104,25 @@ class Gathering:
         if link.peer in self._banned or link.peer in self._members or len(self._members) >= GATHERING_MEMBERS_MAX:
             return
         self._members[link.peer] = _Member(link)
-        self.leases.joined(link.peer.raw, self._clock.monotonic())
+        self.leases.joined(link.peer.raw, self._now())
         link.follow(self.model_id, self)
+        link.hear(self.draft.parts.leases_id, self._claims)
+
+    def claim(self, run: int) -> None:
+        """This peer begins to read a run: the others hear of it at once."""
+        self.reading |= 1 << run
+        for link in self.links:
+            if self.draft.parts.leases_id in link.interests:
+                link.tell_have(self.draft.parts.leases_id, 1 << run)
+
+    def _claims(self, link: Link, runs: HaveMap) -> None:
+        member = self._members.get(link.peer)
+        if member is None or runs.count != self.draft.parts.runs:
+            return
+        fresh = runs.bits & ~member.claimed
+        member.claimed = runs.bits
+        self.leases.claimed(link.peer.raw, list(iter_bits(fresh)), self._now())
+        self.on_claim(link.peer, fresh)
 
     def ban(self, peer: PublicKey) -> None:
         self._banned.add(peer)
@@ -106,8 +138,9 @@ class Gathering:
 
     def _leave(self, member: _Member) -> None:
         for request_id in member.asked.values():
-            member.link.questions.cancel(request_id)
+            member.link.cancel(request_id)
         member.link.unfollow(self.model_id)
+        member.link.hear_no_more(self.draft.parts.leases_id)
 
     # --- swarm.Listening
 
@@ -117,10 +150,9 @@ class Gathering:
             raise ProtocolError(f"{held.count} parts of a file that has {self.draft.parts.count}")
         if member is None or member.link is not link:
             return
-        self.leases.heard(link.peer.raw, (held.bits & ~member.held).bit_count(), self._clock.monotonic())
+        self.leases.heard(link.peer.raw, (held.bits & ~member.held).bit_count(), self._now())
         member.held = held.bits
         self.fill(link)
-        self.on_news()
 
     def link_lost(self, link: Link, bits: int) -> None:
         if (member := self._members.get(link.peer)) is not None:
@@ -168,11 +200,14 @@ class Gathering:
         sink, parts, link = _Sink(self.draft, index), self.draft.parts, member.link
         start, end = parts.span(index)
         request = ChunkRequest(end - start, sink, lambda error: self._settled(member, index, sink, error))
-        member.asked[index] = link.questions.chunk(self.model_id, index, parts.key(index), request)
-        asyncio.get_running_loop().call_later(PART_DEADLINE_S, self._expire, member, index, member.asked[index])
+        member.asked[index] = link.request_chunk(self.model_id, index, parts.key(index), request)
+        if len(member.asked) == 1:
+            member.gave_at = self._now()
 
     def _settled(self, member: _Member, index: int, sink: _Sink, error: P2PModelError | None) -> None:
         member.asked.pop(index, None)
+        if error is None:
+            member.late, member.gave_at = 0, self._now()
         if error is None and sink.digest is not None and self.draft.is_missing(index):
             start, end = self.draft.parts.span(index)
             self.bytes_from_peers += end - start
@@ -183,12 +218,20 @@ class Gathering:
         self.fill(member.link)
         self.on_news()
 
-    def _expire(self, member: _Member, index: int, request_id: int) -> None:
-        if member.asked.get(index) == request_id:
-            member.link.questions.cancel(request_id)
-            del member.asked[index]
-            member.held &= ~(1 << index)
-            self.fill_all()
+    def expire(self) -> None:
+        """Ask others for what a member does not bring. Called now and then."""
+        start, end = self.draft.parts.span(0)
+        patience_s, now = PART_DEADLINE_S + (end - start) / PART_BYTES_PER_S_MIN, self._now()
+        for member in list(self._members.values()):
+            if not member.asked or now - member.gave_at < patience_s:
+                continue
+            member.late += 1
+            for index, request_id in list(member.asked.items()):
+                member.link.cancel(request_id)
+                member.held &= ~(1 << index)
+            member.asked.clear()
+            if member.late >= _LATE_MAX:
+                self.ban(member.link.peer)
 
 
 class PartSource:
@@ -226,22 +269,27 @@ class Gatherings:
 
     def __init__(self) -> None:
         self._by_id: dict[ModelId, Gathering] = {}
+        self._leases: dict[ModelId, Gathering] = {}
 
     def enter(self, gathering: Gathering) -> None:
         self._by_id[gathering.model_id] = gathering
+        self._leases[gathering.draft.parts.leases_id] = gathering
 
     def remove(self, gathering: Gathering) -> None:
         if self._by_id.get(gathering.model_id) is gathering:
             del self._by_id[gathering.model_id]
+            del self._leases[gathering.draft.parts.leases_id]
 
     def followed(self, link: Link, model_id: ModelId) -> bool:
         """A peer follows a model here. Whether it is a gathering of ours."""
         gathering = self._by_id.get(model_id)
         if gathering is not None:
             gathering.add_link(link)
-        return gathering is not None
+        return gathering is not None or model_id in self._leases
 
     def have_map(self, model_id: ModelId) -> HaveMap | None:
+        if (leased := self._leases.get(model_id)) is not None:
+            return HaveMap(leased.draft.parts.runs, leased.reading)
         gathering = self._by_id.get(model_id)
         if gathering is None or gathering.draft.distrusted:
             return None

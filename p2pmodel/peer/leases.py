@@ -2,18 +2,19 @@
 
 The owner of a run is drawn by rendezvous hashing among the peers that gather and are heard of (Thaler and
 Ravishankar, 1998), so that all who know each other agree without a word, and a peer that comes or goes moves its own
-runs alone. A lease lasts as long as its holder is heard of: from one that brings nothing for a while, the next takes
-over. Whoever has read its own runs takes the last of those that others have not begun, where they need much longer.
+runs alone. Whoever begins a run says so, for not all know the same peers. A lease lasts as long as its holder is heard
+of: from one that brings nothing for a while, the next takes over. Whoever has read its own runs takes the last of those
+that others have not begun, where they need much longer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from blake3 import blake3
 
-from p2pmodel.limits import GATHER_LATE_S, PARTS_PER_RUN
+from p2pmodel.limits import FROM_ORIGIN_STREAMS, GATHER_LATE_S, PARTS_PER_RUN
 
 _AHEAD = 2.0
 """Others are relieved of a run where they need so many times as long for what is theirs as we do for that run."""
@@ -25,6 +26,8 @@ class _Member:
     parts: int = 0
     """That it has told of since it joined."""
     joined_at: float = 0.0
+    claimed: dict[int, float] = field(default_factory=dict)
+    """Runs that it has said it reads, and when; the last few of them."""
 
 
 class Leases:
@@ -51,6 +54,27 @@ class Leases:
             known.heard_at = now
             known.parts += parts
 
+    def claimed(self, member: bytes, runs: Sequence[int], now: float) -> None:
+        """It has begun to read these. More than it can have under way are a claim to nothing."""
+        if (known := self._members.get(member)) is not None:
+            for run in runs:
+                known.claimed.setdefault(run, now)
+            while len(known.claimed) > FROM_ORIGIN_STREAMS:
+                del known.claimed[next(iter(known.claimed))]
+
+    def taken(self, now: float, patience_s: float = GATHER_LATE_S) -> set[int]:
+        """Runs that others read now."""
+        return {
+            run
+            for member in self._members.values()
+            for run, since in member.claimed.items()
+            if now - max(since, member.heard_at) < patience_s
+        }
+
+    def goes_before(self, member: bytes, run: int) -> bool:
+        """Whether it is this member's to read, where both have begun."""
+        return self._score(member, run) > self._score(self._me, run)
+
     def owner(self, run: int, now: float, patience_s: float = GATHER_LATE_S) -> bytes:
         """Who reads this run."""
         lively = [name for name, member in self._members.items() if now - member.heard_at < patience_s]
@@ -69,6 +93,8 @@ class Leases:
 
         `run_s`: how long one takes here, where that is known. None: all of them are others'.
         """
+        taken = self.taken(now, patience_s)
+        lacking = [run for run in lacking if run not in taken]
         owners = {run: self.owner(run, now, patience_s) for run in lacking}
         mine = [run for run in lacking if owners[run] == self._me]
         if mine:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pmodel.errors import DecodeError, NetworkError, P2PModelError, StaleBytesError, VerificationError
-from p2pmodel.limits import DRAFTS_OPEN_MAX, HELD_BACK_BYTES, PROOFS_MAX, SUPPLY_LINGERS_S
+from p2pmodel.limits import DRAFTS_OPEN_MAX, FETCH_MISS_S, HELD_BACK_BYTES, PROOFS_MAX, SUPPLY_LINGERS_S
 from p2pmodel.model import Layout, PortablePath, Sha256
 from p2pmodel.model.parts import Parts
 from p2pmodel.net import cancelled
+from p2pmodel.peer.attempt import Attempt
+from p2pmodel.peer.by_sha256 import HashSearch
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.filling import Filling, Read
 from p2pmodel.peer.peer import Peer
@@ -27,6 +29,7 @@ from p2pmodel.peer.proofs import Proofs, read_chunk
 log = logging.getLogger(__name__)
 
 DIRECTORY_NAME = "origin"
+_LOOK_S = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,18 @@ class Supplies:
             held = None if wanted.private else await self.proofs.held(wanted.sha256)
             blocks = self._held_bytes(*held, start, end) if held else self._supply(wanted, source).read(start, end)
             async with aclosing(blocks):
-                async for block in blocks:
-                    start += len(block)
-                    yield block
+                try:
+                    async for block in blocks:
+                        start += len(block)
+                        yield block
+                except VerificationError:
+                    self._note_taint(wanted)
+                    raise
+
+    def _note_taint(self, wanted: Wanted) -> None:
+        supply = self._running.get((wanted.sha256, wanted.private))
+        if supply is not None and supply.tainted:
+            self._tainted[wanted.sha256] = None
 
     async def _held_bytes(self, layout: Layout, file: int, start: int, end: int) -> AsyncGenerator[bytes, None]:
         for index in layout.chunks_holding(file, start, end):
@@ -110,11 +122,15 @@ class Supplies:
             del self._running[key]
 
 
+class _ElsewhereError(P2PModelError):
+    """Not here any more: whoever reads goes on in the model that the file is in."""
+
+
 class Supply:
     """One file on its way. It goes on for a while when nobody reads any more."""
 
     def __init__(self, supplies: Supplies, wanted: Wanted, source: Read) -> None:
-        self.wanted, self.over = wanted, False
+        self.wanted, self.over, self.tainted, self._source = wanted, False, False, source
         self._supplies, self._peer = supplies, supplies.peer
         directory = supplies.directory / ("private" if wanted.private else "drafts")
         self._draft = Draft(
@@ -132,14 +148,10 @@ class Supply:
             gatherings=self._peer.gatherings,
             together=not wanted.private,
         )
-        self._readers, self._entered = 0, False
+        self._readers, self._entered, self._attempting = 0, False, False
         self._deserted, self._read_again = asyncio.Event(), asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.get_running_loop().create_task(self._supervised())
-
-    @property
-    def tainted(self) -> bool:
-        return self._draft.tainted
 
     @property
     def failed(self) -> bool:
@@ -154,6 +166,8 @@ class Supply:
         self._read_again.set()
         try:
             await asyncio.shield(self._opened)
+            if isinstance(self._draft.failed, _ElsewhereError):
+                return
             draft, size = self._draft, self.wanted.size
             # Whoever asks for a piece out of the middle is never seen to have all of it, so nothing can be held back.
             believed = size <= HELD_BACK_BYTES or (start > 0 and end < size)
@@ -164,6 +178,13 @@ class Supply:
                     self._filling.want(draft.parts.at(start))
                     start += len(block)
                     yield bytes(block)
+        except _ElsewhereError:
+            if self._draft.given_out:  # right bytes must not follow others unseen
+                self.tainted = True
+                raise VerificationError("the file came whole from elsewhere; begin anew") from None
+        except P2PModelError:
+            if not (self._entered and self.over):  # it was proven, and lies in the model that it has become
+                raise
         finally:
             self._readers -= 1
             if not self._readers:
@@ -185,6 +206,7 @@ class Supply:
             draft.fail(P2PModelError(f"internal error: {type(error).__name__}: {error}"))
         finally:
             self.over = True
+            self.tainted |= draft.tainted
             if not self._opened.done():
                 self._opened.set_exception(NetworkError("this peer is stopping"))
             self._opened.exception()
@@ -197,12 +219,11 @@ class Supply:
     async def _run(self) -> None:
         draft = self._draft
         await draft.open()
-        self._opened.set_result(None)
-        try:
-            if not draft.proven:
-                await self._until_deserted(self._filling.run())
-        finally:
-            self._supplies.origin_bytes += self._filling.origin_bytes
+        if self.wanted.private or draft.have:
+            self._begin_filling()
+        if not draft.proven and await self._race():
+            self._elsewhere()
+            return
         if not draft.proven:
             return
         if self.wanted.private:
@@ -210,6 +231,67 @@ class Supply:
             return
         await self._enter()
         await self._until_deserted(self._filling.linger())
+
+    def _begin_filling(self) -> None:
+        """From the origin, then: what has come of it is read along."""
+        self._filling.wanted.set()
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _elsewhere(self) -> None:
+        """The file came from a peer that has it."""
+        self._draft.fail(_ElsewhereError("the file is here"))
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    async def _race(self) -> bool:
+        """Peers that have the file against the origin. Whether it came from the former.
+
+        Raises `NetworkError` where it comes from neither.
+        """
+        filling = asyncio.ensure_future(self._until_deserted(self._filling.run()))
+        searching = None if self.wanted.private else asyncio.ensure_future(self._search())
+        running = [task for task in (filling, searching) if task is not None]
+        now = self._peer.network.clock.monotonic
+        failed_at: float | None = None
+        try:
+            while True:
+                if searching is not None and searching.done():
+                    searching.result()
+                    return True
+                if filling.done():
+                    failed_at = failed_at or now()
+                    # With the origin gone there may be somebody who has the file and was not found at once.
+                    waits = searching is not None and (self._attempting or now() - failed_at < FETCH_MISS_S)
+                    if filling.exception() is None or not waits:
+                        filling.result()
+                        return False
+                waiting = [task for task in running if not task.done()]
+                await asyncio.wait(waiting, timeout=_LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await cancelled(running)
+            self._supplies.origin_bytes += self._filling.origin_bytes
+
+    async def _search(self) -> None:
+        """Return when the file is here, from a peer that had it. Goes on for ever otherwise."""
+        wanted = self.wanted
+        async with HashSearch(wanted.sha256, wanted.size, self._peer.rooms) as search:
+            while True:
+                found = await search.next()
+                if found is None:
+                    self._begin_filling()
+                    found = await search.later()
+                    await self._filling.stands_still()  # else it would come twice
+                attempt = Attempt(self._peer, self._supplies.proofs, wanted.sha256, wanted.size, found, self._source)
+                attempt.on_slow = self._begin_filling
+                self._attempting = True
+                try:
+                    if await attempt.run():
+                        return
+                finally:
+                    self._attempting = False
+                    self._supplies.origin_bytes += attempt.origin_bytes
+                search.refuse(found)
 
     async def _until_deserted(self, work: Coroutine[Any, Any, object]) -> None:
         """Until it is done, or nobody has read for a while."""

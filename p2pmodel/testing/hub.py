@@ -74,13 +74,20 @@ class Seen:
     """Of `If-None-Match`."""
 
 
+class _File:
+    """Content, and its names, computed once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.oid, self.sha256 = data, blob_oid(data), hashlib.sha256(data).hexdigest()
+
+
 @dataclass(slots=True)
 class Repo:
     kind: str
     repo_id: str
     private: bool
     gated: str
-    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    commits: dict[str, dict[str, _File]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
 
     def commit(self, revision: str) -> str | None:
@@ -129,14 +136,14 @@ class Hub:
         """A repository, or the next commit of one, which `revision` names then. Returns the commit."""
         repo = self._repos.setdefault((kind, repo_id), Repo(kind, repo_id, private, gated))
         repo.private, repo.gated = private, gated
-        content = {path: files[path] for path in sorted(files)}
-        told = json.dumps([repo_id, len(repo.commits), *((path, blob_oid(data)) for path, data in content.items())])
+        content = {path: _File(files[path]) for path in sorted(files)}
+        told = json.dumps([repo_id, len(repo.commits), *((path, file.oid) for path, file in content.items())])
         commit = hashlib.sha1(told.encode(), usedforsecurity=False).hexdigest()
         repo.commits[commit] = content
         repo.refs[revision] = commit
-        for path, data in content.items():
+        for path, file in content.items():
             if _in_lfs(path):
-                self._contents[hashlib.sha256(data).hexdigest()] = path, data
+                self._contents[file.sha256] = path, file.data
         return commit
 
     def asked(self, what: str, method: str = "") -> int:
@@ -275,19 +282,16 @@ class Hub:
         )
 
     def _entries(self, repo: Repo, commit: str) -> list[dict[str, Any]]:
-        return [self._entry(path, data) for path, data in repo.commits[commit].items()]
+        return [self._entry(path, file) for path, file in repo.commits[commit].items()]
 
-    def _entry(self, path: str, data: bytes) -> dict[str, Any]:
-        size = self.faults.sizes.get(path, len(data))
+    def _entry(self, path: str, file: _File) -> dict[str, Any]:
+        size = self.faults.sizes.get(path, len(file.data))
         if not _in_lfs(path):
-            return {"type": "file", "oid": blob_oid(data), "size": size, "path": path}
-        sha256 = self._sha256(path, data)
+            return {"type": "file", "oid": file.oid, "size": size, "path": path}
+        sha256 = self.faults.sha256.get(path, file.sha256)
         lfs = {"oid": sha256, "size": size, "pointerSize": 130}
         entry = {"type": "file", "oid": blob_oid(pointer(sha256, size)), "size": size, "path": path, "lfs": lfs}
         return entry | ({"xetHash": sha256[::-1]} if self._xet else {})
-
-    def _sha256(self, path: str, data: bytes) -> str:
-        return self.faults.sha256.get(path, hashlib.sha256(data).hexdigest())
 
     async def _tree(
         self, request: web.Request, kind: str, repo_id: str, revision: str, under: str
@@ -340,17 +344,17 @@ class Hub:
         if repo.gated and not self._known(request):
             message = f"Access to model {repo_id} is restricted. You must be authenticated to access it."
             raise _Fault(403 if request.headers.get("Authorization") else 401, "GatedRepo", message)
-        data = repo.commits[commit].get(path)
-        if data is None:
+        file = repo.commits[commit].get(path)
+        if file is None:
             raise _Fault(404, "EntryNotFound", f"{path} does not exist on {commit!r}", commit)
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if self.faults.loop:
             return web.Response(status=302, headers=headers | {"Location": str(request.rel_url)})
         if not _in_lfs(path):
-            return await self._send(request, path, data, headers | {"ETag": f'"{blob_oid(data)}"'})
-        sha256 = self._sha256(path, data)
-        headers |= {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(self.faults.sizes.get(path, len(data)))}
-        headers["Location"] = self.faults.location or self._signed(hashlib.sha256(data).hexdigest())
+            return await self._send(request, path, file.data, headers | {"ETag": f'"{file.oid}"'})
+        sha256 = self.faults.sha256.get(path, file.sha256)
+        headers |= {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(self.faults.sizes.get(path, len(file.data)))}
+        headers["Location"] = self.faults.location or self._signed(file.sha256)
         if self._xet:
             token = f"{self.url}/api/{kind}/{repo_id}/xet-read-token/{commit}"
             headers |= {"X-Xet-Hash": sha256[::-1], "Link": f'<{token}>; rel="xet-auth"'}
@@ -402,8 +406,11 @@ class Hub:
                 return
             if self.faults.stalled is not None and at >= len(data) // 2:
                 await self.faults.stalled.wait()
+            try:
+                await response.write(piece)
+            except ConnectionError:
+                return  # whoever asked has gone
             self.bytes_sent += len(piece)
-            await response.write(piece)
             if self.faults.bytes_per_s:
                 await asyncio.sleep(len(piece) / self.faults.bytes_per_s)
 

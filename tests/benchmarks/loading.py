@@ -34,7 +34,8 @@ _TOUCH = """
 def touch(tensors):
     total = 0
     for tensor in tensors:
-        total += int(tensor.reshape(-1).view(uint8)[::4096].sum())
+        flat = tensor.reshape(-1)
+        total += int(flat[:: max(1, 4096 // flat.itemsize)].sum())
     return total
 """
 FAR = {
@@ -99,9 +100,8 @@ from p2pmodel.loading.engine import engine_for
 if framework == "pt":
     import torch
     from safetensors.torch import load_file
-    uint8 = torch.uint8
 else:
-    from numpy import uint8
+    import numpy
     from safetensors.numpy import load_file
 {touch}
 engine = engine_for()

@@ -1,5 +1,6 @@
 """Peers in this process whose origin is a hub in this process, over real sockets."""
 
+import asyncio
 import contextlib
 
 import pytest
@@ -19,25 +20,25 @@ async def hub():
 @pytest.fixture
 async def mirror(tmp_path, hub):
     """`await mirror()` starts a peer; the later ones enter the network through the first. `name`: its directory."""
-    async with contextlib.AsyncExitStack() as stack:
-        entries = []
+    stacks, entries = [], []
 
-        async def start(name=None, *, url=None, stack=stack):
-            number = len(entries)
-            config = PeerConfig(
-                data_dir=tmp_path / (name or f"peer-{number}"),
-                listen="127.0.0.1:0",
-                http=None,
-                bootstrap=tuple(entries[:1]),
-                network=NetworkConfig(name="test", profile="cluster"),
-                saved_state="ignore",
-                origin=url or hub.url,
-            )
-            peer = await stack.enter_async_context(Peer(config))
-            repositories = OriginRepositories(peer, config.origin)
-            stack.push_async_callback(repositories.close)
-            entries.append(str(peer.listen))
-            await peer.joined.wait()
-            return Mirror(peer, repositories)
+    async def start(name=None, *, url=None):
+        config = PeerConfig(
+            data_dir=tmp_path / (name or f"peer-{len(entries)}"),
+            listen="127.0.0.1:0",
+            http=None,
+            bootstrap=tuple(entries[:1]),
+            network=NetworkConfig(name="test", profile="cluster"),
+            saved_state="ignore",
+            origin=url or hub.url,
+        )
+        stacks.append(contextlib.AsyncExitStack())
+        peer = await stacks[-1].enter_async_context(Peer(config))
+        repositories = OriginRepositories(peer, config.origin)
+        stacks[-1].push_async_callback(repositories.close)
+        entries.append(str(peer.listen))
+        await peer.joined.wait()
+        return Mirror(peer, repositories)
 
-        yield start
+    yield start
+    await asyncio.gather(*(stack.aclose() for stack in stacks))
