@@ -186,9 +186,9 @@ REQUEST_DEADLINE_MAX_S = 20.0
 WINDOW_ROUND_TRIPS = 2.0
 """Work kept queued at a peer, in multiples of its rate times its shortest response time: once to fill the path, once
 more so that the rate can grow (BBR's gain in start-up is 2.9, in steady state 1.25)."""
-REQUEST_TURN_S = 0.01
-"""Work kept queued at a peer at least, in time: so long it may take until a chunk that is here becomes the next request
-(on each side a thread tells the loop; measured 3 to 6 ms). A fast peer nearby runs dry without it."""
+REQUEST_TURN_S = 0.02
+"""Work kept queued at a peer at least, in time: so long it may take from a request to the written chunk, on a path
+without length (two threads and two loops; measured 6 to 12 ms at a GB/s). A fast peer nearby runs dry without it."""
 RANDOM_FIRST_CHUNKS = 4
 """The first chunks are taken at random (libtorrent), so that peers who start together hold different ones."""
 DUPLICATE_REQUESTS_MAX = 2
@@ -354,6 +354,8 @@ CONFIG_BYTES_MAX = MIB
 KEY_FILE_BYTES_MAX = 16 * KIB
 READ_ASKS_MAX = 1024
 """Ranges that a program waits for at once over one connection: more than tensors are loaded side by side."""
+MOUNT_READ_S = 60.0
+"""What a program that reads from a mount waits at most: twice the stall after which a fetch gives up."""
 READ_FILES_OPEN_MAX = 64
 """Files of models that a reading program keeps open: the shards of a large model."""
 

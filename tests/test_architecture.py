@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "peer": {"model", "net", "overlay", "swarm", "store", "version"},
     "gateway": {"model", "peer", "version"},
     "loading": {"model", "peer"},
-    "cli": {"model", "peer", "gateway", "version"},  # it puts the daemon together
+    "cli": {"model", "peer", "loading", "gateway", "version"},  # it puts the daemon together
     "testing": {"model", "net", "overlay", "swarm", "store", "peer", "gateway", "loading"},
     "__init__": {"version", "peer", "loading", "cli", "model"},
     "__main__": {"cli"},

@@ -22,6 +22,7 @@ from p2pmodel.cli import (
     keys,
     limits,
     models,
+    mount,
     publish,
     seed,
     settings,
@@ -70,6 +71,7 @@ app.command(short_help="Run a peer in the foreground.")(daemon.daemon)
 app.command(short_help="Offer a model; print its id.")(publish.publish)
 app.command(short_help="Offer models of other programs from where they lie.")(seed.seed)
 app.command(short_help="Get a model from all peers that hold it; print the path.")(fetch.fetch)
+app.command(short_help="Models as a directory of files that come when they are read.")(mount.mount)
 app.command(short_help="A model's manifest, files and signers.")(models.show)
 app.command(short_help="The models that are here, and how whole each is.")(models.ls)
 app.command(short_help="What they take, and what sharing saves.")(usage.du)

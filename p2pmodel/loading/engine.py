@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from p2pmodel.errors import UsageError
+from p2pmodel.errors import ServiceGoneError, UsageError
 
 if TYPE_CHECKING:
     from p2pmodel.peer.sharing import CommandService, SharedService
@@ -36,6 +36,10 @@ class Engine:
     """Made by `engine_for`. Thread-safe."""
 
     def __init__(self, data_dir: Path | None, bootstrap: Sequence[str]) -> None:
+        self.daemon_only = False
+        """Never bring a peer of our own: whoever stopped the daemon may be about to start it again."""
+        self.generation = 0
+        """Changes when the peer does."""
         self._flags = {"data_dir": data_dir, **({"bootstrap": tuple(bootstrap)} if bootstrap else {})}
         self._loop = asyncio.new_event_loop()
         self._shared: SharedService | None = None
@@ -69,11 +73,7 @@ class Engine:
         """The peer, for as long as it is used. On the loop."""
         async with self._turn:
             if self._shared is None:
-                from p2pmodel.peer.settings import load_settings
-                from p2pmodel.peer.sharing import SharedService
-
-                settings = await load_settings(self._flags)
-                self._shared = SharedService(settings.peer_config(), offline=False, tell=log.info)
+                self._shared = await self._attached()
             shared = self._shared
             self._users += 1
         try:
@@ -85,11 +85,43 @@ class Engine:
                     self._idle.cancel()
                 self._idle = self._loop.call_later(_IDLE_S, lambda: self._loop.create_task(self._let_go()))
 
+    async def _attached(self) -> SharedService:
+        from p2pmodel.peer.client import find_daemon
+        from p2pmodel.peer.settings import load_settings
+        from p2pmodel.peer.sharing import SharedService
+
+        settings = await load_settings(self._flags)
+        if self.daemon_only:
+            daemon = await find_daemon(settings.data_dir)
+            if daemon is None:
+                raise ServiceGoneError(f"the daemon of {settings.data_dir} does not run")
+            await daemon.close()
+        return SharedService(settings.peer_config(), offline=False, tell=log.info)
+
+    async def has_daemon(self) -> bool:
+        """Whether one serves this data directory now."""
+        from p2pmodel.peer.client import find_daemon
+        from p2pmodel.peer.settings import load_settings
+
+        daemon = await find_daemon((await load_settings(self._flags)).data_dir)
+        if daemon is not None:
+            await daemon.close()
+        return daemon is not None and not daemon.record.command
+
+    async def renew(self, generation: int) -> None:
+        """The peer of this generation has gone: the next one is looked for when it is needed."""
+        async with self._turn:
+            if generation == self.generation and self._shared is not None:
+                shared, self._shared = self._shared, None
+                self.generation += 1
+                await shared.__aexit__(None, None, None)
+
     async def _let_go(self, *, used: bool = False) -> None:
         async with self._turn:
             if self._shared is None or (self._users and not used):
                 return
             shared, self._shared = self._shared, None
+            self.generation += 1
             await shared.__aexit__(None, None, None)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
@@ -19,7 +20,9 @@ from p2pmodel.peer.requests import ReadRequest
 
 T = TypeVar("T")
 _REOPENED_MAX = 5
-"""Times that a model is opened again because the program whose peer served it has ended."""
+"""Times in a row that a model is opened again because the program whose peer served it has ended."""
+_WANTS_KEPT = 1024
+"""Of what was wanted, so much is said again to the next peer."""
 
 
 class OpenedModel:
@@ -32,7 +35,7 @@ class OpenedModel:
         self._stack = AsyncExitStack()
         self._reopened = 0
         self._closed = False
-        self._wants: list[tuple[str, int, int | None]] = []
+        self._wants: deque[tuple[str, int, int | None]] = deque(maxlen=_WANTS_KEPT)
         self._model: OpenModel
         engine.run(self._open())
         self.entries: Mapping[str, ReadFile] = self._model.entries
@@ -40,12 +43,7 @@ class OpenedModel:
 
     async def _open(self) -> None:
         self._turn = asyncio.Lock()
-        service = await self._stack.enter_async_context(self._engine.service())
-        try:
-            self._model = await service.open_reader(self._request)
-        except BaseException:
-            await self._stack.aclose()
-            raise
+        await self._open_again()
 
     @property
     def bytes_fetched(self) -> int:
@@ -83,7 +81,9 @@ class OpenedModel:
             if self._closed:
                 raise UsageError("the model is closed")
             try:
-                return await ask(model)
+                answer = await ask(model)
+                self._reopened = 0
+                return answer
             except ServiceGoneError:
                 async with self._turn:
                     if self._closed or self._reopened >= _REOPENED_MAX:
@@ -95,13 +95,19 @@ class OpenedModel:
     async def _reopen(self, model: OpenModel) -> None:
         model.close()
         await self._stack.aclose()
+        await self._engine.renew(self._generation)
         await self._open_again()
         for path, start, end in self._wants:
             self._model.want(path, start, end)
 
     async def _open_again(self) -> None:
         service = await self._stack.enter_async_context(self._engine.service())
-        self._model = await service.open_reader(self._request)
+        self._generation = self._engine.generation
+        try:
+            self._model = await service.open_reader(self._request)
+        except BaseException:
+            await self._stack.aclose()
+            raise
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -115,13 +121,15 @@ class OpenedModel:
         raise VerificationError(f"{path!r} cannot be read: it changes again and again")
 
     def fill(self, places: Sequence[Located], start: int, buffer: memoryview) -> bool:
-        """Read what was located. False where it is not there any more, and has to be located anew."""
-        end = start + len(buffer)
+        """Read what was located, by places in order. False where that is not all, or not there any more."""
+        at, end = start, start + len(buffer)
         for place in places:
-            first, last = max(start, place.start), min(end, place.end)
-            if first < last and not self._places.read(place, first, buffer[first - start : last - start]):
-                return False
-        return True
+            stop = min(end, place.end)
+            if at < stop and place.start <= at:
+                if not self._places.read(place, at, buffer[at - start : stop - start]):
+                    return False
+                at = stop
+        return at == end
 
     def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Raises as `read_into` does."""

@@ -75,6 +75,8 @@ class Layout:
 
     def length(self, index: int) -> int:
         """Of chunk `index`, which exists, in bytes: what `self[index].length` is, for a fraction of the time."""
+        if (place := self._recent.get(index)) is not None:
+            return place.length
         file_index = bisect_right(self._ends, index)
         return self.chunk_lists[file_index].length(index - self.first(file_index))
 

@@ -61,16 +61,19 @@ class Outbox:
             size = self.keys.seal_into(header, plain, into[HEADER_BYTES:])
         self._queue.append((into[: HEADER_BYTES + size], 0))
 
-    def push(self, sock: socket.socket) -> int:
-        """Send what the socket takes now; returns the bytes that left. Raises `PeerGoneError`."""
-        total = 0
+    def push(self, sock: socket.socket, *, more: bool = False) -> int:
+        """Send what the socket takes now; returns the bytes that left. Raises `PeerGoneError`.
+
+        `more` follows at once, in the same segment.
+        """
+        total, flags = 0, _MORE if more else 0
         while self._queue:
             try:
                 if len(self._queue) == 1:
-                    sent = sock.send(self._queue[0][0])
+                    sent = sock.send(self._queue[0][0], flags)
                 else:
                     views = [view for view, _ in self._queue] if len(self._queue) <= _VIEWS_PER_CALL else self._first()
-                    sent = sock.sendmsg(views)
+                    sent = sock.sendmsg(views, [], flags)
             except BlockingIOError:
                 return total
             except OSError as error:

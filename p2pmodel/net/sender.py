@@ -89,6 +89,8 @@ class Sender:
         self._flushing = self._writing = False
         self._due: deque[_Answer] = deque()
         """On the loop: answers that have not been settled yet, in order."""
+        self._due_at = 0.0
+        """When the first of those has to have left, in the loop's time."""
         self._deadline: asyncio.TimerHandle | None = None
 
     # --- on the loop --------------------------------------------------------------------------------------------------
@@ -239,13 +241,22 @@ class Sender:
             self._fail_all(PeerGoneError("the connection closed"))
 
     def _set_deadline(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-        if self._due and not self._ended:
-            self._deadline = self._loop.call_later(patience_s(self._due[0].source.length), self._too_slow)
+        """For the answer that comes first now; a timer that rings earlier is left alone, each answer would cost one."""
+        if not self._due or self._ended:
+            return
+        self._due_at = self._loop.time() + patience_s(self._due[0].source.length)
+        if self._deadline is None or self._deadline.when() > self._due_at:
+            if self._deadline is not None:
+                self._deadline.cancel()
+            self._deadline = self._loop.call_at(self._due_at, self._too_slow)
 
     def _too_slow(self) -> None:
+        self._deadline = None
+        if not self._due:
+            return
+        if self._loop.time() < self._due_at:
+            self._deadline = self._loop.call_at(self._due_at, self._too_slow)
+            return
         # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
         self._close(PeerGoneError("an answer left too slowly"))
 
@@ -315,8 +326,11 @@ class Sender:
 
     def _push(self, poll: select.poll) -> bool:
         """Whether all that was sealed has left."""
+        answer = self._current
+        # An announcement leaves with the beginning of what it announces, also where a file is sent as it is.
+        more = answer is not None and answer.placed is not None and answer.begun and not answer.at
         while self._outbox.pending:
-            self.bytes_sent += self._outbox.push(self._sock.sock)
+            self.bytes_sent += self._outbox.push(self._sock.sock, more=more)
             if self._outbox.pending and (self._ended or not self._room(poll)):
                 return False
         return True

@@ -108,7 +108,7 @@ class HashSearch:
     async def _ask(self, link: Link) -> None:
         try:
             async with asyncio.timeout(2 * GATHER_S):
-                named = await link.request_models([Digest(self._sha256.raw)])
+                named = await link.questions.models([Digest(self._sha256.raw)])
                 for model_id in named[:HASH_CANDIDATES_PER_PEER_MAX]:
                     await self._look_at(model_id, link)
         except (PeerFault, TimeoutError) as fault:

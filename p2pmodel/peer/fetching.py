@@ -346,7 +346,7 @@ class Fetching:
     async def _statements_of(self, link: Link) -> list[SignedStatement]:
         try:
             async with asyncio.timeout(FETCH_MISS_S):
-                envelopes = await link.request_statements(self.model_id)
+                envelopes = await link.questions.statements(self.model_id)
         except (PeerFault, TimeoutError):
             return []
         signed = []

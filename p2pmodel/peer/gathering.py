@@ -138,7 +138,7 @@ class Gathering:
 
     def _leave(self, member: _Member) -> None:
         for request_id in member.asked.values():
-            member.link.cancel(request_id)
+            member.link.questions.cancel(request_id)
         member.link.unfollow(self.model_id)
         member.link.hear_no_more(self.draft.parts.leases_id)
 
@@ -200,7 +200,7 @@ class Gathering:
         sink, parts, link = _Sink(self.draft, index), self.draft.parts, member.link
         start, end = parts.span(index)
         request = ChunkRequest(end - start, sink, lambda error: self._settled(member, index, sink, error))
-        member.asked[index] = link.request_chunk(self.model_id, index, parts.key(index), request)
+        member.asked[index] = link.questions.chunk(self.model_id, index, parts.key(index), request)
         if len(member.asked) == 1:
             member.gave_at = self._now()
 
@@ -227,7 +227,7 @@ class Gathering:
                 continue
             member.late += 1
             for index, request_id in list(member.asked.items()):
-                member.link.cancel(request_id)
+                member.link.questions.cancel(request_id)
                 member.held &= ~(1 << index)
             member.asked.clear()
             if member.late >= _LATE_MAX:

@@ -69,7 +69,7 @@ async def _ask(link: Link, publisher: PublicKey, reference: Reference) -> list[S
     """The statements of one peer that hold and mean this name."""
     try:
         async with asyncio.timeout(FETCH_MISS_S):
-            envelopes = await link.request_name(publisher, reference.name, reference.revision)
+            envelopes = await link.questions.name(publisher, reference.name, reference.revision)
     except (PeerFault, TimeoutError):
         return []
     fitting = []

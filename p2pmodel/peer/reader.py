@@ -243,6 +243,8 @@ class Readings:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self._of: dict[ModelId, Reading] = {}
+        self._leaving: dict[Reading, None] = {}
+        """Without readers, and not at their end yet."""
 
     async def open(
         self,
@@ -270,7 +272,10 @@ class Readings:
         return reader
 
     def _forget(self, model_id: ModelId) -> None:
-        del self._of[model_id]
+        reading = self._of.pop(model_id)
+        if (work := reading.work) is not None:
+            self._leaving[reading] = None
+            work.add_done_callback(lambda _: self._leaving.pop(reading))
 
     def arrived(self, model_id: ModelId, bits: int) -> None:
         """These chunks have just been written, whoever fetched them."""
@@ -288,4 +293,4 @@ class Readings:
         return None if reading is None else reading.session
 
     async def stop(self) -> None:
-        await asyncio.gather(*(reading.stop() for reading in list(self._of.values())))
+        await asyncio.gather(*(reading.stop() for reading in [*self._of.values(), *self._leaving]))

@@ -78,7 +78,7 @@ class Reading:
         self._direct: list[Address] = []
         self._entry_peers: Sequence[str] = ()
         self._news = asyncio.Event()
-        self._work: asyncio.Task[None] | None = None
+        self.work: asyncio.Task[None] | None = None
         self.session: asyncio.Task[None] | None = None
         self._search: tuple[AsyncExitStack, Fetching, Finder] | None = None
         self._ending: asyncio.TimerHandle | None = None
@@ -125,8 +125,8 @@ class Reading:
             return
         self._peer.store.cache.expendables.reader_left(self.model_id)
         self._on_end()
-        if self._work is not None:
-            self._work.cancel()
+        if self.work is not None:
+            self.work.cancel()
         else:
             self._peer.spawn(self._end_search())
 
@@ -144,8 +144,8 @@ class Reading:
 
     async def stop(self) -> None:
         """The peer stops."""
-        if self._work is not None:
-            await cancelled([self._work])
+        if self.work is not None:
+            await cancelled([self.work])
         self._opened = 0
         await self._end_search()
 
@@ -230,8 +230,8 @@ class Reading:
     def go_on(self) -> None:
         """What is wanted has changed."""
         self._news.set()
-        if self._work is None and self._unfinished:
-            self._work = asyncio.get_running_loop().create_task(self._supervised())
+        if self.work is None and self._unfinished:
+            self.work = asyncio.get_running_loop().create_task(self._supervised())
 
     # --- getting what is wanted ----------------------------------------------------------------------------------
 
@@ -247,7 +247,7 @@ class Reading:
             log.exception("the reading of model %s failed", self.model_id.hex)
             self._fail(P2PModelError(f"internal error while reading: {type(error).__name__}: {error}"))
         finally:
-            self._work = None
+            self.work = None
             await self._end_search()
 
     @property
@@ -308,7 +308,7 @@ class Reading:
 
     async def _end_search(self) -> None:
         """Unless somebody uses it, or is about to."""
-        if self._opened or self._work is not None:
+        if self._opened or self.work is not None:
             return
         if self._ending is not None:
             self._ending.cancel()

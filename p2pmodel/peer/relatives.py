@@ -181,7 +181,7 @@ class Relatives:
         if not wanted:
             return
         try:
-            named = await link.request_models([self._layout[index].digest for index in wanted])
+            named = await link.questions.models([self._layout[index].digest for index in wanted])
         except (PeerFault, DecodeError):
             return
         for model_id in named:

@@ -12,7 +12,7 @@ open until its source is released, so that deleting a model in the middle of a t
 from __future__ import annotations
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -22,7 +22,7 @@ from p2pmodel.model import ChunkPlace, Digest
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.files import Files, OpenFile
-from p2pmodel.store.values import FileState
+from p2pmodel.store.values import FileIdentity, FileState
 
 Key = tuple[int, int]
 """Copy number and file number."""
@@ -197,7 +197,7 @@ class Server:
         """Reads that came back wrong and, at once repeated, right: a disk or a memory that is about to fail."""
         self._files, self._catalogue = files, catalogue
         self._lock = threading.Lock()
-        self._reading: dict[int, Counter[int]] = {}
+        self._reading: defaultdict[int, Counter[int]] = defaultdict(Counter)
         """For each copy, by its number, the chunks that are being read, and by how many."""
 
     def open(self, copy: Copy, place: ChunkPlace) -> ChunkSource | None:
@@ -207,7 +207,7 @@ class Server:
         other way round, so that one of the two sees the other.
         """
         with self._lock:
-            self._reading.setdefault(copy.number, Counter())[place.index] += 1
+            self._reading[copy.number][place.index] += 1
         source = self._open(copy, place) if copy.bits >> place.index & 1 else None
         if source is None:
             self.done_reading(copy, place.index)
@@ -253,10 +253,9 @@ class Server:
 
     def is_proven(self, entry: _Entry, copy: Copy, place: ChunkPlace) -> bool:
         """Whether the chunk was hashed before, and nothing was done to its file since; a partial file is ours alone."""
-        kept = copy.file(place.file_index)
-        if kept is None or not self.is_unchanged(entry, copy, place.file_index):
+        kept, now = copy.file(place.file_index), self._unchanged(entry, copy, place.file_index)
+        if kept is None or now is None:
             return False
-        now = entry.file.status().identity
         if kept.state is FileState.PARTIAL or kept.identity.untouched(now):
             return True
         return entry.proven_at == now.ctime_ns and place.index in entry.proven
@@ -281,18 +280,22 @@ class Server:
         return False
 
     def is_unchanged(self, entry: _Entry, copy: Copy, file_index: int) -> bool:
+        return self._unchanged(entry, copy, file_index) is not None
+
+    def _unchanged(self, entry: _Entry, copy: Copy, file_index: int) -> FileIdentity | None:
+        """The marks of the file as of now; None where it is not what it was, and the copy says so from then on."""
         while True:
             kept = copy.file(file_index)
             if kept is None:
-                return False
+                return None
             status = entry.file.status()
             if kept.is_same(status.identity) and status.links:
-                return True
+                return status.identity
             if copy.file(file_index) is kept:  # else a fetch has just moved it on: look again
                 break
         self.open_files.drop((copy.number, file_index))
         self._catalogue.mark(copy, file_index, changed_text(kept))
-        return False
+        return None
 
 
 def changed_text(kept: KeptFile) -> str:

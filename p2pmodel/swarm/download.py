@@ -341,7 +341,7 @@ class Download:
             self._count_cancelled(link)
             for (peer, _), request_id in list(self._request_ids.items()):
                 if peer == link.peer:
-                    link.cancel(request_id)
+                    link.questions.cancel(request_id)
             link.unfollow(self.layout.model_id)
         self.links.clear()
         self._came_in.clear()
@@ -425,7 +425,7 @@ class Download:
         request_id = self._request_ids.pop((peer, index), None)
         link = self.links.get(peer)
         if request_id is not None and link is not None:
-            link.cancel(request_id)
+            link.questions.cancel(request_id)
         self.account.settled(peer, index, 0.0, self._clock.monotonic())
 
     def _request(self, link: Link, index: int) -> None:
@@ -435,7 +435,7 @@ class Download:
         sink = _Sink(self._intake, index, self._schedule.is_missing, self._clock)
         self.account.asked(link.peer, index, self._clock.monotonic())
         request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))
-        self._request_ids[link.peer, index] = link.request_chunk(self.layout.model_id, index, place.digest, request)
+        self._request_ids[link.peer, index] = link.questions.chunk(self.layout.model_id, index, place.digest, request)
 
     def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
         self._request_ids.pop((link.peer, index), None)
@@ -493,9 +493,11 @@ class Download:
         twins = self._twins.pop(index, ())
         if first:
             self.tally.bytes_repeated += len(twins) * length
-        if sink.held_bits:
-            self._here |= sink.held_bits
-            self._on_have(sink.held_bits)
+        # Where another peer's answer was written just before and is settled only now, or never, as it is cancelled with
+        # this one, nobody else says that the chunk is here.
+        if held := sink.held_bits or (bits_of([index, *twins]) if first else 0):
+            self._here |= held
+            self._on_have(held)
 
 
 def _twins(layout: Layout, missing: int) -> dict[int, tuple[int, ...]]:

@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import (
     HAVES_PER_MESSAGE_MAX,
-    MODELS_PER_ANSWER_MAX,
     MODELS_PER_PEER_MAX,
-    OBJECT_BYTES_MAX,
     OWED_ANSWERS_MAX,
-    REQUEST_DEADLINE_MAX_S,
     REQUESTS_PER_PEER_MAX,
-    STATEMENTS_PER_ANSWER_BYTES_MAX,
-    STATEMENTS_PER_MODEL_MAX,
 )
 from p2pmodel.model import Digest, HaveMap, ModelId, PublicKey
 from p2pmodel.model.have_map import iter_bits
@@ -28,14 +23,11 @@ from p2pmodel.net import Address, BulkSink, Channel, ended
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.following import Expecting, Hearing, Listening
 from p2pmodel.swarm.greeting import Greeting
-from p2pmodel.swarm.requests import ChunkRequest, ObjectRequest, OpenRequests, StatementsRequest
-from p2pmodel.swarm.upload import Answer, UploadQueue, Uploads
+from p2pmodel.swarm.questions import Questions
+from p2pmodel.swarm.upload import UploadQueue, Uploads
 
 P = ParamSpec("P")
-T = TypeVar("T")
 
-_OBJECT_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 4
-"""Objects and statements asked of one peer at once; more wait here, for a peer that is asked for too much hangs up."""
 _CHUNK_REQUESTS_MAX = REQUESTS_PER_PEER_MAX // 2
 """Chunks asked of one peer at once, over all downloads: the rest of the peer's patience."""
 
@@ -55,6 +47,7 @@ class Link:
     ) -> None:
         """`greeting`: what has been sent to this peer already. `background`: both directions yield, whatever for."""
         self.channel = channel
+        self.peer: PublicKey = channel.peer
         port = channel.hello.port
         self.listens_at = Address(channel.address.host, port) if port else None
         """Where the peer can be reached by others; None where it said that it cannot."""
@@ -73,21 +66,16 @@ class Link:
         self._on_interest = on_interest
         self._telling: dict[ModelId, bool] = {}
         """Models whose state is being read for the peer; True where it has to be read (once more)."""
-        self._greeting = greeting
         self._background = background
-        self._requests = OpenRequests() if greeting is None else greeting.requests
+        self.questions = Questions(channel, greeting)
+        """What we ask of the peer."""
+        self._requests = self.questions.requests
         if greeting is not None:
             self.followers[greeting.model_id] = Expecting()
-        self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
         self._ended = asyncio.Event()
-        self._queue = UploadQueue(uploads, channel, self, self._answer_statements, self._spawn)
+        self._queue = UploadQueue(uploads, channel, self, self._spawn)
         channel.on_wider = self._queue.widened
         self._tasks: dict[asyncio.Task[None], None] = {}
-        self._closed = False
-
-    @property
-    def peer(self) -> PublicKey:
-        return self.channel.peer
 
     @property
     def bytes_moved(self) -> int:
@@ -146,7 +134,13 @@ class Link:
         self.yield_line()
 
     def yield_line(self) -> None:
-        """What we pull here yields where all who pull do; called again where one of them has changed."""
+        """What we pull here yields where all who pull do; called again where one of them has changed.
+
+        Not to a peer on this machine: between us is no line, and a round trip tells only how busy the processors are.
+        Where they are, the window sank to its least and stayed there.
+        """
+        if self.channel.address.is_loopback:
+            return
         pulls = [follower.background for follower in self.followers.values() if follower.background is not None]
         yields = self._background or (bool(pulls) and all(pulls))
         self.channel.yield_line(sending=self._background, receiving=yields)
@@ -176,7 +170,7 @@ class Link:
         await self._ended.wait()
         await ended(self._tasks)
 
-    # --- what we ask ---------------------------------------------------------------------------------------------
+    # --- what we follow ---------------------------------------------------------------------------------------------
 
     def expect(self, model_id: ModelId) -> None:
         """Follow a model whose download begins as soon as more is known of it: what is said is kept until then."""
@@ -213,76 +207,6 @@ class Link:
             self.yield_line()
             self.held.pop(model_id, None)
             self._send(wire.Unsubscribe(model_id.raw))
-
-    def request_chunk(self, model_id: ModelId, index: int, digest: Digest, request: ChunkRequest) -> int:
-        request_id = self._requests.add(request)
-        self._send(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length, index))
-        return request_id
-
-    def cancel(self, request_id: int) -> None:
-        if self._requests.cancel(request_id):
-            self._send(wire.Cancel(request_id))
-
-    async def request_object(
-        self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX, *, lists_bytes: int = 0
-    ) -> bytes:
-        """The object; with `lists_bytes`, a bundle of a manifest and chunk lists.
-
-        Raises `PeerGoneError` where the peer does not send it, `CorruptChunkError` where it sends something else.
-        """
-        if self._greeting is not None and (asked := self._greeting.take_object(digest, lists_bytes)) is not None:
-            return await self._wait(asked[0], asked[1].answer, asked[1])
-        async with self._turns:
-            answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-            request = ObjectRequest(digest, size_bytes_max, answer, lists_bytes)
-            request_id = self._ask(request)
-            self._send(wire.RequestObject(request_id, digest.raw, lists_bytes))
-            return await self._wait(request_id, answer, request)
-
-    async def request_statements(self, model_id: ModelId) -> list[bytes]:
-        """Envelopes, not yet verified. Raises `PeerGoneError`."""
-        if self._greeting is not None and (asked := self._greeting.take_statements(model_id)) is not None:
-            return await self._wait(asked[0], asked[1].answer)
-        async with self._turns:
-            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-            request_id = self._ask(StatementsRequest(answer))
-            self._send(wire.RequestStatements(request_id, model_id.raw))
-            return await self._wait(request_id, answer)
-
-    async def request_name(self, publisher: PublicKey, name: str, revision: str) -> list[bytes]:
-        """Envelopes, not yet verified. Raises `PeerGoneError`."""
-        async with self._turns:
-            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-            request_id = self._ask(StatementsRequest(answer))
-            self._send(wire.RequestName(request_id, publisher.raw, name, revision))
-            return await self._wait(request_id, answer)
-
-    async def request_models(self, digests: Sequence[Digest]) -> list[ModelId]:
-        """Models in which the peer holds any of these chunks, as it says. Raises `PeerFault`."""
-        async with self._turns:
-            answer: asyncio.Future[list[bytes]] = asyncio.get_running_loop().create_future()
-            request_id = self._ask(StatementsRequest(answer))
-            self._send(wire.RequestModels(request_id, [digest.raw for digest in digests]))
-            return [ModelId(Digest(raw)) for raw in await self._wait(request_id, answer)]
-
-    def _ask(self, request: ObjectRequest | StatementsRequest) -> int:
-        if self._closed:
-            raise PeerGoneError("the connection has ended")
-        return self._requests.add(request)
-
-    async def _wait(self, request_id: int, answer: asyncio.Future[T], request: ObjectRequest | None = None) -> T:
-        try:
-            async with asyncio.timeout(REQUEST_DEADLINE_MAX_S) as patience:
-                if request is not None:
-                    # How long the bytes may take from then on is for the channel to say.
-                    request.begins = lambda: patience.reschedule(None)
-                return await answer
-        except TimeoutError as error:
-            self.cancel(request_id)
-            raise PeerGoneError("the peer did not answer in time") from error
-        except asyncio.CancelledError:
-            self.cancel(request_id)
-            raise
 
     # --- what we tell --------------------------------------------------------------------------------------------
 
@@ -392,7 +316,7 @@ class Link:
         self._requests.finished(request_id, error)
 
     def closed(self, reason: P2PModelError) -> None:
-        self._closed = True
+        self.questions.end()
         for task in list(self._tasks):
             task.cancel()
         self._uploads.seeding.closed(self)
@@ -468,29 +392,3 @@ class Link:
         self.interests.discard(model_id)
         self._told.discard(model_id)
         self._uploads.seeding.left(self, model_id, gone=False)
-
-    async def _answer_statements(self, request: Answer) -> None:
-        shelf, offload = self._uploads.shelf, self._uploads.network.offload
-        if isinstance(request, wire.RequestStatements):
-            envelopes = await offload(shelf.statements, ModelId(Digest(request.model)))
-        elif isinstance(request, wire.RequestName):
-            publisher = PublicKey(request.publisher)
-            envelopes = await offload(shelf.named, publisher, request.name, request.revision)
-        elif isinstance(request, wire.RequestModels):
-            found = await offload(shelf.models, [Digest(raw) for raw in request.digests])
-            self._send(wire.Models(request.request, [model.raw for model in found[:MODELS_PER_ANSWER_MAX]]))
-            return
-        else:
-            raise TypeError(type(request))
-        self._send(wire.Statements(request.request, _fitting(envelopes)))
-
-
-def _fitting(envelopes: list[bytes]) -> list[bytes]:
-    """As many as one message holds, the first ones: others' statements may be as long as they like."""
-    room, fitting = STATEMENTS_PER_ANSWER_BYTES_MAX, []
-    for envelope in envelopes[:STATEMENTS_PER_MODEL_MAX]:
-        room -= len(envelope)
-        if room < 0:
-            break
-        fitting.append(envelope)
-    return fitting

@@ -79,6 +79,8 @@ class Source:
     arrivals: BusyRate = field(default_factory=BusyRate)
     rate_bytes_per_s: float = 0.0
     chunks_per_s: float = 0.0
+    proven: bool = False
+    """It has delivered a chunk that verified."""
     last_arrival: float | None = None
     response_s: float = float("inf")
     """The shortest time from a request to its verified chunk: the path and the chunk, without the queue."""
@@ -96,11 +98,6 @@ class Source:
     batch: list[int] = field(default_factory=list)
     """Chunks picked for it in advance, the next one last."""
     batch_until: float = 0.0
-
-    @property
-    def proven(self) -> bool:
-        """It has delivered a chunk that verified."""
-        return self.last_arrival is not None
 
     @property
     def empty_words(self) -> bool:
@@ -155,7 +152,7 @@ class Source:
         self.arrivals.add(request.length, now)
         self.rate_bytes_per_s = self.arrivals.rate_bytes_per_s
         self.chunks_per_s = self.rate_bytes_per_s / max(request.length, 1)
-        self.last_arrival = now
+        self.last_arrival, self.proven = now, True
         self.snubbed = False
         self.lapses = self.refusals = 0
         self.response_s = min(self.response_s, max(now - request.asked_at, 1e-4))

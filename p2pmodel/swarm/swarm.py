@@ -363,7 +363,7 @@ class Swarm:
         try:
             while waiting or asked:
                 if waiting:
-                    request = waiting.pop(0).request_object(digest, size_bytes_max, lists_bytes=lists_bytes)
+                    request = waiting.pop(0).questions.object(digest, size_bytes_max, lists_bytes=lists_bytes)
                     asked[asyncio.get_running_loop().create_task(request)] = None
                 pause_s = _OBJECT_HEDGE_S if waiting else None
                 await asyncio.wait(asked, timeout=pause_s, return_when=asyncio.FIRST_COMPLETED)

@@ -15,10 +15,13 @@ from p2pmodel.limits import (
     BUNDLED_LISTS_BYTES_MAX,
     BUNDLED_MANIFEST_BYTES_MAX,
     CHUNK_BYTES,
+    MODELS_PER_ANSWER_MAX,
     OBJECTS_OUT_BYTES_MAX,
     REQUESTS_PER_PEER_MAX,
+    STATEMENTS_PER_ANSWER_BYTES_MAX,
+    STATEMENTS_PER_MODEL_MAX,
 )
-from p2pmodel.model import Digest, Manifest, ModelId, bundled, encode_bundle
+from p2pmodel.model import Digest, Manifest, ModelId, PublicKey, bundled, encode_bundle
 from p2pmodel.net import BulkSource, Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.seeding import Follower, Seeding
@@ -90,13 +93,11 @@ class UploadQueue:
         uploads: Uploads,
         channel: Channel,
         asker: Asker,
-        statements: Callable[[SmallRequest], Awaitable[None]],
         spawn: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
     ) -> None:
         self._uploads = uploads
         self._channel = channel
         self._asker = asker
-        self._answer_statements = statements
         self._spawn = spawn
         self._chunks: dict[int, wire.RequestChunk] = {}
         self._small: dict[int, SmallRequest] = {}
@@ -147,7 +148,7 @@ class UploadQueue:
         """The connection has ended: forget who asked, who knows us as well."""
         self._chunks.clear()
         self._small.clear()
-        del self._asker, self._answer_statements, self._spawn
+        del self._asker, self._spawn
 
     async def _send_chunks(self) -> None:
         try:
@@ -182,7 +183,7 @@ class UploadQueue:
             while self._small:
                 request = self._small.pop(next(iter(self._small)))
                 if not isinstance(request, wire.RequestObject):
-                    await self._answer_statements(request)
+                    await self._send_list(request)
                     continue
                 lists_bytes = min(request.lists_bytes, BUNDLED_LISTS_BYTES_MAX)
                 await self._send_object(request, Named(Digest(request.digest), lists_bytes))
@@ -190,6 +191,20 @@ class UploadQueue:
             return
         finally:
             self._sending_small = False
+
+    async def _send_list(self, request: wire.RequestStatements | wire.RequestName | wire.RequestModels) -> None:
+        shelf, offload = self._uploads.shelf, self._uploads.network.offload
+        answer: wire.AnyMessage
+        match request:
+            case wire.RequestStatements(number, model):
+                answer = wire.Statements(number, _fitting(await offload(shelf.statements, ModelId(Digest(model)))))
+            case wire.RequestName(number, publisher, name, revision):
+                named = await offload(shelf.named, PublicKey(publisher), name, revision)
+                answer = wire.Statements(number, _fitting(named))
+            case wire.RequestModels(number, digests):
+                found = await offload(shelf.models, [Digest(raw) for raw in digests])
+                answer = wire.Models(number, [model_id.raw for model_id in found[:MODELS_PER_ANSWER_MAX]])
+        self._channel.send(wire.encode(answer))
 
     async def _send_object(self, request: wire.RequestObject, named: Named) -> None:
         objects = self._uploads.objects
@@ -217,6 +232,17 @@ class UploadQueue:
 
     def _reject(self, request: wire.RequestChunk | wire.RequestObject, reason: str) -> None:
         self._channel.send(wire.encode(wire.Reject(request.request, reason)))
+
+
+def _fitting(envelopes: list[bytes]) -> list[bytes]:
+    """As many as one message holds, the first ones: others' statements may be as long as they like."""
+    room, first = STATEMENTS_PER_ANSWER_BYTES_MAX, []
+    for envelope in envelopes[:STATEMENTS_PER_MODEL_MAX]:
+        room -= len(envelope)
+        if room < 0:
+            break
+        first.append(envelope)
+    return first
 
 
 def _read(shelf: Shelf, named: Named) -> bytes | None:

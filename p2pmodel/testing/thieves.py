@@ -71,7 +71,7 @@ class Thief:
                     self._ask(link)
 
             request = ChunkRequest(place.length, _Nowhere(), settled)
-            link.request_chunk(self._layout.model_id, place.index, place.digest, request)
+            link.questions.chunk(self._layout.model_id, place.index, place.digest, request)
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         known = self._places.setdefault(link, [])

@@ -29,11 +29,11 @@ async def test_who_is_greeted_answers_with_all_that_was_asked_and_is_not_asked_a
     link.expect(model_id)
     data = await leech.swarm.fetch_object(model_id, [link], lists_bytes=BUNDLED_LISTS_BYTES_MAX)
     assert Bundle.decode(data, model_id).lists == {Digest.of(chunk_list): chunk_list}
-    assert await link.request_statements(model_id) == [b"statement"]
+    assert await link.questions.statements(model_id) == [b"statement"]
     await comes_true(lambda: model_id in link.held)
     # The next of each is a request of its own.
-    assert await link.request_statements(model_id) == [b"statement"]
-    assert await link.request_object(model_id) == town.model.layout.manifest.encode()
+    assert await link.questions.statements(model_id) == [b"statement"]
+    assert await link.questions.object(model_id) == town.model.layout.manifest.encode()
 
 
 async def test_a_greeting_comes_before_anything_else_and_asks_for_the_manifest_only_where_it_is_wanted(town) -> None:
@@ -55,7 +55,7 @@ async def test_a_forged_bundle_ends_the_connection_of_whoever_was_greeted(town) 
     [asked] = ends[0].of(wire.RequestObject)
     ends[0].answer(asked.request, encode_bundle(town.model.layout.manifest.encode(), [bytes(36)]))
     with pytest.raises((CorruptChunkError, PeerGoneError)):
-        await link.request_object(town.model.id, lists_bytes=BUNDLED_LISTS_BYTES_MAX)
+        await link.questions.object(town.model.id, lists_bytes=BUNDLED_LISTS_BYTES_MAX)
     await ends[0].until_cut_off()
 
 

@@ -15,9 +15,8 @@ from p2pmodel.errors import CorruptChunkError, PeerGoneError, RefusedError
 from p2pmodel.limits import MODELS_PER_PEER_MAX, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, HaveMap, ModelId
 from p2pmodel.net import Address
-from p2pmodel.swarm import link as link_module
+from p2pmodel.swarm import questions, wire
 from p2pmodel.swarm import swarm as swarm_module
-from p2pmodel.swarm import wire
 
 
 def request(town, number: int, index: int = 0, length: int = 5000) -> wire.RequestChunk:
@@ -453,13 +452,13 @@ async def hears_nothing(town):
 
 
 async def test_a_peer_that_does_not_answer_a_request_for_an_object_is_given_up(town, monkeypatch) -> None:
-    monkeypatch.setattr(link_module, "REQUEST_DEADLINE_MAX_S", 0.05)
+    monkeypatch.setattr(questions, "REQUEST_DEADLINE_MAX_S", 0.05)
     leech, link, hostile = await hears_nothing(town)
     hostile.say(wire.Ping())
     with pytest.raises(PeerGoneError):
         await leech.swarm.fetch_object(Digest.of(b"x"), [link])
     with pytest.raises(PeerGoneError, match="in time"):
-        await link.request_statements(town.model.id)
+        await link.questions.statements(town.model.id)
     await hostile.until(lambda: len(hostile.of(wire.Cancel)) == 2)
 
 
@@ -486,18 +485,18 @@ async def test_the_next_peer_is_asked_for_an_object_when_one_refuses_or_lies(tow
 
 async def test_requests_fail_when_the_connection_ends_and_later_ones_at_once(town) -> None:
     _, link, hostile = await hears_nothing(town)
-    waiting = [asyncio.get_running_loop().create_task(link.request_statements(town.model.id)) for _ in range(100)]
+    waiting = [asyncio.get_running_loop().create_task(link.questions.statements(town.model.id)) for _ in range(100)]
     await hostile.until(lambda: hostile.of(wire.RequestStatements))
     hostile.channel.close(PeerGoneError("gone"))
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, PeerGoneError) for result in results)
     with pytest.raises(PeerGoneError):
-        await link.request_object(Digest.of(b"x"))
+        await link.questions.object(Digest.of(b"x"))
 
 
 async def test_a_request_that_is_cancelled_is_cancelled_at_the_peer(town) -> None:
     _, link, hostile = await hears_nothing(town)
-    waiting = asyncio.get_running_loop().create_task(link.request_object(Digest.of(b"x")))
+    waiting = asyncio.get_running_loop().create_task(link.questions.object(Digest.of(b"x")))
     await hostile.until(lambda: hostile.of(wire.RequestObject))
     waiting.cancel()
     await asyncio.wait([waiting])

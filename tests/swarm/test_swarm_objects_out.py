@@ -59,7 +59,7 @@ class Narrow:
 
 def test_requests_that_wait_leave_when_their_connection_has_become_wider() -> None:
     channel, running = Narrow(), []
-    queue = UploadQueue(None, channel, None, None, running.append)
+    queue = UploadQueue(None, channel, None, running.append)
     for number in range(4):
         queue.add(wire.RequestChunk(number, A.raw, B.raw, 1))
     assert len(running) == 1

@@ -12,7 +12,7 @@ from p2pmodel.model import SecretKey
 from p2pmodel.net import Address
 from p2pmodel.overlay.node_id import node_id
 from p2pmodel.overlay.package import Contact
-from p2pmodel.swarm.link import Link
+from p2pmodel.swarm.questions import Questions
 from p2pmodel.testing import Net, SimPeer, ViolationError
 from p2pmodel.testing.hostile_swarm import BoastingShelf, CorruptingShelf
 
@@ -199,14 +199,15 @@ async def test_a_fetch_that_stands_still_beside_a_living_holder_is_caught(swarm,
     net = await swarm(peers=3, seed=1)
     model = await two_files(net)
     asked = []
-    ask = Link.request_chunk
+    ask = Questions.chunk
 
-    def ask_once(link: Link, model_id, index, digest, request) -> int:
+    def ask_once(questions: Questions, model_id, index, digest, request) -> int:
         asked.append(index)
         # Who has never delivered anything is given up sooner.
-        return ask(link, model_id, index, digest, request) if len(asked) == 1 else link._requests.add(request)
+        first = len(asked) == 1
+        return ask(questions, model_id, index, digest, request) if first else questions.requests.add(request)
 
-    monkeypatch.setattr(Link, "request_chunk", ask_once)
+    monkeypatch.setattr(Questions, "chunk", ask_once)
     with pytest.raises(ViolationError, match=r"peer 1 .*fetch"):
         await net[1].fetch(model)
     assert net.clock.monotonic() < 200

@@ -1,0 +1,45 @@
+"""The environments that the clients live in: one for each version of huggingface_hub, as its users install it.
+
+    python -m tests.clients.environments [NAME...]
+
+makes them below `.clients/` (or `$P2PMODEL_CLIENTS`), where they stay; one whose requirements changed is made anew.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).parent / "requirements"
+ROOT = Path(os.environ.get("P2PMODEL_CLIENTS") or Path(__file__).parents[2] / ".clients")
+NAMES = sorted(path.stem for path in REQUIREMENTS.glob("*.txt"))
+
+
+def python_of(name: str) -> Path:
+    return ROOT / name / "bin" / "python"
+
+
+def is_made(name: str) -> bool:
+    made = ROOT / name / "requirements.txt"
+    return made.is_file() and made.read_text() == (REQUIREMENTS / f"{name}.txt").read_text()
+
+
+def make(name: str) -> None:
+    wanted = REQUIREMENTS / f"{name}.txt"
+    venv.create(ROOT / name, with_pip=True, clear=True)
+    subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-r", wanted], check=True)
+    (ROOT / name / "requirements.txt").write_text(wanted.read_text())
+
+
+def main(names: list[str]) -> None:
+    for name in names or NAMES:
+        if not is_made(name):
+            sys.stderr.write(f"making the environment {name} in {ROOT}\n")
+            make(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
