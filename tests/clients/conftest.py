@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.clients.environments import is_made, python_of
+from tests.e2e.conftest import net, real_weights  # noqa: F401  (fixtures)
 from tests.e2e.processes import Network, Node, command, network
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -53,9 +54,9 @@ class Swarm:
 
 @pytest.fixture(scope="session")
 def swarm_of_daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swarm]:
-    with network(tmp_path_factory.mktemp("swarm")) as net:
-        holders = [net.daemon(f"holder{number}") for number in range(HOLDERS)]
-        yield Swarm(net, holders, net.daemon("gateway", "--http", "127.0.0.1:0"))
+    with network(tmp_path_factory.mktemp("swarm")) as made:
+        holders = [made.daemon(f"holder{number}") for number in range(HOLDERS)]
+        yield Swarm(made, holders, made.daemon("gateway", "--http", "127.0.0.1:0"))
 
 
 @dataclass

@@ -13,7 +13,6 @@ import pytest
 
 from tests.clients.conftest import SCRIPTS, MakeClient, Swarm
 from tests.clients.environments import python_of
-from tests.e2e.conftest import real_weights  # noqa: F401  (a fixture)
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(300)]
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -43,7 +42,7 @@ def test_transformers_compute_the_same_as_from_a_local_folder(
 def test_real_sentence_embeddings_are_the_same_as_from_a_local_folder(
     client: MakeClient,
     swarm_of_daemons: Swarm,
-    real_weights: Path,  # noqa: F811
+    real_weights: Path,
 ) -> None:
     repo = swarm_of_daemons.publish(real_weights)
     said = client(ENVIRONMENT).run(EXAMPLES / "sentence_embeddings.py", repo, "--same-as", real_weights)
