@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 _BLOCK = 64 * 1024
@@ -17,6 +17,8 @@ class CuttingProxy:
         host, _, port = target.rpartition(":")
         self._target, self._cut_after = (host, int(port)), cut_after
         self.cuts = 0
+        self.ranges: list[bytes] = []
+        """What was asked for in parts, as the header says it."""
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"127.0.0.1:{self._listening.getsockname()[1]}"
         self._lock = threading.Lock()
@@ -40,7 +42,12 @@ class CuttingProxy:
         ours, theirs = (
             f"Host: {address}".encode() for address in (self.address, f"{self._target[0]}:{self._target[1]}")
         )
-        self._pump(client, upstream, lambda data: data.replace(ours, theirs).replace(ours.lower(), theirs))
+
+        def rename(data: bytes) -> bytes:
+            self.ranges += [line for line in data.split(b"\r\n") if line.lower().startswith(b"range:")]
+            return data.replace(ours, theirs).replace(ours.lower(), theirs)
+
+        self._pump(client, upstream, rename)
 
     def _answers(self, client: socket.socket, upstream: socket.socket) -> None:
         passed = 0
@@ -57,7 +64,7 @@ class CuttingProxy:
         self._pump(upstream, client, count)
 
     @staticmethod
-    def _pump(source: socket.socket, target: socket.socket, change) -> None:
+    def _pump(source: socket.socket, target: socket.socket, change: Callable[[bytes], bytes]) -> None:
         try:
             while data := source.recv(_BLOCK):
                 target.sendall(change(data))

@@ -8,7 +8,7 @@ from p2pmodel.store import Store
 from tests.e2e.liars import LyingShelf
 
 
-def lying_shelf(store: Store) -> LyingShelf:
+def lying_shelf(store: Store, gatherings: object) -> LyingShelf:
     return LyingShelf(store, chunks=True, objects=False)
 
 

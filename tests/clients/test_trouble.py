@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,6 +42,27 @@ def client(node: Node, version: str, home: Path, **variables: str) -> Client:
     return Client(python_of(version), home, {"HF_ENDPOINT": f"http://{node.ready['http']}/hf", **variables})
 
 
+def begin(net: Network, user: Client, model_id: str, *options: str) -> subprocess.Popen[str]:
+    program = [str(user.python), str(SCRIPTS / "download.py"), f"p2pmodel/{model_id}", "weights0.bin", *options]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        program, env=user.environment(), stdin=pipe if options else None, stdout=pipe, stderr=pipe, text=True
+    )
+    net.commands.append(process)
+    return process
+
+
+def until_done(user: Client, model_id: str) -> Any:
+    """What the script tells. 0.36 does not take up a broken connection by itself, but the next run does; the others try
+    again for some seconds, and on a busy machine the start of a daemon takes longer."""
+    arguments = ("download.py", f"p2pmodel/{model_id}", "weights0.bin")
+    try:
+        return user.told(*arguments)
+    except AssertionError as error:
+        assert "Connection" in str(error) or "connection" in str(error)
+        return user.told(*arguments)
+
+
 def received(node: Node) -> int:
     """Bytes that came to a daemon over the network, by its own account."""
     return int(Hub(node.ready["http"]).ask("/api/v1/status", prefix="").json["bytes_received"])
@@ -69,33 +91,37 @@ def test_where_everybody_lies_a_client_gets_an_error_and_no_wrong_byte(net: Netw
     assert b"weights" not in answer.body and len(answer.body) < 1000
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_where_one_lies_and_one_does_not_every_byte_is_right(net: Network, tmp_path: Path, version: str) -> None:
+def test_where_one_lies_and_one_does_not_every_byte_is_right(net: Network, tmp_path: Path) -> None:
     net.start_entry()
     files = model(tmp_path / "model", 8 * MIB)
     model_id = lying_holder(net, tmp_path / "model")
     net.publish(tmp_path / "model", on=net.daemon("honest"))
-    told = client(gateway(net), version, tmp_path / "home").told("download.py", f"p2pmodel/{model_id}", "weights0.bin")
+    told = client(gateway(net), "hub-2", tmp_path / "home").told("download.py", f"p2pmodel/{model_id}", "weights0.bin")
     assert told["sha256"] == sha256(files["weights0.bin"])
 
 
 def test_a_first_byte_may_take_longer_than_a_client_waits(net: Network, tmp_path: Path) -> None:
-    """Clients wait ten seconds by themselves; a chunk takes 13 here, and those of the others come after it."""
+    """Clients wait ten seconds by themselves. The holder's limit makes a pause of 15 after the chunk before theirs."""
     net.start_entry()
-    files = model(tmp_path / "model", *[MIB] * len(VERSIONS))
-    model_id = net.publish(tmp_path / "model", on=net.daemon("slow", "--upload-limit", "80KiB"))["model_id"]
-    node, began = gateway(net), time.monotonic()
-
-    def download(number: int, version: str) -> tuple[str, float]:
-        user = client(node, version, tmp_path / version)
-        told = user.told("download.py", f"p2pmodel/{model_id}", f"weights{number}.bin")
-        return told["sha256"], time.monotonic() - began
-
-    with ThreadPoolExecutor() as pool:
-        done = list(pool.map(download, range(len(VERSIONS)), VERSIONS))
-    assert [hashed for hashed, _ in done] == [sha256(content) for content in files.values()]
-    assert min(seconds for _, seconds in done) > 12
-    assert received(node) < 1.05 * sum(map(len, files.values()))
+    files = model(tmp_path / "model", MIB, MIB)
+    model_id = net.publish(tmp_path / "model", on=net.daemon("slow", "--upload-limit", "70KiB"))["model_id"]
+    node = gateway(net)
+    users = [client(node, version, tmp_path / version) for version in VERSIONS]
+    running = [begin(net, user, model_id, "wait") for user in users]
+    for process in running:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    assert Hub(node.ready["http"]).ask(f"/p2pmodel/{model_id}/resolve/main/weights1.bin").status == 200
+    for process in running:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in running:
+        out, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        told = json.loads(out)
+        assert told["sha256"] == sha256(files["weights0.bin"])
+        assert told["seconds"] > 11
+    assert received(node) < 2.2 * MIB
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -109,8 +135,9 @@ def test_a_connection_that_is_cut_at_half_is_taken_up_and_nothing_comes_twice(
     with cutting_proxy(node.ready["http"], SIZE // 2) as proxy:
         user = client(node, version, tmp_path / "home", **PATIENT)
         user.variables["HF_ENDPOINT"] = f"http://{proxy.address}/hf"
-        told = user.told("download.py", f"p2pmodel/{model_id}", "weights0.bin")
+        told = until_done(user, model_id)
         assert proxy.cuts == 1
+        assert proxy.ranges  # it asked for the rest alone
     assert told["sha256"] == sha256(files["weights0.bin"])
     assert received(node) < 1.05 * SIZE
 
@@ -122,18 +149,13 @@ def test_what_a_killed_daemon_had_is_not_fetched_again_by_the_next(net: Network,
     model_id = net.publish(tmp_path / "model", on=net.daemon("holder"))["model_id"]
     node = gateway(net, "--download-limit", "8MiB")
     user = client(node, version, tmp_path / "home", **PATIENT)
-    program = [user.python, SCRIPTS / "download.py", f"p2pmodel/{model_id}", "weights0.bin"]
-    running = subprocess.Popen(
-        [*map(str, program)], env=user.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    net.commands.append(running)
+    running = begin(net, user, model_id)
     deadline = time.monotonic() + 60
     while (before := received(node)) < SIZE // 2:
         assert time.monotonic() < deadline and running.poll() is None
     node.kill()
     node = gateway(net, http=node.ready["http"])
     out, _ = running.communicate(timeout=120)
-    if running.returncode:  # it tries for some seconds; on a busy machine a start takes longer
-        out = user.run(SCRIPTS / "download.py", f"p2pmodel/{model_id}", "weights0.bin")
-    assert sha256(files["weights0.bin"]) in out
+    told = until_done(user, model_id) if running.returncode else json.loads(out)
+    assert told["sha256"] == sha256(files["weights0.bin"])
     assert before + received(node) < 1.15 * SIZE
