@@ -31,7 +31,11 @@ class Link:
 
     def follow(self, model_id, download) -> None: ...
 
-    def request_chunk(self, model_id, index, digest, request) -> int:
+    @property
+    def questions(self) -> Link:
+        return self
+
+    def chunk(self, model_id, index, digest, request) -> int:
         self.asked[index] = request
         return index
 
