@@ -183,10 +183,9 @@ class Draft:
         start, end = self.parts.span(index)
         if peer is None:
             self.believed |= 1 << index
-            if (suspect := self._suspected.pop(index, None)) is not None and suspect[0] != digest:
-                log.warning("a part that peer %s gave was not the origin's", suspect[1])
-                if suspect[1] is not None:
-                    self.on_liar(suspect[1])
+            was, giver = self._suspected.pop(index, (digest, None))
+            if was != digest and giver is not None:
+                self.on_liar(giver)
             self._given_by.pop(index, None)
         else:
             self._given_by[index] = peer
@@ -229,10 +228,12 @@ class Draft:
         `believed`: only what the origin gave, or a whole that is proven. Raises `VerificationError` where what was
         given out turns out to be wrong, and what `fail` was told.
         """
-        at = start
+        at, distrusted = start, self.distrusted
         while at < end:
             index = self.parts.at(at)
             await self._available(index, believed)
+            if self.distrusted and not (distrusted or believed):
+                raise VerificationError("what peers gave of this file was wrong; it comes from the origin now")
             given = self.proven or self.believed >> index & 1
             part_start, part_end = self.parts.span(index)
             data = await self._network.offload(self.read_part, index)
@@ -243,12 +244,9 @@ class Draft:
 
     async def _available(self, index: int, believed: bool) -> None:
         held_back = index == self.parts.count - 1
-        distrusted = self.distrusted
         while True:
             if self.failed is not None:
                 raise self.failed
-            if self.distrusted and not distrusted:
-                raise VerificationError("what peers gave of this file was wrong; it comes from the origin now")
             if self.proven or (not held_back and (self.believed if believed else self.have) >> index & 1):
                 return
             await self.changed()

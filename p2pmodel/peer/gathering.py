@@ -84,7 +84,7 @@ class Gathering:
         self._members: dict[PublicKey, _Member] = {}
         self._banned: set[PublicKey] = set()
         self._now, self._rng = now, rng
-        draft.on_liar = self.ban
+        draft.on_liar = self._lied
         self._asked_max = max(PARTS_ASKED_PER_PEER, PARTS_ASKED_BYTES // draft.parts.part_bytes)
 
     @property
@@ -124,7 +124,13 @@ class Gathering:
         self.leases.claimed(link.peer.raw, list(iter_bits(fresh)), self._now())
         self.on_claim(link.peer, fresh)
 
+    def _lied(self, peer: PublicKey) -> None:
+        if peer not in self._banned:
+            log.warning("peer %s gave parts that are not the origin's", peer.text)
+        self.ban(peer)
+
     def ban(self, peer: PublicKey) -> None:
+        """Nothing more is asked of it, nor given to it."""
         self._banned.add(peer)
         if (member := self._members.pop(peer, None)) is not None:
             self._leave(member)

@@ -75,6 +75,7 @@ class Supplies:
         Raises `StaleBytesError` where somebody who has the bytes before `start` may have been given wrong ones, and
         has to begin anew; `VerificationError` where what was given out turns out to be wrong.
         """
+        self._note_taint(wanted)
         if start and wanted.sha256 in self._tainted:
             raise StaleBytesError("bytes of this file that were sent before were wrong; begin anew")
         while start < end:
@@ -130,7 +131,7 @@ class Supply:
     """One file on its way. It goes on for a while when nobody reads any more."""
 
     def __init__(self, supplies: Supplies, wanted: Wanted, source: Read) -> None:
-        self.wanted, self.over, self.tainted, self._source = wanted, False, False, source
+        self.wanted, self.over, self._mixed, self._source = wanted, False, False, source
         self._supplies, self._peer = supplies, supplies.peer
         directory = supplies.directory / ("private" if wanted.private else "drafts")
         self._draft = Draft(
@@ -152,6 +153,11 @@ class Supply:
         self._deserted, self._read_again = asyncio.Event(), asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.get_running_loop().create_task(self._supervised())
+
+    @property
+    def tainted(self) -> bool:
+        """Somebody may have been given wrong bytes."""
+        return self._mixed or self._draft.tainted
 
     @property
     def failed(self) -> bool:
@@ -180,7 +186,7 @@ class Supply:
                     yield bytes(block)
         except _ElsewhereError:
             if self._draft.given_out:  # right bytes must not follow others unseen
-                self.tainted = True
+                self._mixed = True
                 raise VerificationError("the file came whole from elsewhere; begin anew") from None
         except P2PModelError:
             if not (self._entered and self.over):  # it was proven, and lies in the model that it has become
@@ -206,7 +212,6 @@ class Supply:
             draft.fail(P2PModelError(f"internal error: {type(error).__name__}: {error}"))
         finally:
             self.over = True
-            self.tainted |= draft.tainted
             if not self._opened.done():
                 self._opened.set_exception(NetworkError("this peer is stopping"))
             self._opened.exception()
