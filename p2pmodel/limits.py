@@ -443,7 +443,7 @@ hundredth of the file."""
 HELD_BACK_BYTES = 64 * MIB
 """Of a file up to this length nothing that came from peers is given out before all of it is proven; of a longer one
 the last part is not."""
-SUPPLY_LINGERS_S = 60.0
+SUPPLY_LINGERS_S = 600.0
 """A file on its way is got for so long after nobody reads it any more: whoever hung up comes back."""
 PROOFS_MAX = 20_000
 PROOFS_BYTES_MAX = 8 * MIB
