@@ -15,6 +15,9 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
 ROOT = Path(os.environ.get("P2PMODEL_CLIENTS") or Path(__file__).parents[2] / ".clients")
+CHECKOUT = Path(__file__).parents[2]
+OURS = "# with p2pmodel of this checkout"
+"""In the requirements of those that call p2pmodel itself."""
 NAMES = sorted(path.stem for path in REQUIREMENTS.glob("*.txt"))
 
 
@@ -31,6 +34,8 @@ def make(name: str) -> None:
     wanted = REQUIREMENTS / f"{name}.txt"
     venv.create(ROOT / name, with_pip=True, clear=True)
     subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-r", wanted], check=True)
+    if OURS in wanted.read_text():
+        subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-e", f"{CHECKOUT}[fsspec]"], check=True)
     (ROOT / name / "requirements.txt").write_text(wanted.read_text())
 
 
