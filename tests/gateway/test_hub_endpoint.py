@@ -1,7 +1,10 @@
 """The Hugging Face endpoint of a daemon, asked as its clients ask: real daemons, plain HTTP, one model."""
 
 import hashlib
+import http.client
 import json
+import random
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,7 +12,7 @@ import pytest
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from tests.gateway.conftest import MIB, Town, git_oid
+from tests.gateway.conftest import MIB, Town, git_oid, write_model
 
 pytestmark = pytest.mark.slow
 
@@ -188,6 +191,29 @@ def test_a_token_is_kept_nowhere(town):
     assert not kept
 
 
+def test_what_a_client_began_comes_to_its_end_when_it_has_gone(town):
+    content = random.Random(8).randbytes(12 * MIB)
+    path = write_model(town.net.root / "left", {"weights.bin": content})
+    model_id = town.net.publish(path, on=town.owner)["model_id"]
+
+    def here() -> int:
+        models = town.hub.ask("/api/v1/models", prefix="").json["models"]
+        return next((model["bytes_held"] for model in models if model["model_id"] == model_id), 0)
+
+    assert town.net.run("limits", "--download", "4MiB", on=town.reader).code == 0
+    connection = http.client.HTTPConnection(town.hub.address, timeout=60)
+    connection.request("GET", f"/hf/p2pmodel/{model_id}/resolve/main/weights.bin")
+    assert connection.getresponse().read(100) == content[:100]
+    connection.close()
+    assert here() < len(content)
+    assert town.net.run("limits", "--download", "unlimited", on=town.reader).code == 0
+    deadline = time.monotonic() + 60
+    while here() < len(content):
+        assert time.monotonic() < deadline
+    answer = town.hub.ask(f"/p2pmodel/{model_id}/resolve/main/weights.bin")
+    assert answer.body == content
+
+
 def test_a_publishers_name_is_a_repository_and_so_is_ones_own(town):
     key = town.publisher
     named = town.hub.ask(f"/api/models/{key}/tiny")
@@ -195,7 +221,6 @@ def test_a_publishers_name_is_a_repository_and_so_is_ones_own(town):
     assert named.json["lastModified"] > "2025"
     assert town.hub.ask(f"/api/models/{key}/tiny/revision/{town.model_id[:40]}").status == 200
     assert town.hub.ask(f"/api/models/{key}/tiny/revision/v2").headers["x-error-code"] == "RevisionNotFound"
-    assert town.hub.ask(f"/api/models/{key}/other").headers["x-error-code"] == "RepoNotFound"
     town.net.run("trust", "add", key, "lab", on=town.reader)
     assert town.hub.ask("/lab/tiny/resolve/main/config.json").body == town.files["config.json"]
     assert town.owners_hub.ask("/tiny/resolve/main/config.json").body == town.files["config.json"]
