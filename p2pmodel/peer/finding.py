@@ -98,10 +98,12 @@ class Finder:
         self._suggestions = 0
         self._turns = _Turns(_DIALS_MAX)
         self._tasks: dict[asyncio.Task[None], None] = {}
+        self._dials: dict[asyncio.Task[None], None] = {}
         self._changed = asyncio.Event()
 
     async def __aenter__(self) -> Finder:
-        self.spawn(self._dial_direct())
+        if self._direct:
+            self.spawn(self._dial_direct())
         self.spawn(self._look())
         return self
 
@@ -117,7 +119,8 @@ class Finder:
 
     @property
     def dialing(self) -> bool:
-        return len(self._tasks) > 1
+        """Whether a connection that was begun may yet come about."""
+        return bool(self._dials)
 
     def ask_also(self, addresses: Sequence[Address]) -> None:
         """More peers that somebody named by hand."""
@@ -200,7 +203,9 @@ class Finder:
             return
         self._dialed_at = {at: when for at, when in self._dialed_at.items() if now - when < _REDIAL_S}
         self._dialed_at[address] = now
-        self.spawn(self._dial(address, peer))
+        dial = self.spawn(self._dial(address, peer))
+        self._dials[dial] = None
+        dial.add_done_callback(self._dials.pop)
 
     async def _dial(self, address: Address, peer: PublicKey | None) -> None:
         async with self._turns.of(address.scope):

@@ -150,3 +150,16 @@ async def test_who_was_named_by_hand_is_dialled_however_many_connections_there_a
         opened.suggest([(STRANGER, Address("80.3.3.3", 3))])
         await settle()
     assert swarm.dialled == [named]
+
+
+async def test_it_is_dialing_only_while_a_connection_that_was_begun_may_come_about() -> None:
+    """Else whoever asks for a name waits for as long as for one that nobody has."""
+    overlay, swarm = Overlay(Address.parse("127.0.0.1:1"), []), Swarm(refuses_at_once=False)
+    async with finder(overlay, swarm, Clock()) as looking:
+        await overlay.asked.wait()
+        await settle()
+        assert looking.rounds == 1
+        assert not looking.dialing
+        looking.ask_also([Address.parse("127.0.0.1:9")])
+        await settle()
+        assert looking.dialing
