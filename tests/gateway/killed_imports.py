@@ -61,6 +61,13 @@ def wrong_successes(cache: Path) -> list[str]:
         for name, content in FILES.items():
             if not (path / name).is_file() or (path / name).read_bytes() != content:
                 wrong.append(f"{revision}: {name}")
+    # Older clients know no list of files: to them a revision that is there is whole, and a name leads to one.
+    repository = cache / f"models--{REPO.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    if snapshot.exists() and {name: (snapshot / name).is_file() for name in FILES} != dict.fromkeys(FILES, True):
+        wrong.append("a revision in part")
+    if (repository / "refs" / "main").exists() and not snapshot.exists():
+        wrong.append("a name that leads nowhere")
     for name, content in FILES.items():
         found = try_to_load_from_cache(REPO, name, cache_dir=cache)
         if isinstance(found, str) and Path(found).read_bytes() != content:
