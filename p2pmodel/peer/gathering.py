@@ -29,6 +29,7 @@ from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.leases import Leases
 from p2pmodel.swarm import Link
 from p2pmodel.swarm.requests import ChunkRequest
+from p2pmodel.swarm.shelf import ObjectInMemory
 
 log = logging.getLogger(__name__)
 
@@ -240,15 +241,19 @@ class Gathering:
                 self.ban(member.link.peer)
 
 
-class PartSource:
-    """A `net.BulkSource` for a part, which is checked when it is opened."""
+class PartSource(ObjectInMemory):
+    """A `net.BulkSource` for a part, which is read and checked when it is opened."""
 
-    __slots__ = ("_data", "_draft", "_index", "length")
+    __slots__ = ("_draft", "_index", "_length")
 
     def __init__(self, draft: Draft, index: int) -> None:
+        super().__init__(b"")
         start, end = draft.parts.span(index)
-        self.length = end - start
-        self._draft, self._index, self._data = draft, index, b""
+        self._draft, self._index, self._length = draft, index, end - start
+
+    @property
+    def length(self) -> int:
+        return self._length
 
     def open(self) -> bool:
         try:
@@ -256,15 +261,6 @@ class PartSource:
         except P2PModelError:
             return False
         return True
-
-    def read_into(self, buffer: memoryview, offset: int) -> None:
-        buffer[:] = self._data[offset : offset + len(buffer)]
-
-    def view(self, offset: int, length: int) -> memoryview | None:
-        return memoryview(self._data)[offset : offset + length]
-
-    def file_range(self) -> tuple[int, int] | None:
-        return None
 
     def release(self) -> None:
         self._data = b""
