@@ -57,9 +57,9 @@ async def _of_this_peer(peer: Peer, address: RepoAddress, revision: str) -> Mean
     said = [one for one in said if one.statement.model_id in published]
     if not said:
         raise RepositoryNotFoundError(f"nothing is published here under the name {address.repo_id!r}")
-    if (meant := _meant(said, revision)) is None:
+    if (known := meant(said, revision)) is None:
         raise _no_revision(address)
-    return meant
+    return known
 
 
 async def _of_publisher(peer: Peer, address: RepoAddress, revision: str) -> Meant:
@@ -73,24 +73,24 @@ async def _of_publisher(peer: Peer, address: RepoAddress, revision: str) -> Mean
         raise RepositoryNotFoundError(
             f"{namespace!r} is neither a publisher's key nor an alias; `p2pmodel trust add KEY ALIAS` makes one"
         ) from error
-    if _COMMIT.fullmatch(revision) and (meant := _meant(await _said(peer, key, name), revision)):
-        return meant
+    if _COMMIT.fullmatch(revision) and (known := meant(await _said(peer, key, name), revision)):
+        return known
     try:
         await resolve_name(peer, reference, ())
     except NotFoundError as error:
         if await _said(peer, key, name):
             raise _no_revision(address) from error
         raise RepositoryNotFoundError(f"no peer that was asked knows {address.repo_id}") from error
-    if (meant := _meant(await _said(peer, key, name), revision)) is None:
+    if (known := meant(await _said(peer, key, name), revision)) is None:
         raise _no_revision(address)
-    return meant
+    return known
 
 
 async def _said(peer: Peer, key: PublicKey, name: str) -> list[SignedStatement]:
     return await peer.network.offload(peer.store.find_name, name, namespace=key)
 
 
-def _meant(said: list[SignedStatement], revision: str) -> Meant | None:
+def meant(said: list[SignedStatement], revision: str) -> Meant | None:
     """Of what was said of a name, what says the most of a revision: newest first."""
     newest = sorted(said, key=lambda one: (one.statement.issued_at, one.envelope), reverse=True)
     fits = [one for one in newest if one.statement.revision == revision]
