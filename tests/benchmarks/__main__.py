@@ -89,7 +89,7 @@ def _background(args: argparse.Namespace) -> Background:
 
 
 def _loading(args: argparse.Namespace) -> Loading:
-    return Loading(args.size, args.repeat, _say)
+    return Loading(args.size, args.repeat, _say, not args.cold)
 
 
 def _flood(_: argparse.Namespace) -> Flood:

@@ -12,6 +12,7 @@ from loading_models import MIB, safetensors_file, sharded, weights
 
 import p2pmodel
 from p2pmodel.errors import MalformedModelError, NotFoundError, UsageError
+from p2pmodel.loading.opened import open_model
 
 pytestmark = pytest.mark.slow
 
@@ -92,6 +93,16 @@ def test_in_file_order_tensors_come_as_they_lie_and_memory_is_bounded(publisher,
     came = [name for name, _ in p2pmodel.iter_tensors(model, framework="np", order="file", max_buffer=MIB)]
     with p2pmodel.safe_open(model, framework="np") as opened:
         assert came == opened.offset_keys()
+
+
+def test_what_was_located_elsewhere_in_a_file_is_not_taken_for_what_is_read(publisher, here, tmp_path):
+    model = publisher.publish({"weights.bin": bytes(range(256)) * 8192})
+    with open_model(model) as opened:
+        (place,) = opened.locate("weights.bin", 0, MIB).result()
+        buffer = memoryview(bytearray(16))
+        assert opened.fill([place], 16, buffer) and bytes(buffer) == bytes(range(16, 32))
+        assert not opened.fill([place], MIB, buffer)
+        assert not opened.fill([place], MIB - 8, buffer)
 
 
 def test_whoever_stops_in_the_middle_leaves_the_rest_where_it_is(publisher, here, tmp_path):
