@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REQUIREMENTS = Path(__file__).parent / "requirements"
@@ -33,17 +34,18 @@ def is_made(name: str) -> bool:
 def make(name: str) -> None:
     wanted = REQUIREMENTS / f"{name}.txt"
     venv.create(ROOT / name, with_pip=True, clear=True)
-    subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-r", wanted], check=True)
+    subprocess.run([python_of(name), "-m", "pip", "install", "-q", "--no-compile", "-r", wanted], check=True)
     if OURS in wanted.read_text():
         subprocess.run([python_of(name), "-m", "pip", "install", "-q", "-e", f"{CHECKOUT}[fsspec]"], check=True)
     (ROOT / name / "requirements.txt").write_text(wanted.read_text())
 
 
 def main(names: list[str]) -> None:
-    for name in names or NAMES:
-        if not is_made(name):
-            sys.stderr.write(f"making the environment {name} in {ROOT}\n")
-            make(name)
+    missing = [name for name in names or NAMES if not is_made(name)]
+    if missing:
+        sys.stderr.write(f"making the environments {', '.join(missing)} in {ROOT}\n")
+    with ThreadPoolExecutor(2) as pool:  # one installs while the other waits for the network
+        list(pool.map(make, missing))
 
 
 if __name__ == "__main__":
