@@ -41,9 +41,12 @@ def mount(
     # A daemon that goes comes back: its data directory must not be ours by then.
     engine.daemon_only = engine.run(engine.has_daemon())
     tree = Tree(engine, references or [], peers=peers or [])
-    sys.stderr.write(f"Mounted on {directory}; Ctrl-C ends it.\n")
+
+    def say() -> None:
+        sys.stderr.write(f"Mounted on {directory}; Ctrl-C ends it.\n")
+
     try:
-        serve(tree, directory)
+        serve(tree, directory, say)
     finally:
         tree.close()
         engine.close()

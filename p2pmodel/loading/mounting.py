@@ -14,7 +14,7 @@ import re
 import stat
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as WaitedTooLongError
 from dataclasses import dataclass
 from pathlib import Path
@@ -183,8 +183,11 @@ def _guarded(work: Any) -> Any:
         raise OSError(errno.EIO, str(error)) from error
 
 
-def mount(tree: Tree, where: Path) -> None:
-    """Serve until it is unmounted, or SIGINT or SIGTERM come. Raises `UsageError` where FUSE is not to be had."""
+def mount(tree: Tree, where: Path, mounted: Callable[[], None] = lambda: None) -> None:
+    """Serve until it is unmounted, or SIGINT or SIGTERM come; `mounted` is called once it does.
+
+    Raises `UsageError` where FUSE is not to be had.
+    """
     try:
         import mfusepy
     except (ImportError, OSError, AttributeError) as error:
@@ -193,7 +196,9 @@ def mount(tree: Tree, where: Path) -> None:
         ) from error
     options = {"ro": True, "fsname": "p2pmodel", "subtype": "p2pmodel", "kernel_cache": True}
     try:
-        mfusepy.FUSE(_operations(mfusepy, tree), str(where), foreground=True, default_permissions=True, **options)
+        mfusepy.FUSE(
+            _operations(mfusepy, tree, mounted), str(where), foreground=True, default_permissions=True, **options
+        )
     except RuntimeError as error:
         if error.args == (_ENDED_BY_SIGNAL,):
             return
@@ -202,13 +207,16 @@ def mount(tree: Tree, where: Path) -> None:
         ) from error
 
 
-def _operations(mfusepy: Any, tree: Tree) -> Any:
+def _operations(mfusepy: Any, tree: Tree, mounted: Callable[[], None]) -> Any:
     began_ns = time.time_ns()
 
     class _Operations(mfusepy.Operations):  # type: ignore[misc]
         """What the kernel asks, as `Tree` answers it."""
 
         use_ns = True
+
+        def init(self, path: str) -> None:
+            mounted()
 
         def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
             size = tree.size_of(path)

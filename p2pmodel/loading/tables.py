@@ -92,8 +92,13 @@ class TensorTable:
         return [self._index.weight_map[name]] if name in self._index.weight_map else []
 
     def select(self, names: Names) -> list[TensorAt]:
-        """The tensors meant, in the order in which they lie in the files. Raises `NotFoundError` for a name of none."""
+        """The tensors meant, in the order in which they lie in the files.
+
+        Raises `NotFoundError` for a name of none, and for a pattern that none has.
+        """
         chosen = dict.fromkeys(chosen_names(self.keys(), names))
+        if isinstance(names, str) and not chosen:
+            self.find(names)
         for name in names if not isinstance(names, str) and isinstance(names, Sequence) else ():
             if name not in chosen:
                 self.find(name)

@@ -142,6 +142,8 @@ def test_a_tensor_that_is_none_is_told_with_those_that_are_like_it(publisher, he
     model = publisher.publish({"model.safetensors": safetensors_file(weights(3, rows=2), tmp_path)})
     with p2pmodel.safe_open(model, framework="np") as opened, pytest.raises(NotFoundError, match=r"layers\.1\.weight"):
         opened.get_tensor("layer.1.weight")
+    with pytest.raises(NotFoundError, match=r"no tensor 'layer\.\*'; there is"):
+        p2pmodel.load_state_dict(model, names="layer.*", framework="np")
     with pytest.raises(NotFoundError, match="no tensor 'nothing'"):
         p2pmodel.load_state_dict(model, names=["nothing"], framework="np")
     with pytest.raises(UsageError, match="framework"):
