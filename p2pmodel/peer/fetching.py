@@ -433,6 +433,7 @@ class Fetching:
         hopeful_at = moved_at
         while True:
             now = self._now()
+            finder.fill_up()
             done = base + download.tally.bytes_fetched + download.tally.bytes_repeated
             rate, peers = download.rate(now)
             # Chunks that are on their way count too: on a slow line they come in groups, with long pauses.

@@ -96,6 +96,8 @@ class Finder:
         self._links: dict[PublicKey, Link] = {}
         self._dialed_at: dict[Address, float] = {}
         self._suggestions = 0
+        self._spare: dict[Address, PublicKey] = {}
+        """Not dialled because there were connections enough, those last that were named last."""
         self._turns = _Turns(_DIALS_MAX)
         self._tasks: dict[asyncio.Task[None], None] = {}
         self._dials: dict[asyncio.Task[None], None] = {}
@@ -136,8 +138,15 @@ class Finder:
         """Peers that another peer named."""
         for peer, address in peers:
             if self._suggestions < SUGGESTED_DIALS_MAX:
-                self._suggestions += 1
-                self._dial_soon(address, peer)
+                self._suggestions += self._dial_soon(address, peer)
+
+    def fill_up(self) -> None:
+        """Dial those who were not needed before: in a crowd many connections end at once, where peers have enough."""
+        for _ in range(_DIALS_MAX):
+            if not self._spare or self.enough():
+                return
+            address, peer = self._spare.popitem()
+            self.suggest([(peer, address)])
 
     async def changed(self, timeout_s: float, *tasks: asyncio.Task[Any]) -> None:
         """Wait until a connection, a failure or the end of a look-up or of a task brings news, or the time is over."""
@@ -190,26 +199,39 @@ class Finder:
         known = [address for _, address in self._overlay.neighbours()]
         return max((address.scope for address in [*known, *self._direct]), default=0)
 
-    def _dial_soon(self, address: Address, peer: PublicKey | None) -> None:
+    def _dial_soon(self, address: Address, peer: PublicKey | None) -> bool:
+        """Whether it is dialled now."""
         now = self._clock.monotonic()
         known = self._links.get(peer) if peer is not None else None
         if known is not None and self._swarm.links.get(known.peer) is known:
-            return
+            return False
         if peer is None and any(link.channel.address == address for link in self.links):
-            return
-        if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S or (peer is not None and self.enough()):
-            return
+            return False
+        if now - self._dialed_at.get(address, -_REDIAL_S) < _REDIAL_S:
+            return False
+        if peer is not None and self.enough():
+            self._spare_for_later(address, peer)
+            return False
         if len(self._tasks) >= DIALS_WAITING_MAX:
-            return
+            return False
         self._dialed_at = {at: when for at, when in self._dialed_at.items() if now - when < _REDIAL_S}
         self._dialed_at[address] = now
         dial = self.spawn(self._dial(address, peer))
         self._dials[dial] = None
         dial.add_done_callback(self._dials.pop)
+        return True
+
+    def _spare_for_later(self, address: Address, peer: PublicKey) -> None:
+        self._spare.pop(address, None)
+        self._spare[address] = peer
+        while len(self._spare) > DIALS_WAITING_MAX:
+            del self._spare[next(iter(self._spare))]
 
     async def _dial(self, address: Address, peer: PublicKey | None) -> None:
         async with self._turns.of(address.scope):
             if peer is not None and self.enough():
+                self._dialed_at.pop(address, None)
+                self._spare_for_later(address, peer)
                 return
             try:
                 link = await self._swarm.connect(address, peer, self._greeting)

@@ -86,6 +86,8 @@ class Swarm:
         self._tell_timers: dict[ModelId, asyncio.TimerHandle] = {}
         self._closed_bytes = [0, 0]
         self._let_in_at = float("-inf")
+        self._sent_on: dict[ModelId, dict[PublicKey, Address]] = {}
+        """For each model that is pulled, who was sent on last: they look for peers as whoever is sent on next does."""
         self.on_interest: Callable[[Link, ModelId], None] = lambda link, model_id: None
         """Told of each peer that begins to follow a model here."""
         self.on_arrival: Callable[[ModelId, int], None] = lambda model_id, bits: None
@@ -265,10 +267,19 @@ class Swarm:
         if crowded and not link.channel.outgoing and link.interests == {model_id} and not self._lets_in():
             # In a crowd those who came first are known to everybody; all would ask them, and them alone.
             link.interests.clear()
+            self._remember(model_id, link)
             farewell = PeerGoneError("enough peers share this model here, others were named")
             asyncio.get_running_loop().call_later(_FAREWELL_S, link.close, farewell)
             return
         download.add_link(link)
+
+    def _remember(self, model_id: ModelId, link: Link) -> None:
+        sent_on = self._sent_on.setdefault(model_id, {})
+        if link.listens_at is not None:
+            sent_on.pop(link.peer, None)
+            sent_on[link.peer] = link.listens_at
+        while len(sent_on) > PEERS_PER_MESSAGE_MAX // 2:
+            del sent_on[next(iter(sent_on))]
 
     def _lets_in(self) -> bool:
         """Whether another one may come although there are enough: where all have enough, newcomers must get in too."""
@@ -279,7 +290,10 @@ class Swarm:
         return True
 
     def _followers(self, model_id: ModelId, newcomer: Link) -> list[tuple[PublicKey, Address]]:
-        """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows."""
+        """Peers to tell a newcomer of, so that those who start together find each other before the overlay knows.
+
+        Those first who were sent on: who is connected here has enough, and would send it on as well.
+        """
         scope = newcomer.channel.address.scope
         followers = [
             link
@@ -290,7 +304,10 @@ class Swarm:
         ]
         # Twice as many as are told: to look at the address of everybody would cost more than the message is worth.
         some = self._rng.sample(followers, min(len(followers), 2 * PEERS_PER_MESSAGE_MAX))
-        others = [(link.peer, at) for link in some if (at := link.listens_at) is not None and at.scope <= scope]
+        sent_on = self._sent_on.get(model_id, {})
+        told = {peer: at for peer, at in reversed(sent_on.items()) if peer != newcomer.peer}
+        told |= {link.peer: at for link in some if (at := link.listens_at) is not None}
+        others = [(peer, at) for peer, at in told.items() if at.scope <= scope]
         return others[:PEERS_PER_MESSAGE_MAX]
 
     async def _keep_house(self) -> None:
@@ -428,6 +445,7 @@ class Swarm:
 
     def close_download(self, download: Download) -> None:
         self.downloads.pop(download.layout.model_id, None)
+        self._sent_on.pop(download.layout.model_id, None)
         self._tellings.pop(download.layout.model_id, None)  # what waits there is told of all the same
         download.leave()
 

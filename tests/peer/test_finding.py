@@ -152,6 +152,26 @@ async def test_who_was_named_by_hand_is_dialled_however_many_connections_there_a
     assert swarm.dialled == [named]
 
 
+async def test_who_was_named_while_there_were_enough_is_dialled_once_there_are_not() -> None:
+    """In a crowd many connections end a moment after they were opened, and nobody is named anew then."""
+    overlay, swarm, enough = Overlay(Address.parse("127.0.0.1:1")), Swarm(), True
+    async with finder(overlay, swarm, Clock()) as found:
+        found.enough = lambda: enough
+        found.suggest([(STRANGER, Address("127.0.0.1", 1000 + number)) for number in range(500)])
+        found.fill_up()
+        await settle()
+        assert not swarm.dialled
+        enough = False
+        found.fill_up()
+        await settle()
+        assert 0 < len(swarm.dialled) < DIALS_WAITING_MAX
+        assert swarm.dialled[0] == Address("127.0.0.1", 1499), "who was named last is the likeliest to need us too"
+        for _ in range(20):
+            found.fill_up()
+            await settle()
+        assert len(swarm.dialled) == DIALS_WAITING_MAX, "of endlessly many some are kept"
+
+
 async def test_it_is_dialing_only_while_a_connection_that_was_begun_may_come_about() -> None:
     """Else whoever asks for a name waits for as long as for one that nobody has."""
     overlay, swarm = Overlay(Address.parse("127.0.0.1:1"), []), Swarm(refuses_at_once=False)

@@ -15,7 +15,7 @@ from p2pmodel.errors import CorruptChunkError, PeerGoneError, RefusedError
 from p2pmodel.limits import MODELS_PER_PEER_MAX, REQUESTS_PER_PEER_MAX
 from p2pmodel.model import Digest, HaveMap, ModelId
 from p2pmodel.net import Address
-from p2pmodel.swarm import questions, wire
+from p2pmodel.swarm import Swarm, questions, wire
 from p2pmodel.swarm import swarm as swarm_module
 
 
@@ -83,6 +83,25 @@ async def test_of_those_who_come_when_a_fetch_knows_enough_most_are_told_of_othe
     await with_another_wish.until(lambda: with_another_wish.of(wire.HaveMapOf))
     assert with_another_wish.reason is None
     assert len(download.links) == 3
+    peer.swarm.close_download(download)
+
+
+async def test_who_is_let_go_is_named_first_to_whoever_is_let_go_next(town, monkeypatch) -> None:
+    """Those who are connected have enough and would send a newcomer on; who was sent on looks for others too."""
+    monkeypatch.setattr(swarm_module, "LINKS_PER_CROWD_MAX", 1)
+    monkeypatch.setattr(Swarm, "_lets_in", lambda swarm: False)
+    peer, other, late = await town.peer(1, 0b1), await town.peer(2, 0b1), await town.peer(3)
+    download = peer.open_download()
+    download.add_link(await peer.swarm.connect(other.address))
+    link = await late.swarm.connect(peer.address)
+    link.follow(town.model.id, Heard())
+    await link.ended()
+    later = await town.hostile_to(peer)
+    later.say(wire.Subscribe(town.model.id.raw))
+    await later.until_cut_off()
+    named = later.of(wire.Peers)[0].peers
+    assert named[0] == (late.key.public.raw, late.address.pack())
+    assert (other.key.public.raw, other.address.pack()) in named
     peer.swarm.close_download(download)
 
 
