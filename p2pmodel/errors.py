@@ -75,7 +75,7 @@ class ServiceGoneError(NetworkError):
 class RateLimitedError(NetworkError):
     """The origin has had too many requests, and says when it will take more."""
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
