@@ -10,6 +10,7 @@ import pytest
 
 from p2pmodel.errors import NoPeersError
 from p2pmodel.limits import FETCH_STALL_S, REQUEST_DEADLINE_MAX_S
+from p2pmodel.peer.finding import Finder
 from p2pmodel.testing import run
 from p2pmodel.testing.condensed import condensed_layout
 from p2pmodel.testing.conditions import Conditions
@@ -66,3 +67,22 @@ def test_a_slow_liar_keeps_nobody_from_the_honest_one() -> None:
         leech, took_s = run(fetched_from([Lie.SLOW, Lie.STALL, Lie.BOAST, Lie.CORRUPT], honest=1))
     assert leech.failure is None
     assert took_s < 1.5 * 64 * MIB / 10e6
+
+
+@pytest.mark.slow
+def test_a_fetch_looks_every_second_whether_those_who_were_not_needed_are_needed_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What such a look does is tested with the finder; in a crowd nothing else brings them back."""
+    looks, fill_up = 0, Finder.fill_up
+
+    def counted(finder: Finder) -> None:
+        nonlocal looks
+        looks += 1
+        fill_up(finder)
+
+    monkeypatch.setattr(Finder, "fill_up", counted)
+    with quick_keys():
+        leech, took_s = run(fetched_from([], honest=1))
+    assert leech.failure is None
+    assert looks >= took_s > 1
