@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.hub import COMMIT, REPO, Hub, running
+from tests.e2e.hub import REPO, running
 from tests.e2e.processes import Network, environment, sha256_of, sharded_model
 
 MIB = 1 << 20
@@ -61,7 +61,7 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
     net: Network, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
     home = tmp_path / "hf"
-    with running(Hub(files)) as endpoint:
+    with running(files) as (endpoint, commit):
         download(endpoint, home)
     before = marks(home)
     seed, other, third = net.daemon("seed"), net.daemon("other"), net.daemon("third")
@@ -70,7 +70,7 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
     assert done.code == 0, done.err
     (model,) = done.json["models"]
     assert (model["title"], model["origin"], model["files"]) == (f"{REPO}@main", "huggingface", len(files))
-    assert model["revisions"] == [COMMIT, "main"] and model["new"] and done.json["left_out"] == []
+    assert model["revisions"] == [commit, "main"] and model["new"] and done.json["left_out"] == []
     assert done.json["announced"] and done.json["bytes_hashed"] == sum(map(len, files.values()))
     assert marks(home) == before, "nothing of the cache was touched"
     assert used_bytes(seed.data_dir) < 2 * MIB < sum(map(len, files.values())), "and nothing was copied"
@@ -87,7 +87,7 @@ def test_a_cache_that_the_hub_client_filled_is_served_in_place_and_a_changed_fil
 
     # S8: another program writes over one of the blobs, and takes care that its time looks as it did.
     shard = next(path for path in files if path.endswith(".safetensors"))
-    blob = (home / "hub" / "models--org--tiny" / "snapshots" / COMMIT / shard).resolve()
+    blob = (home / "hub" / "models--org--tiny" / "snapshots" / commit / shard).resolve()
     status, began = blob.stat(), time.monotonic()
     with blob.open("r+b") as file:
         file.seek(MIB)
@@ -111,13 +111,13 @@ def test_a_download_that_broke_off_is_left_out_until_it_is_whole(
 ) -> None:
     home = tmp_path / "hf"
     last = [path for path in files if path.endswith(".safetensors")][-1]
-    with running(Hub(files, cut=last)) as endpoint:
+    with running(files, cut=last) as (endpoint, _):
         download(endpoint, home, fails=True)
     seed = net.daemon("seed", entry=False)
     done = net.run("seed", home / "hub", "--json", on=seed)
     assert done.code == 0, done.err
     assert done.json["models"] == [] and len(done.json["left_out"]) == 1, done.json
-    with running(Hub(files)) as endpoint:
+    with running(files) as (endpoint, _):
         download(endpoint, home)
     done = net.run("seed", home / "hub", "--json", on=seed)
     assert [model["title"] for model in done.json["models"]] == [f"{REPO}@main"]
