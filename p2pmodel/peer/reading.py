@@ -426,7 +426,7 @@ class Reading:
             if source is None:
                 return False
             try:
-                if not source.open(afresh=False):
+                if not source.open(afresh=True):
                     return False
                 first, last = max(start, place.offset), min(end, place.offset + place.length)
                 source.read_into(buffer[first - start : last - start], first - place.offset)

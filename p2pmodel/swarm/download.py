@@ -61,7 +61,7 @@ class Tally:
 class _Sink:
     """Verifies and writes one chunk in a thread, and keeps which chunks the write has made whole."""
 
-    __slots__ = ("clock", "held_bits", "index", "intake", "wanted", "worked_s")
+    __slots__ = ("clock", "held_bits", "index", "intake", "kept", "wanted", "worked_s")
 
     def __init__(self, intake: Intake, index: int, wanted: Callable[[int], bool], clock: Clock) -> None:
         self.intake = intake
@@ -69,6 +69,8 @@ class _Sink:
         self.wanted = wanted
         self.clock = clock
         self.held_bits = 0
+        self.kept = False
+        """Whether the chunk was wanted when it came."""
         self.worked_s = 0.0
 
     def consume(self, data: memoryview) -> None:
@@ -76,6 +78,7 @@ class _Sink:
         if self.wanted(self.index):
             began = self.clock.monotonic()
             self.held_bits = self.intake.write(self.index, data)
+            self.kept = True
             self.worked_s = self.clock.monotonic() - began
 
 
@@ -198,8 +201,10 @@ class Download:
     def want(self, bits: int, dropped: int = 0) -> None:
         """Where the download asks for what is named alone: for these chunks as well, and for `dropped` no more.
 
-        What is here, or asked for already, may be among them.
+        What is asked for already may be among them. What was here is here no more if it is: it comes again.
         """
+        lost = bits & self._here
+        self._here, self._once = self._here & ~lost, self._once | lost
         self._schedule.drop(self._firsts(dropped) & ~self._firsts(bits))
         self._schedule.want(self._firsts(bits) & self._once & ~self._here)
         for link in list(self.links.values()) if len(self.links) <= _WIDE_LINKS else ():
@@ -211,6 +216,11 @@ class Download:
         """These chunks are here now, from this disk."""
         self._here |= bits
         self._schedule.held(bits)
+        for first in [first for first in self._twins if bits >> first & 1]:
+            # Its twins did not come with it: the next of them is asked for in its place.
+            if left := [twin for twin in self._twins.pop(first) if not self._here >> twin & 1]:
+                self._twins[left[0]] = tuple(left[1:])
+                self._once |= 1 << left[0]
 
     def _firsts(self, bits: int) -> int:
         """With the chunk that is asked for in place of each of its twins."""
@@ -442,7 +452,12 @@ class Download:
         self.account.settled(link.peer, index, sink.worked_s, self._clock.monotonic())
         length = self.layout.length(index)
         served = self.tally.served[link.peer]
-        if error is None:
+        if error is None and not sink.kept and self._schedule.is_missing(index):
+            # Nobody wanted it when it came, and somebody does by now.
+            self._waste(link.peer, "duplicate", length)
+            self._schedule.failed(link.peer, index)
+            self._fill_soon()
+        elif error is None:
             self._verified(link, index, sink, length, served)
         elif isinstance(error, CorruptChunkError):
             served.rejected += 1

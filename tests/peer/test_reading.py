@@ -250,3 +250,18 @@ async def test_a_damaged_chunk_on_this_disk_is_noticed_and_fetched_again(swarm):
     net[1].write("/out/weights.bin", b"x" * 8 * MIB)
     data = await net[1].run(lambda peer: read(peer, model, end=MIB))
     assert data == files["weights.bin"][:MIB]
+
+
+async def test_a_chunk_that_rots_while_the_rest_still_comes_is_never_given_out_and_comes_again(swarm):
+    net, model, files = await two_peers(swarm)
+
+    async def rot(peer):
+        async with await peer.open_reader(str(model), whole=True) as reader:
+            await reader.ready("weights.bin", 0, MIB)
+            place = await reader.place("weights.bin", 0, MIB)
+            assert not place.whole
+            net[1].disk.rot(place.path, 17)
+            net[1].disk_damaged = True
+            return await reader.read("weights.bin", 0, MIB)
+
+    assert await net[1].run(rot) == files["weights.bin"][:MIB]

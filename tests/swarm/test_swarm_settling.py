@@ -81,3 +81,59 @@ async def test_a_chunk_that_one_answer_has_written_and_another_settles_is_told_o
     assert first.cancelled == [0]  # whose settling, if it comes, is nobody's any more
     assert told == [1]
     assert download.complete
+
+
+def asking(model: Model, asked: int, *, have: int = 0) -> tuple[Download, Link, list[int]]:
+    """A download that asks for what it is told alone, of one peer; and what it says is here."""
+    count, told = len(model.layout), list[int]()
+    download = Download(
+        model.layout,
+        HaveMap.full(count),
+        HaveMap(count, have),
+        Intake(),
+        clock=Clock(),
+        rng=Random(1),
+        pace=Pace(None),
+        on_have=told.append,
+        asked=asked,
+    )
+    link = Link(1)
+    download.add_link(link)
+    download.link_has(link, HaveMap.full(count), model.all_bits)
+    return download, link, told
+
+
+async def test_a_chunk_that_came_when_nobody_wanted_it_and_is_wanted_again_is_asked_for_again() -> None:
+    model = Model()
+    download, link, told = asking(model, 1)
+    request = link.asked.pop(0)
+    download._schedule.expire(1e6)
+    download.want(0, dropped=1)
+    request.sink.consume(memoryview(model.chunks[0]))
+    download.want(1)
+    request.settle(None)
+    assert told == []
+    download._fill_all()
+    link.asked[0].sink.consume(memoryview(model.chunks[0]))
+    link.asked[0].settle(None)
+    assert told == [1]
+
+
+async def test_a_chunk_that_is_lost_again_while_the_download_runs_is_asked_for_again() -> None:
+    model = Model()
+    download, link, told = asking(model, 1, have=2)
+    link.asked[0].sink.consume(memoryview(model.chunks[0]))
+    link.asked.pop(0).settle(None)
+    assert told == [1]
+    download.want(3)  # whoever reads them has found that they are not what they were
+    download._fill_all()
+    assert set(link.asked) == {0, 1}
+
+
+async def test_a_repeated_chunk_of_which_one_place_was_found_on_this_disk_is_asked_for_at_the_others() -> None:
+    model = Model(different=20)  # 0 and 20 are the same
+    download, link, _ = asking(model, 0)
+    download.came_otherwise(1)
+    download.want(1 << 20)
+    download._fill_all()
+    assert set(link.asked) == {20}
