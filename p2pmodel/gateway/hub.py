@@ -29,7 +29,7 @@ from p2pmodel.gateway.answers import (
     repository_info,
     tree_paths,
 )
-from p2pmodel.gateway.ranges import UnsatisfiableRangeError, parse_range
+from p2pmodel.gateway.ranges import UnsatisfiableRangeError, names, parse_range
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Repositories, Repository, Token
 from p2pmodel.limits import FIRST_BYTE_INTERIM_S, HUB_URL_BYTES_MAX, PATHS_INFO_MAX, TREE_PAGE_ENTRIES
 
@@ -82,10 +82,7 @@ class HubFront:
             return _json({"error": _READ_ONLY}, 501, {"X-Error-Message": _READ_ONLY})
         if target.call is Call.RESOLVE:
             return await self._resolve(request, target)
-        asked = {
-            name: values[-1] for name, values in parse_qs(query, keep_blank_values=True, max_num_fields=64).items()
-        }
-        return await patiently(request, self._describe(request, target, asked))
+        return await patiently(request, self._describe(request, target, _asked(query)))
 
     async def _find(self, request: web.Request, address: RepoAddress) -> Repository:
         return await self._repositories.find(address, _token(request))
@@ -152,7 +149,9 @@ class HubFront:
             status, headers = error_of(error)
             return _json({"error": str(error)}, status, {**headers, "X-Repo-Commit": repository.commit})
         headers = {**_FILE_HEADERS, "X-Repo-Commit": repository.commit, "ETag": f'"{file.etag}"'}
-        if request.headers.get(hdrs.IF_NONE_MATCH) == headers["ETag"]:
+        if hdrs.IF_MATCH in request.headers and not names(request.headers[hdrs.IF_MATCH], file.etag, weak=False):
+            return web.Response(status=412, headers=headers)
+        if names(request.headers.get(hdrs.IF_NONE_MATCH), file.etag, weak=True):
             return web.Response(status=304, headers=headers)
         asked = request.headers.get(hdrs.RANGE)
         if request.headers.get(hdrs.IF_RANGE, headers["ETag"]) != headers["ETag"]:

@@ -8,6 +8,7 @@ the first 40 digits of a model id, so that it can be found in any list.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from p2pmodel.errors import NotFoundError, RepositoryNotFoundError, RevisionNotFoundError, UsageError
@@ -67,14 +68,16 @@ async def _of_publisher(peer: Peer, address: RepoAddress, revision: str) -> Mean
     namespace, _, name = address.repo_id.partition("/")
     try:
         key = (await peer.trust()).resolve_key(namespace)
-        asked = "" if revision == "main" or _COMMIT.fullmatch(revision) else revision
-        reference = Reference.parse(f"{address.repo_id}@{asked}" if asked else address.repo_id)
+        reference = Reference.parse(address.repo_id)
     except (NotFoundError, UsageError) as error:
         raise RepositoryNotFoundError(
             f"{namespace!r} is neither a publisher's key nor an alias; `p2pmodel trust add KEY ALIAS` makes one"
         ) from error
     if _COMMIT.fullmatch(revision) and (known := meant(await _said(peer, key, name), revision)):
         return known
+    if revision != "main" and not _COMMIT.fullmatch(revision):
+        with suppress(UsageError):  # else nobody can have called it so; that there is such a name is to be seen first
+            reference = Reference.parse(f"{address.repo_id}@{revision}")
     try:
         await resolve_name(peer, reference, ())
     except NotFoundError as error:

@@ -1,10 +1,22 @@
-"""The part of a file that a request asks for (RFC 9110, section 14)."""
+"""What a request asks for of a file: on which condition (RFC 9110, section 13), and which part of it (section 14)."""
 
 from __future__ import annotations
 
 import re
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE)
+
+
+_TAG = re.compile(r'(W/)?"([^"]*)"')
+
+
+def names(header: str | None, etag: str, *, weak: bool) -> bool:
+    """Whether `If-Match` or `If-None-Match` names the file, which is there; `weak`: by a weak tag as well."""
+    if header is None:
+        return False
+    if header.strip() == "*":
+        return True
+    return any(tag == etag and (weak or not mild) for mild, tag in _TAG.findall(header))
 
 
 class UnsatisfiableRangeError(ValueError):

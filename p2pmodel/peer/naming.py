@@ -15,6 +15,8 @@ from p2pmodel.peer.peer import Peer
 from p2pmodel.swarm import Link
 
 _ENOUGH_ANSWERS = 3
+_LOOKS = 2
+"""Where only this peer knows the name, and not the revision: a peer that has just started knows nobody at its first."""
 
 
 async def resolve_name(peer: Peer, reference: Reference, direct: Sequence[Address]) -> ModelId:
@@ -32,18 +34,28 @@ async def resolve_name(peer: Peer, reference: Reference, direct: Sequence[Addres
             "`p2pmodel trust add KEY ALIAS` makes one"
         ) from error
     offload, store = peer.network.offload, peer.store
-    found = await offload(store.find_name, reference.name, namespace=publisher, revision=reference.revision)
-    for signed in await _ask_peers(peer, publisher, reference, direct, patient=not found):
+    known = await offload(store.find_name, reference.name, namespace=publisher)
+    for signed in await _ask_peers(peer, publisher, reference, direct, known):
         await offload(store.add_statement, signed)
-        found.append(signed)
+        known.append(signed)
+    found = [signed for signed in known if _means(signed, reference)]
     if not found:
         raise NotFoundError(f"no peer that was asked knows {reference}")
     return max(found, key=lambda signed: (signed.statement.issued_at, signed.envelope)).statement.model_id
 
 
+def _means(signed: SignedStatement, reference: Reference) -> bool:
+    return reference.revision in ("", signed.statement.revision)
+
+
 async def _ask_peers(
-    peer: Peer, publisher: PublicKey, reference: Reference, direct: Sequence[Address], *, patient: bool
+    peer: Peer,
+    publisher: PublicKey,
+    reference: Reference,
+    direct: Sequence[Address],
+    known: Sequence[SignedStatement],
 ) -> list[SignedStatement]:
+    """What peers say of the name: of the revision that is meant, or of others where they do not know that one."""
     found: list[SignedStatement] = []
     asked: set[Link] = set()
     deadline = peer.network.clock.monotonic() + FETCH_MISS_S
@@ -59,7 +71,10 @@ async def _ask_peers(
             for link in [link for link in finder.links if link not in asked]:
                 asked.add(link)
                 found += await _ask(link, publisher, reference)
-            if len(asked) >= _ENOUGH_ANSWERS or (finder.rounds and not finder.dialing and (found or not patient)):
+            said = [*known, *found]
+            # Whoever keeps a name keeps all its revisions: where one was asked, a second look would bring no more.
+            looks = 1 if asked or any(_means(signed, reference) for signed in said) else _LOOKS
+            if len(asked) >= _ENOUGH_ANSWERS or (said and finder.rounds >= looks and not finder.dialing):
                 break
             await finder.changed(0.2)
     return found
@@ -70,6 +85,8 @@ async def _ask(link: Link, publisher: PublicKey, reference: Reference) -> list[S
     try:
         async with asyncio.timeout(FETCH_MISS_S):
             envelopes = await link.questions.name(publisher, reference.name, reference.revision)
+            if reference.revision and not envelopes:
+                envelopes = await link.questions.name(publisher, reference.name, "")
     except (PeerFault, TimeoutError):
         return []
     fitting = []
@@ -78,7 +95,6 @@ async def _ask(link: Link, publisher: PublicKey, reference: Reference) -> list[S
             signed = open_statement(envelope)
         except (DecodeError, SignatureError):
             continue
-        said = signed.statement
-        if signed.signer == publisher and said.name == reference.name and reference.revision in ("", said.revision):
+        if signed.signer == publisher and signed.statement.name == reference.name:
             fitting.append(signed)
     return fitting

@@ -8,7 +8,7 @@ from p2pmodel.errors import EntryNotFoundError, GatedError, NetworkError, Reposi
 from p2pmodel.gateway.addresses import Call, Target, parse_target
 from p2pmodel.gateway.answers import error_of, tree_paths
 from p2pmodel.gateway.git import blob_oid, in_lfs, pointer
-from p2pmodel.gateway.ranges import UnsatisfiableRangeError, parse_range
+from p2pmodel.gateway.ranges import UnsatisfiableRangeError, names, parse_range
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
 from p2pmodel.limits import LFS_BYTES_MIN, PLAIN_FILES_BYTES_MAX, PLAIN_FILES_MAX
 
@@ -69,6 +69,24 @@ def test_a_path_that_is_not_text_is_a_bad_request():
 )
 def test_a_range_is_read_as_the_standard_says(header, part):
     assert parse_range(header, 100) == part
+
+
+@pytest.mark.parametrize(
+    ("header", "strong", "weak"),
+    [
+        (None, False, False),
+        ("*", True, True),
+        ('"abc"', True, True),
+        ('W/"abc"', False, True),
+        ('"x", W/"abc" , "y"', False, True),
+        ('"x","abc"', True, True),
+        ("abc", False, False),
+        ('"abcd"', False, False),
+    ],
+)
+def test_a_condition_names_a_file_as_the_standard_says(header, strong, weak):
+    assert names(header, "abc", weak=False) == strong
+    assert names(header, "abc", weak=True) == weak
 
 
 @pytest.mark.parametrize("header", ["bytes=100-", "bytes=-0", "bytes=100-200"])

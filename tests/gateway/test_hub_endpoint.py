@@ -87,7 +87,23 @@ def test_small_files_go_by_gits_id_in_the_header_and_in_all_lists(town):
 
 def test_a_file_that_the_client_has_is_not_sent_again(town):
     etag = town.hub.ask(f"/{town.repo}/resolve/main/config.json", "HEAD").headers["etag"]
-    assert town.hub.ask(f"/{town.repo}/resolve/main/config.json", If_None_Match=etag).status == 304
+    path = f"/{town.repo}/resolve/main/config.json"
+    assert town.hub.ask(path, If_None_Match=etag).status == 304
+    assert town.hub.ask(path, If_None_Match=f'"other", W/{etag}').status == 304
+    assert town.hub.ask(path, If_None_Match='"other"').status == 200
+    assert town.hub.ask(path, If_Match='"other"').status == 412
+
+
+def test_a_part_of_a_file_that_has_changed_is_all_of_it(town):
+    path = f"/{town.repo}/resolve/main/config.json"
+    etag = town.hub.ask(path, "HEAD").headers["etag"]
+    assert town.hub.ask(path, Range="bytes=1-3", If_Range=etag).status == 206
+    assert town.hub.ask(path, Range="bytes=1-3", If_Range='"other"').body == town.files["config.json"]
+
+
+def test_a_question_with_parameters_without_end_is_refused(town):
+    answer = town.hub.ask(f"/api/models/{town.repo}?" + "&".join(f"a{number}=1" for number in range(100)))
+    assert (answer.status, answer.headers["x-error-message"]) == (400, "too many parameters")
 
 
 def test_a_directory_is_listed_by_itself_and_page_by_page(town):
@@ -220,7 +236,9 @@ def test_a_publishers_name_is_a_repository_and_so_is_ones_own(town):
     assert (named.status, named.json["sha"]) == (200, town.model_id[:40])
     assert named.json["lastModified"] > "2025"
     assert town.hub.ask(f"/api/models/{key}/tiny/revision/{town.model_id[:40]}").status == 200
-    assert town.hub.ask(f"/api/models/{key}/tiny/revision/v2").headers["x-error-code"] == "RevisionNotFound"
+    for missing in ("v2", "refs%2Fpr%2F1", "0" * 40):
+        answer = town.hub.ask(f"/api/models/{key}/tiny/revision/{missing}")
+        assert (answer.status, answer.headers["x-error-code"]) == (404, "RevisionNotFound")
     town.net.run("trust", "add", key, "lab", on=town.reader)
     assert town.hub.ask("/lab/tiny/resolve/main/config.json").body == town.files["config.json"]
     assert town.owners_hub.ask("/tiny/resolve/main/config.json").body == town.files["config.json"]
