@@ -369,7 +369,9 @@ class Fetching:
 
         `asked`: of what it misses these chunks, and what `want` names, until it is cancelled.
         """
-        swarm, self._told = self.rooms.swarm, asked
+        swarm = self.rooms.swarm
+        if asked is not None:
+            self._told = (self._told or 0) | asked  # somebody may have wanted more before this began to run
         await self.rooms.announcer.begin(layout)
         download = swarm.open_download(
             layout,
@@ -409,7 +411,7 @@ class Fetching:
             finder.on_link = lambda link: None
             finder.enough = lambda: False
             download.on_peers = lambda peers: None
-            self._download = None
+            self._download = self._told = None
             await cancelled((claims, watch, running, searching))
             relatives.leave()
             swarm.close_download(download)

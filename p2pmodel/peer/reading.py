@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _LINGER_S = 5.0
 """So long the connections are kept when nothing is missing: whoever reads a header soon reads what it describes."""
+_LOOK_AGAIN_S = 5.0
+"""While something is missing, what is here is looked at so often: nobody says that a chunk was lost again."""
 _LATE_S = 0.02
 """A write of a chunk that came twice is given so long before its file is looked at again."""
 _AHEAD_CHUNKS = 64
@@ -322,9 +324,10 @@ class Reading:
         async with self._peer.only_fetch(self.model_id):
             stop, opened = threading.Event(), list[Intake]()
             try:
-                await self._peer.until_stopped(stop, self._open, self._lacking, opened, stop)
+                asked = self._lacking
+                await self._peer.until_stopped(stop, self._open, asked, opened, stop)
                 self.look()
-                await self._follow(fetching, finder, opened[0], stop)
+                await self._follow(fetching, finder, opened[0], asked, stop)
             finally:
                 stop.set()
                 for intake in opened:
@@ -337,8 +340,11 @@ class Reading:
         opened.append(store.open_intake(self.layout, range(len(self.layout.files)), root, sparse=True, stop=stop))
         opened[0].adopt(stop=stop, asked=asked)
 
-    async def _follow(self, fetching: Fetching, finder: Finder, intake: Intake, stop: threading.Event) -> None:
-        asked, offload = self._lacking, self._peer.network.offload
+    async def _follow(
+        self, fetching: Fetching, finder: Finder, intake: Intake, looked_for: int, stop: threading.Event
+    ) -> None:
+        """`looked_for`: chunks that this disk was searched for already."""
+        asked, offload = looked_for & self._lacking, self._peer.network.offload
         self._placed.clear()
         fetching.prefer(self._next())
         transfer = asyncio.get_running_loop().create_task(fetching.transfer(self.layout, intake, finder, asked=asked))
@@ -356,7 +362,9 @@ class Reading:
                 fetching.prefer(self._next())
                 asked = lacking
                 waits_s = _LATE_S if self._naming else _LINGER_S
-                changed = await self._changed(None if lacking else waits_s, transfer)
+                changed = await self._changed(_LOOK_AGAIN_S if lacking else waits_s, transfer)
+                if lacking and not changed:
+                    self.look()
                 self.bytes_fetched += fetching.tally.bytes_fetched - came
                 came = fetching.tally.bytes_fetched
                 if transfer.done():

@@ -11,13 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import IDLERS_REMEMBERED_MAX, LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
-from p2pmodel.model.have_map import bits_of, iter_bits
+from p2pmodel.model.have_map import bits_of
 from p2pmodel.net import Address, Clock
 from p2pmodel.swarm.accounting import Account, Waste
 from p2pmodel.swarm.link import Link
@@ -25,13 +24,12 @@ from p2pmodel.swarm.pace import Pace
 from p2pmodel.swarm.requests import ChunkRequest
 from p2pmodel.swarm.schedule import Schedule
 from p2pmodel.swarm.shelf import Intake
+from p2pmodel.swarm.twins import Twins
 
 _TICK_MAX_S = 0.1
 _TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
 _STILL_S = 2.0
-_IMPLIED_MAX = 256
-_TWINS_LOOKED_AT = 8
 _RATE_WINDOW_S = 3.0
 _WIDE_LINKS = 2
 """So many links are told at once how much may come; with more of them, each has to show that it needs room."""
@@ -70,7 +68,7 @@ class _Sink:
         self.clock = clock
         self.held_bits = 0
         self.kept = False
-        """Whether the chunk was wanted when it came."""
+        """It is on the disk, from here or from another peer's answer."""
         self.worked_s = 0.0
 
     def consume(self, data: memoryview) -> None:
@@ -116,16 +114,10 @@ class Download:
         self._clock = clock
         self._pace = pace
         self._on_have = on_have
-        self._twins = _twins(layout, wanted.bits & ~have.bits)
-        """For a chunk that is asked for, the missing chunks of the same hash that it will fill as well."""
-        looked_at = islice(self._twins.items(), _IMPLIED_MAX)
-        self._first_of = {twin: first for first, twins in looked_at for twin in twins[:_TWINS_LOOKED_AT]}
-        self._twins_looked_at = bits_of(self._first_of)
-        once = wanted.bits & ~HaveMap.of(len(layout), (i for twins in self._twins.values() for i in twins)).bits
-        self._once, self._here, self._open_ended = once, have.bits, asked is not None
-        self._schedule: Schedule[PublicKey] = Schedule(
-            len(layout), once if asked is None else self._firsts(asked) & once, have.bits, layout.length, rng
-        )
+        self._twins = Twins(layout, wanted.bits & ~have.bits)
+        self._open_ended = asked is not None
+        first_asked = self._twins.asked_for(wanted.bits if asked is None else wanted.bits & asked)
+        self._schedule: Schedule[PublicKey] = Schedule(len(layout), first_asked, have.bits, layout.length, rng)
         self._schedule.overtaking.coming = self._answers
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[PublicKey, int], int] = {}
@@ -156,9 +148,7 @@ class Download:
     @property
     def missing(self) -> int:
         """Wanted chunks that are not verified yet, as bits."""
-        missing = self._schedule.missing
-        filled = (i for first, twins in self._twins.items() if missing >> first & 1 for i in twins)
-        return missing | HaveMap.of(len(self.layout), filled).bits
+        return self._twins.filled_by(self._schedule.missing)
 
     @property
     def unheld(self) -> int:
@@ -195,39 +185,35 @@ class Download:
 
         Those of them that are in `order` in that order.
         """
-        self._schedule.prefer(self._firsts(bits), order)
+        self._schedule.prefer(self._twins.asked_for(bits), order)
         self._fill_soon()
 
     def want(self, bits: int, dropped: int = 0) -> None:
         """Where the download asks for what is named alone: for these chunks as well, and for `dropped` no more.
 
-        What is asked for already may be among them. What was here is here no more if it is: it comes again.
+        None of them is here, whatever was once said of it; what is asked for already may be among them.
         """
-        lost = bits & self._here
-        self._here, self._once = self._here & ~lost, self._once | lost
-        self._schedule.drop(self._firsts(dropped) & ~self._firsts(bits))
-        self._schedule.want(self._firsts(bits) & self._once & ~self._here)
+        asked_for = self._twins.asked_for(bits & self._wanted.bits)
+        self._schedule.drop(self._twins.asked_for(dropped) & ~asked_for)
+        self._schedule.want(asked_for)
         for link in list(self.links.values()) if len(self.links) <= _WIDE_LINKS else ():
             self._expect_from(link)
         self._changed.set()
         self._fill_soon()
 
     def came_otherwise(self, bits: int) -> None:
-        """These chunks are here now, from this disk."""
-        self._here |= bits
+        """These chunks are here now, from this disk; maybe without others of the same hash, which stay wanted."""
+        instead = self._twins.came_otherwise(bits)
+        still = bits_of([new for first, new in instead.items() if self._schedule.is_missing(first)])
         self._schedule.held(bits)
-        for first in [first for first in self._twins if bits >> first & 1]:
-            # Its twins did not come with it: the next of them is asked for in its place.
-            if left := [twin for twin in self._twins.pop(first) if not self._here >> twin & 1]:
-                self._twins[left[0]] = tuple(left[1:])
-                self._once |= 1 << left[0]
-
-    def _firsts(self, bits: int) -> int:
-        """With the chunk that is asked for in place of each of its twins."""
-        for first, twins in self._twins.items():
-            if any(bits >> twin & 1 for twin in twins):
-                bits |= 1 << first
-        return bits
+        if not instead:
+            return
+        self._schedule.want(still)
+        for link in self.links.values():
+            if (held := link.held.get(self.layout.model_id)) is not None:
+                self._schedule.peer_has(link.peer, self._twins.implied_by(held.bits))
+        self._changed.set()
+        self._fill_soon()
 
     def hurry(self) -> None:
         """In the background no longer."""
@@ -271,17 +257,8 @@ class Download:
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        if self._schedule.peer_has(link.peer, new | self._implied_by(new)):
+        if self._schedule.peer_has(link.peer, new | self._twins.implied_by(new)):
             self._fill(link)
-
-    def _implied_by(self, bits: int) -> int:
-        """Chunks that a peer can send because it holds the same bytes at another place of the model.
-
-        Looked at for so few repeated chunks only that a message costs no more for a manifest made to that end.
-        """
-        # As bits, because to look at one twin after the other took half of what a have-map cost.
-        twins = bits & self._twins_looked_at
-        return bits_of([self._first_of[twin] for twin in iter_bits(twins)])
 
     def offer(self, link: Link, bits: int) -> None:
         """The overlay says that this peer holds these chunks, maybe as part of another model."""
@@ -505,17 +482,10 @@ class Download:
             self.account.gave(link.peer, length)
         else:
             self._waste(link.peer, "duplicate", length)
-        twins = self._twins.pop(index, ())
+        twins = self._twins.arrived(index) if sink.kept else ()
         if first:
             self.tally.bytes_repeated += len(twins) * length
         # Where another peer's answer was written just before and is settled only now, or never, as it is cancelled with
         # this one, nobody else says that the chunk is here.
         if held := sink.held_bits or (bits_of([index, *twins]) if first else 0):
-            self._here |= held
             self._on_have(held)
-
-
-def _twins(layout: Layout, missing: int) -> dict[int, tuple[int, ...]]:
-    """Each hash is asked for once: the first missing place of a repeated chunk, with the others."""
-    groups = (tuple(index for index in group if missing >> index & 1) for group in layout.repeated())
-    return {group[0]: group[1:] for group in groups if len(group) > 1}

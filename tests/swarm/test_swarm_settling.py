@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 from types import SimpleNamespace
 
@@ -19,13 +20,14 @@ class Clock:
 
 
 class Link:
-    """A peer that holds everything and answers when the test says so."""
+    """A peer that holds everything, or these chunks, and answers when the test says so."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, model: Model, held: int | None = None) -> None:
         self.peer = secret(number).public
         address = Address("127.0.0.1", 1000 + number)
         self.channel = SimpleNamespace(address=address, encrypted=True, bytes_received=0, expect=lambda size: 1)
         self.listens_at, self.wasted_bytes, self.may_ask, self.answer_begun = address, 0, True, False
+        self.held = {model.id: HaveMap(len(model), model.all_bits if held is None else held)}
         self.asked = {}
         self.cancelled = []
 
@@ -55,23 +57,35 @@ class Intake:
         return new
 
 
-async def test_a_chunk_that_one_answer_has_written_and_another_settles_is_told_of() -> None:
-    model, told = Model(), []
+def download_of(model: Model, told: list[int], *links: Link, have: int = 0, **options) -> Download:
     count = len(model.layout)
-    first, second = Link(1), Link(2)
     download = Download(
         model.layout,
         HaveMap.full(count),
-        HaveMap(count, model.all_bits & ~1),
+        HaveMap(count, have),
         Intake(),
         clock=Clock(),
         rng=Random(1),
         pace=Pace(None),
         on_have=told.append,
+        **options,
     )
-    for link in (first, second):
+    for link in links:
         download.add_link(link)
-        download.link_has(link, HaveMap.full(count), model.all_bits)
+        download.link_has(link, link.held[model.id], link.held[model.id].bits)
+    return download
+
+
+def answer(link: Link, model: Model, index: int) -> None:
+    request = link.asked.pop(index)
+    request.sink.consume(memoryview(model.chunks[index]))
+    request.settle(None)
+
+
+async def test_a_chunk_that_one_answer_has_written_and_another_settles_is_told_of() -> None:
+    model, told = Model(), []
+    first, second = Link(1, model), Link(2, model)
+    download = download_of(model, told, first, second, have=model.all_bits & ~1)
     if 0 not in second.asked:
         download._request(second, 0)  # as in the end game
     data = memoryview(model.chunks[0])
@@ -83,57 +97,55 @@ async def test_a_chunk_that_one_answer_has_written_and_another_settles_is_told_o
     assert download.complete
 
 
-def asking(model: Model, asked: int, *, have: int = 0) -> tuple[Download, Link, list[int]]:
-    """A download that asks for what it is told alone, of one peer; and what it says is here."""
-    count, told = len(model.layout), list[int]()
-    download = Download(
-        model.layout,
-        HaveMap.full(count),
-        HaveMap(count, have),
-        Intake(),
-        clock=Clock(),
-        rng=Random(1),
-        pace=Pace(None),
-        on_have=told.append,
-        asked=asked,
-    )
-    link = Link(1)
-    download.add_link(link)
-    download.link_has(link, HaveMap.full(count), model.all_bits)
-    return download, link, told
+async def test_where_a_chunk_comes_from_this_disk_its_twin_that_does_not_is_asked_for_itself() -> None:
+    model, told = Model(count=6, different=3), []
+    peer = Link(1, model)
+    download = download_of(model, told, peer, asked=1 << 4)
+    assert list(peer.asked) == [1]  # in place of its twin, chunk 4
+    download.came_otherwise(1 << 1)
+    await asyncio.sleep(0)
+    assert 4 in peer.asked
+    answer(peer, model, 4)
+    assert told == [1 << 4]
+    assert download.complete
 
 
-async def test_a_chunk_that_came_when_nobody_wanted_it_and_is_wanted_again_is_asked_for_again() -> None:
-    model = Model()
-    download, link, told = asking(model, 1)
-    request = link.asked.pop(0)
-    download._schedule.expire(1e6)
-    download.want(0, dropped=1)
-    request.sink.consume(memoryview(model.chunks[0]))
-    download.want(1)
-    request.settle(None)
+async def test_a_twin_is_wanted_after_its_first_came_from_this_disk_and_is_asked_of_who_holds_another_place() -> None:
+    model, told = Model(count=9, different=3), []
+    peer = Link(1, model, 1 << 7)
+    download = download_of(model, told, peer, asked=0)
+    download.came_otherwise(1 << 1)
+    download.want(1 << 4)
+    await asyncio.sleep(0)
+    assert list(peer.asked) == [4]
+
+
+async def test_a_chunk_that_came_and_was_lost_again_can_be_wanted_anew() -> None:
+    model, told = Model(count=3), []
+    peer = Link(1, model)
+    download = download_of(model, told, peer, have=1 << 0, asked=1 << 2)
+    answer(peer, model, 2)
+    assert download.complete
+    download._intake.bits = 0
+    download.want(1 << 2 | 1 << 0)
+    await asyncio.sleep(0)
+    assert set(peer.asked) == {0, 2}
+    answer(peer, model, 2)
+    assert told == [1 << 2, 1 << 2]
+
+
+async def test_what_nobody_wanted_when_it_came_is_not_taken_for_here_when_it_is_wanted_again() -> None:
+    model, told = Model(count=3), []
+    peer = Link(1, model)
+    download = download_of(model, told, peer, asked=1 << 2)
+    late = peer.asked.pop(2)
+    download._schedule.expire(1000.0)  # it is free again, with the late answer still to come
+    download.want(0, dropped=1 << 2)
+    late.sink.consume(memoryview(model.chunks[2]))
+    download.want(1 << 2)
+    late.settle(None)
     assert told == []
-    download._fill_all()
-    link.asked[0].sink.consume(memoryview(model.chunks[0]))
-    link.asked[0].settle(None)
-    assert told == [1]
-
-
-async def test_a_chunk_that_is_lost_again_while_the_download_runs_is_asked_for_again() -> None:
-    model = Model()
-    download, link, told = asking(model, 1, have=2)
-    link.asked[0].sink.consume(memoryview(model.chunks[0]))
-    link.asked.pop(0).settle(None)
-    assert told == [1]
-    download.want(3)  # whoever reads them has found that they are not what they were
-    download._fill_all()
-    assert set(link.asked) == {0, 1}
-
-
-async def test_a_repeated_chunk_of_which_one_place_was_found_on_this_disk_is_asked_for_at_the_others() -> None:
-    model = Model(different=20)  # 0 and 20 are the same
-    download, link, _ = asking(model, 0)
-    download.came_otherwise(1)
-    download.want(1 << 20)
-    download._fill_all()
-    assert set(link.asked) == {20}
+    assert not download.complete
+    await asyncio.sleep(0)
+    answer(peer, model, 2)
+    assert told == [1 << 2]
