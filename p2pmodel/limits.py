@@ -448,6 +448,8 @@ SUPPLY_LINGERS_S = 600.0
 PROOFS_MAX = 20_000
 PROOFS_BYTES_MAX = 8 * MIB
 """Files whose SHA-256 was computed, some 150 bytes each."""
+ORIGIN_LEFT_S = 7 * 86400.0
+"""What was read from the origin and is no model, an unfinished or private file, stays so long after its last use."""
 DRAFT_HASH_BYTES = 8 * MIB
 """Hashed in one go while a file arrives."""
 DRAFT_CLAIM_BYTES = 256 * MIB

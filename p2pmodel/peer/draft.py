@@ -13,13 +13,14 @@ import hashlib
 import logging
 import threading
 from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
-from p2pmodel.errors import NoSpaceError, P2PModelError, VerificationError
+from p2pmodel.errors import P2PModelError, VerificationError
 from p2pmodel.limits import DRAFT_CLAIM_BYTES, DRAFT_CLAIM_S, DRAFT_HASH_BYTES, FILE_BYTES_MAX
 from p2pmodel.model import Digest, HaveMap, PublicKey
 from p2pmodel.model.have_map import iter_bits
@@ -31,6 +32,7 @@ from p2pmodel.store.files import Directory, OpenFile
 log = logging.getLogger(__name__)
 
 _STATE_BYTES_MAX = 256 * 1024 * 1024
+Room = Callable[[Path, int, int], AbstractContextManager[None]]
 
 
 class _State(msgspec.Struct):
@@ -45,9 +47,9 @@ class _State(msgspec.Struct):
 class Draft:
     """Made by `open`; `close` follows. `have` are the parts that are here, `believed` those that the origin gave."""
 
-    def __init__(self, parts: Parts, directory: Path, files: Files, network: Network, *, floor_bytes: int = 0) -> None:
-        """`floor_bytes` of the disk stay free."""
-        self.parts, self._floor_bytes = parts, floor_bytes
+    def __init__(self, parts: Parts, directory: Path, files: Files, network: Network, room: Room) -> None:
+        """`room` makes room in the directory for so many bytes, with so many free; raises `NoSpaceError`."""
+        self.parts, self._room = parts, room
         self.have = 0
         self.believed = 0
         self.proven = False
@@ -98,11 +100,10 @@ class Draft:
         self.proven = state.proven
 
     def _make_room(self, directory: Directory, file: OpenFile) -> None:
-        free_bytes = directory.free_bytes() - self._floor_bytes
+        needed_bytes = max(0, self.parts.size - file.status().allocated_bytes)
         try:
-            if self.parts.size > free_bytes:
-                raise NoSpaceError(f"a file of {self.parts.size:,} bytes does not fit: {max(free_bytes, 0):,} are free")
-            file.allocate(self.parts.size)
+            with self._room(self._directory_path, needed_bytes, directory.free_bytes()):
+                file.allocate(self.parts.size)
         except P2PModelError:
             self._close(True)
             raise

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from p2pmodel.errors import DecodeError, NetworkError, P2PModelError, StaleBytesError, VerificationError
-from p2pmodel.limits import DRAFTS_OPEN_MAX, FETCH_MISS_S, HELD_BACK_BYTES, PROOFS_MAX, SUPPLY_LINGERS_S
+from p2pmodel.limits import (
+    DRAFTS_OPEN_MAX,
+    FETCH_MISS_S,
+    HELD_BACK_BYTES,
+    ORIGIN_LEFT_S,
+    PROOFS_MAX,
+    SUPPLY_LINGERS_S,
+)
 from p2pmodel.model import Layout, PortablePath, Sha256
 from p2pmodel.model.parts import Parts
 from p2pmodel.net import cancelled
@@ -23,12 +30,14 @@ from p2pmodel.peer.attempt import Attempt
 from p2pmodel.peer.by_sha256 import HashSearch
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.filling import Filling, Read
+from p2pmodel.peer.leftovers import Leftovers
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.proofs import Proofs, read_chunk
 
 log = logging.getLogger(__name__)
 
-DIRECTORY_NAME = "origin"
+DIRECTORY_NAME, _DRAFTS, _PRIVATE = "origin", "drafts", "private"
+_TIDY_S = 3600.0
 _LOOK_S = 0.25
 
 
@@ -56,6 +65,9 @@ class Supplies:
 
     def __init__(self, peer: Peer) -> None:
         self.directory = peer.config.data_dir / DIRECTORY_NAME
+        kept_in = [self.directory / _DRAFTS, self.directory / _PRIVATE]
+        self.leftovers = peer.store.cache.beside = Leftovers(kept_in, peer.files)
+        self._tidying = peer.spawn(self._tidy())
         self.proofs = Proofs(self.directory, peer)
         self.origin_bytes = 0
         """Read from the origin since the start."""
@@ -65,7 +77,17 @@ class Supplies:
         """Those too that give the last parts to others."""
         self._tainted: dict[Sha256, None] = {}
 
+    async def _tidy(self) -> None:
+        """What nobody came back for goes, now and once in a while."""
+        network = self.peer.network
+        while True:
+            before = network.clock.wall() - ORIGIN_LEFT_S
+            if freed := await network.offload(self.leftovers.remove_unused, before):
+                log.info("%d bytes that nobody came back for were removed from %s", freed, self.directory)
+            await asyncio.sleep(_TIDY_S)
+
     async def close(self) -> None:
+        await cancelled([self._tidying])
         await cancelled([supply.task for supply in self._all])
         await self.proofs.close()
 
@@ -133,14 +155,11 @@ class Supply:
     def __init__(self, supplies: Supplies, wanted: Wanted, source: Read) -> None:
         self.wanted, self.over, self._mixed, self._source = wanted, False, False, source
         self._supplies, self._peer = supplies, supplies.peer
-        directory = supplies.directory / ("private" if wanted.private else "drafts")
-        self._draft = Draft(
-            Parts(wanted.sha256, wanted.size),
-            directory,
-            self._peer.files,
-            self._peer.network,
-            floor_bytes=self._peer.config.free_disk_floor_bytes,
-        )
+        directory = supplies.directory / (_PRIVATE if wanted.private else _DRAFTS)
+        parts, room = Parts(wanted.sha256, wanted.size), self._peer.store.cache.room_beside
+        self._draft = Draft(parts, directory, self._peer.files, self._peer.network, room)
+        self._used = self._draft.path.with_suffix("")
+        supplies.leftovers.use(self._used)
         self._filling = Filling(
             self._draft,
             source,
@@ -153,6 +172,7 @@ class Supply:
         self._deserted, self._read_again = asyncio.Event(), asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.get_running_loop().create_task(self._supervised())
+        self.task.add_done_callback(lambda _: supplies.leftovers.let_go(self._used))
 
     @property
     def tainted(self) -> bool:

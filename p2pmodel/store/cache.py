@@ -14,7 +14,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from p2pmodel.errors import NoSpaceError
 from p2pmodel.limits import EVICT_BATCH_BYTES
@@ -31,6 +33,27 @@ from p2pmodel.store.serving import Server
 from p2pmodel.store.values import CacheLimits, CacheUse, Content, Released
 
 MODELS_NAME = "models"
+
+
+class Beside(Protocol):
+    """What lies in the data directory beside the models, counts as the cache's, and goes before them. Thread-safe."""
+
+    def used_bytes(self) -> int: ...
+
+    def releasable_bytes(self) -> int: ...
+
+    def release(self, lacking_bytes: int) -> int:
+        """Returns how much has become free."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """Who needs room, and where."""
+
+    who: str
+    root: Path
+    content: Content
 
 
 class Cache:
@@ -64,6 +87,7 @@ class Cache:
         )
         self._files, self._catalogue, self._objects = files, catalogue, objects
         self._server, self._releaser, self._pins = server, releaser, pins
+        self.beside: Beside | None = None
         self._making_room = threading.RLock()
         """Held while room is made and taken, so that two do not count on the same bytes."""
         self._allowance = 0
@@ -82,10 +106,13 @@ class Cache:
     def use(self) -> CacheUse:
         sizes = [(copy, self._releaser.allocated_bytes(copy)) for copy in self._cached()]
         pinned = sum(size for copy, size in sizes if copy.model_id in self._pins)
-        return CacheUse(sum(size for _, size in sizes), pinned, self.limits)
+        return CacheUse(sum(size for _, size in sizes) + self._beside_bytes(), pinned, self.limits)
 
     def _used_bytes(self) -> int:
-        return sum(self._releaser.allocated_bytes(copy) for copy in self._cached())
+        return sum(self._releaser.allocated_bytes(copy) for copy in self._cached()) + self._beside_bytes()
+
+    def _beside_bytes(self) -> int:
+        return 0 if self.beside is None else self.beside.used_bytes()
 
     # --- making room
 
@@ -95,17 +122,33 @@ class Cache:
 
         Lets go of what it has to. Raises `NoSpaceError`, and then nothing has gone, where that would not be enough.
         """
+        with self._room(self._need(copy), needed_bytes, free_bytes):
+            yield
+
+    @contextmanager
+    def room_beside(self, directory: Path, needed_bytes: int, free_bytes: int) -> Iterator[None]:
+        """The same for a file that is about to be put into a directory beside the models (`beside`)."""
+        with self._room(_Need(directory.name, directory, "cached"), needed_bytes, free_bytes):
+            yield
+
+    @contextmanager
+    def _room(self, need: _Need, needed_bytes: int, free_bytes: int) -> Iterator[None]:
         with self._making_room:
             self._allowance = 0
             if needed_bytes:
-                over = self._lacking(copy, needed_bytes, free_bytes)
+                over = self._lacking(need, needed_bytes, free_bytes)
                 if over > 0:
-                    self._check_enough(copy, over, needed_bytes, free_bytes)
-                    self._make_room(over, self._why(copy, needed_bytes))
+                    self._check_enough(need, over, needed_bytes, free_bytes)
+                    self._make_room(over, self._why(need, needed_bytes))
             yield
+
+    def _need(self, copy: Copy) -> _Need:
+        return _Need(copy.model_id.hex[:12], copy.root, self.content(copy))
 
     def _make_room(self, over: int, reason: str, enough: int = 0, gone: list[Released] | None = None) -> int:
         """Until no more than `enough` is lacking, or nothing more may go. Returns what is lacking still."""
+        if self.beside is not None and over > enough:
+            over -= self.beside.release(over)
         # A file with several names takes its space until the last of them has gone.
         while over > enough and (went := self._released(self.expendables.choose(over), reason)):
             over -= sum(one.bytes_freed for one in went)
@@ -119,37 +162,37 @@ class Cache:
             if length_bytes > self._allowance:
                 quota = self.limits.quota_bytes
                 batch = EVICT_BATCH_BYTES if quota is None else min(EVICT_BATCH_BYTES, quota // 32)
-                wanted = max(batch, length_bytes)
-                over = self._lacking(copy, wanted, free_bytes())
+                wanted, need = max(batch, length_bytes), self._need(copy)
+                over = self._lacking(need, wanted, free_bytes())
                 if over > 0:
-                    over = self._make_room(over, self._why(copy, length_bytes), wanted - length_bytes)
+                    over = self._make_room(over, self._why(need, length_bytes), wanted - length_bytes)
                 if over > wanted - length_bytes:
-                    raise NoSpaceError(f"the cache is full of what may not go for this: {self._why(copy, wanted)}")
+                    raise NoSpaceError(f"the cache is full of what may not go for this: {self._why(need, wanted)}")
                 self._allowance = wanted - max(0, over)
             self._allowance -= length_bytes
 
-    def _lacking(self, copy: Copy, needed_bytes: int, free_bytes: int) -> int:
+    def _lacking(self, need: _Need, needed_bytes: int, free_bytes: int) -> int:
         """How much has to go before so much more fits."""
-        lacking = needed_bytes + self._floor_bytes(copy) - free_bytes
-        if self.limits.quota_bytes is not None and self.content(copy) == "cached":
+        lacking = needed_bytes + self._floor_bytes(need) - free_bytes
+        if self.limits.quota_bytes is not None and need.content == "cached":
             lacking = max(lacking, self._used_bytes() + needed_bytes - self.limits.quota_bytes)
         return lacking
 
-    def _on_our_disk(self, copy: Copy) -> bool:
+    def _on_our_disk(self, need: _Need) -> bool:
         """Whether it lies where cached models lie, so that letting go of those makes room for it."""
-        here, there = self._files.status(self.directory.parent), self._files.status(copy.root)
+        here, there = self._files.status(self.directory.parent), self._files.status(need.root)
         return here is None or there is None or here.identity.device == there.identity.device
 
-    def _floor_bytes(self, copy: Copy) -> int:
+    def _floor_bytes(self, need: _Need) -> int:
         """What has to stay free; another disk than ours is the user's to fill, and may be a small one."""
-        return self.limits.free_floor_bytes if self._on_our_disk(copy) else 0
+        return self.limits.free_floor_bytes if self._on_our_disk(need) else 0
 
-    def _check_enough(self, copy: Copy, over: int, needed_bytes: int, free_bytes: int) -> None:
-        releasable = self.expendables.releasable_bytes() if self._on_our_disk(copy) else 0
+    def _check_enough(self, need: _Need, over: int, needed_bytes: int, free_bytes: int) -> None:
+        releasable = self._releasable_bytes() if self._on_our_disk(need) else 0
         quota = self.limits.quota_bytes
         if releasable >= over:
             return
-        if quota is not None and self.content(copy) == "cached" and self._used_bytes() + needed_bytes > quota:
+        if quota is not None and need.content == "cached" and self._used_bytes() + needed_bytes > quota:
             use = self.use()
             raise NoSpaceError(
                 f"{needed_bytes:,} bytes more do not fit into the cache: of its quota of {quota:,} bytes "
@@ -157,15 +200,19 @@ class Cache:
                 f"({use.pinned_bytes:,} are pinned); unpin something, raise cache_quota, or fetch --to a directory "
                 "of your own"
             )
-        floor = self._floor_bytes(copy)
+        floor = self._floor_bytes(need)
         spared = f", of which {floor:,} have to stay free (free_disk_floor)" if floor else ""
         helped = f"; the cache can let go of {releasable:,}" if releasable else ""
         raise NoSpaceError(
-            f"{str(copy.root)!r} needs {needed_bytes:,} bytes more and has {free_bytes:,} free{spared}{helped}"
+            f"{str(need.root)!r} needs {needed_bytes:,} bytes more and has {free_bytes:,} free{spared}{helped}"
         )
 
-    def _why(self, copy: Copy, needed_bytes: int) -> str:
-        return f"{copy.model_id.hex[:12]} needs {needed_bytes} bytes"
+    def _releasable_bytes(self) -> int:
+        beside = 0 if self.beside is None else self.beside.releasable_bytes()
+        return beside + self.expendables.releasable_bytes()
+
+    def _why(self, need: _Need, needed_bytes: int) -> str:
+        return f"{need.who} needs {needed_bytes} bytes"
 
     def _released(self, chosen: list[tuple[int, int]], reason: str) -> list[Released]:
         """Let go of these units; returns what went."""
@@ -219,6 +266,8 @@ class Cache:
                 gone: list[Released] = []
                 self._make_room(over, reason, gone=gone)
                 return gone
+            if self.beside is not None:
+                over = max(0, over - self.beside.releasable_bytes())
             groups = self.expendables.grouped(self.expendables.choose(over, imagined=True)).values()
             return [
                 Released(copy.model_id, copy.root, "cached", chunks, size, whole, reason=reason)

@@ -22,7 +22,7 @@ async def mirror(tmp_path, hub):
     """`await mirror()` starts a peer; the later ones enter the network through the first. `name`: its directory."""
     stacks, entries = [], []
 
-    async def start(name=None, *, url=None):
+    async def start(name=None, *, url=None, **options):
         config = PeerConfig(
             data_dir=tmp_path / (name or f"peer-{len(entries)}"),
             listen="127.0.0.1:0",
@@ -31,6 +31,7 @@ async def mirror(tmp_path, hub):
             network=NetworkConfig(name="test", profile="cluster"),
             saved_state="ignore",
             origin=url or hub.url,
+            **options,
         )
         stacks.append(contextlib.AsyncExitStack())
         peer = await stacks[-1].enter_async_context(Peer(config))

@@ -37,7 +37,8 @@ async def test_ten_peers_that_ask_at_once_read_the_model_from_the_origin_about_o
 async def gather_lies(liar, content, right, *, half=False):
     """A member that has every part of the file, or the first half of them, and each of them wrong."""
     parts = Parts(Sha256.from_hex(sha256(right)), len(right))
-    draft = Draft(parts, liar.peer.config.data_dir / "lies", liar.peer.files, liar.peer.network)
+    room = liar.peer.store.cache.room_beside
+    draft = Draft(parts, liar.peer.config.data_dir / "lies", liar.peer.files, liar.peer.network, room)
     await liar.peer.network.offload(draft._open)
     for index in range(parts.count):
         draft.write(index, memoryview(content)[slice(*parts.span(index))])

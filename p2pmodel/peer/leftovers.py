@@ -1,0 +1,108 @@
+"""What reading from an origin leaves beside the cache: files that are not whole yet, and private ones.
+
+They count as the cache's. Nobody knows whether a client comes back for one, so each stays for a while after it was used
+last; where room is needed it goes before any model does, what was not used for longest first. What is in use stays.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from p2pmodel.errors import P2PModelError
+from p2pmodel.store import DirectoryEntry, Files
+
+_GONE = ".gone"
+"""Ends the name of what is about to be removed; a crash may leave it so."""
+
+
+@dataclass(slots=True)
+class _Left:
+    """A file with what belongs to it: names that differ after their dot only."""
+
+    path: Path
+    names: list[str] = field(default_factory=list)
+    used_at: float = 0.0
+    allocated_bytes: int = 0
+
+    def add(self, entry: DirectoryEntry) -> None:
+        self.names.append(entry.name)
+        self.used_at = max(self.used_at, entry.status.identity.mtime_ns / 1e9)
+        self.allocated_bytes += entry.status.allocated_bytes
+
+
+class Leftovers:
+    """Of these directories. Fills `store.cache.Beside`. Thread-safe."""
+
+    def __init__(self, directories: Sequence[Path], files: Files) -> None:
+        self._directories, self._files = directories, files
+        self._used: Counter[Path] = Counter()
+        self._lock = threading.Lock()
+
+    def use(self, path: Path) -> None:
+        """The file of this path, without what follows the dot, stays until `let_go`."""
+        with self._lock:
+            self._used[path] += 1
+
+    def let_go(self, path: Path) -> None:
+        with self._lock:
+            self._used[path] -= 1
+            if not self._used[path]:
+                del self._used[path]
+
+    def used_bytes(self) -> int:
+        """What all of it takes on the disk."""
+        return sum(left.allocated_bytes for left in self._found())
+
+    def releasable_bytes(self) -> int:
+        return sum(left.allocated_bytes for left in self._found() if left.path not in self._used)
+
+    def release(self, lacking_bytes: int) -> int:
+        """Remove what was not used for longest, until so much is free. Returns how much that is."""
+        freed = 0
+        for left in self._found():
+            if freed >= lacking_bytes:
+                break
+            freed += self._remove(left)
+        return freed
+
+    def remove_unused(self, before: float) -> int:
+        """Remove what was used last before this moment (Unix time, seconds). Returns the bytes freed."""
+        return sum(self._remove(left) for left in self._found() if left.used_at < before or left.path.suffix == _GONE)
+
+    def _found(self) -> list[_Left]:
+        """What was not used for longest first."""
+        found: dict[Path, _Left] = {}
+        for directory in self._directories:
+            for entry in self._entries(directory):
+                if entry.status.kind == "file":
+                    # What is half removed belongs to nothing any more.
+                    path = directory / (entry.name if entry.name.endswith(_GONE) else entry.name.partition(".")[0])
+                    found.setdefault(path, _Left(path)).add(entry)
+        return sorted(found.values(), key=lambda left: left.used_at)
+
+    def _entries(self, directory: Path) -> list[DirectoryEntry]:
+        try:
+            return self._files.entries(directory)
+        except P2PModelError:
+            return []  # nothing was ever put there
+
+    def _remove(self, left: _Left) -> int:
+        directory = self._files.open_directory(left.path.parent)
+        if directory is None:
+            return 0
+        with closing(directory):
+            with self._lock:  # renaming is quick; to remove a long file takes a while
+                if left.path in self._used:
+                    return 0
+                gone = [name if name.endswith(_GONE) else f"{name}{_GONE}" for name in left.names]
+                for name, new_name in zip(left.names, gone, strict=True):
+                    if name != new_name:
+                        directory.rename(name, directory, new_name)
+            for name in gone:
+                directory.remove(name)
+        return left.allocated_bytes

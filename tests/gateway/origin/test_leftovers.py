@@ -1,0 +1,119 @@
+"""What an origin's readers leave on the disk: it counts as the cache's, and does not stay for ever."""
+
+import asyncio
+import os
+import time
+
+import pytest
+
+from p2pmodel.errors import NoSpaceError
+from p2pmodel.gateway.repositories import Token
+from p2pmodel.model import Sha256
+from p2pmodel.peer.leftovers import Leftovers
+from p2pmodel.store import OS_FILES
+from tests.gateway.origin.origins import noise, sha256
+
+MIB = 1 << 20
+DAY_S = 86400.0
+
+
+@pytest.fixture
+def left(tmp_path):
+    """`left(name, size, days=N)`: a file with its state that was used last so many days ago."""
+
+    def make(name, size, *, days=0.0):
+        for path in (tmp_path / f"{name}.part", tmp_path / f"{name}.state"):
+            path.write_bytes(b"x" * (size if path.suffix == ".part" else 10))
+            used_at = time.time() - days * DAY_S
+            os.utime(path, (used_at, used_at))
+
+    return make
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_what_nobody_used_for_a_week_goes_and_the_rest_stays(tmp_path, left):
+    left("old", 5000, days=8)
+    left("young", 5000, days=6)
+    leftovers = Leftovers([tmp_path, tmp_path / "missing"], OS_FILES)
+    before = leftovers.used_bytes()
+    freed = leftovers.remove_unused(time.time() - 7 * DAY_S)
+    assert names(tmp_path) == ["young.part", "young.state"]
+    assert freed == before - leftovers.used_bytes() >= 5000
+
+
+def test_for_room_goes_what_was_not_used_for_longest_and_no_more_than_has_to(tmp_path, left):
+    for name, days in (("a", 1), ("b", 3), ("c", 2)):
+        left(name, 100_000, days=days)
+    leftovers = Leftovers([tmp_path], OS_FILES)
+    assert leftovers.release(150_000) >= 200_000
+    assert names(tmp_path) == ["a.part", "a.state"]
+
+
+def test_what_is_in_use_stays_until_it_is_not(tmp_path, left):
+    left("busy", 100_000, days=30)
+    leftovers = Leftovers([tmp_path], OS_FILES)
+    leftovers.use(tmp_path / "busy")
+    assert leftovers.release(1) == leftovers.releasable_bytes() == leftovers.remove_unused(time.time()) == 0
+    assert names(tmp_path) == ["busy.part", "busy.state"]
+    leftovers.let_go(tmp_path / "busy")
+    assert leftovers.releasable_bytes() == leftovers.used_bytes() >= 100_000
+    leftovers.remove_unused(time.time())
+    assert names(tmp_path) == []
+
+
+def test_what_a_crash_left_half_removed_goes_with_the_next_look(tmp_path, left):
+    left("young", 5000)
+    (tmp_path / "young.part").rename(tmp_path / "young.part.gone")
+    leftovers = Leftovers([tmp_path], OS_FILES)
+    leftovers.use(tmp_path / "young")  # begun anew meanwhile
+    leftovers.remove_unused(0.0)
+    assert names(tmp_path) == ["young.state"]
+
+
+async def comes_true(ask, *arguments):
+    async with asyncio.timeout(15):
+        while not await ask(*arguments):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def private(hub):
+    """Adds a repository that only a token opens: what is read of it never enters the cache."""
+    hub.tokens.add("hf_good")
+    return lambda name, content: hub.add(name, {"model.safetensors": content}, private=True)
+
+
+async def test_private_files_count_for_the_quota_and_make_room_for_each_other(mirror, private):
+    first, second = noise(3 * MIB, seed=1), noise(3 * MIB, seed=2)
+    private("org/first", first)
+    private("org/second", second)
+    peer = await mirror(cache_quota_bytes=5 * MIB)
+    assert await peer.read("org/first", "model.safetensors", token=Token("hf_good")) == first
+    assert 3 * MIB <= peer.peer.store.cache_use().used_bytes < 4 * MIB
+    await peer.repositories.supplies.close()  # nobody reads it any more
+    assert await peer.read("org/second", "model.safetensors", token=Token("hf_good")) == second
+    assert peer.peer.store.cache_use().used_bytes < 4 * MIB
+
+
+async def test_a_file_of_the_origin_takes_the_room_of_models_that_were_not_used_for_long(hub, mirror):
+    for number in range(3):
+        hub.add(f"org/model-{number}", {"model.safetensors": noise(3 * MIB, seed=number)})
+    peer = await mirror(cache_quota_bytes=7 * MIB)
+    for number in range(3):
+        content = noise(3 * MIB, seed=number)
+        assert await peer.read(f"org/model-{number}", "model.safetensors") == content
+        await comes_true(peer.repositories.supplies.proofs.held, Sha256.from_hex(sha256(content)))
+    assert len(peer.peer.store.models()) == 2
+    assert peer.peer.store.cache_use().used_bytes <= 7 * MIB
+
+
+async def test_a_file_that_is_longer_than_the_quota_is_refused_with_what_to_do_and_leaves_nothing(hub, mirror):
+    hub.add("org/model", {"model.safetensors": noise(3 * MIB)})
+    peer = await mirror(cache_quota_bytes=2 * MIB)
+    with pytest.raises(NoSpaceError, match="cache_quota"):
+        await peer.read("org/model", "model.safetensors")
+    await peer.repositories.supplies.close()
+    assert peer.peer.store.cache_use().used_bytes == 0
