@@ -11,6 +11,7 @@ from p2pmodel.gateway.repositories import (
     Repository,
     Token,
 )
+from p2pmodel.gateway.seeded_repositories import SeededRepositories
 from p2pmodel.gateway.swarm_repositories import SwarmRepositories
 from p2pmodel.peer import Peer
 
@@ -23,6 +24,7 @@ __all__ = [
     "RepoFile",
     "Repositories",
     "Repository",
+    "SeededRepositories",
     "SwarmRepositories",
     "Token",
     "hub_of",
@@ -30,8 +32,11 @@ __all__ = [
 
 
 def hub_of(peer: Peer) -> HubFront:
-    """The endpoint of a peer: repositories out of the swarm, and those of its origin, where it has one."""
-    sources: list[Repositories] = [SwarmRepositories(peer)]
-    if peer.config.origin is not None:
-        sources.append(OriginRepositories(peer, peer.config.origin))
-    return HubFront(Chain(*sources))
+    """The endpoint of a peer: repositories out of the swarm, those of its origin, where it has one, and those of caches
+    that are seeded here."""
+    swarm = SwarmRepositories(peer)
+    seeded = SeededRepositories(peer, swarm, beyond_doubt=False)
+    if peer.config.origin is None:
+        return HubFront(Chain(swarm, seeded))
+    origin = Chain(OriginRepositories(peer, peer.config.origin), seeded, now=peer.network.clock.monotonic)
+    return HubFront(Chain(swarm, SeededRepositories(peer, swarm, beyond_doubt=True), origin))

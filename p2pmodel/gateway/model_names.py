@@ -15,6 +15,7 @@ from p2pmodel.errors import NotFoundError, RepositoryNotFoundError, RevisionNotF
 from p2pmodel.gateway.repositories import RepoAddress
 from p2pmodel.model import Digest, ModelId, PublicKey, Reference, SignedStatement
 from p2pmodel.peer import Peer
+from p2pmodel.peer.hub_snapshots import is_published_as_itself
 from p2pmodel.peer.naming import resolve_name
 
 OWN_NAMESPACE = "p2pmodel"
@@ -54,7 +55,8 @@ async def find_model(peer: Peer, address: RepoAddress) -> Meant:
 async def _of_this_peer(peer: Peer, address: RepoAddress, revision: str) -> Meant:
     offload, store = peer.network.offload, peer.store
     said = await offload(store.find_name, address.repo_id)
-    published = {model.model_id for model in await offload(store.models) if model.state == "published"}
+    models = await offload(store.models)
+    published = {model.model_id for model in models if is_published_as_itself(model, address.repo_id)}
     said = [one for one in said if one.statement.model_id in published]
     if not said:
         raise RepositoryNotFoundError(f"nothing is published here under the name {address.repo_id!r}")

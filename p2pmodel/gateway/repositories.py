@@ -7,12 +7,13 @@ bytes. What it gives out has been verified, and arrives as the client reads it. 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from p2pmodel.errors import P2PModelError, RepositoryNotFoundError
+from p2pmodel.errors import NetworkError, P2PModelError, RepositoryNotFoundError
 from p2pmodel.gateway.git import blob_oid, pointer
+from p2pmodel.limits import ORIGIN_FRESH_S
 
 Kind = Literal["model", "dataset", "space"]
 
@@ -103,21 +104,29 @@ class Repositories(Protocol):
 class Chain:
     """Several sources of repositories, of which the first that knows one has it."""
 
-    def __init__(self, *links: Repositories) -> None:
-        self._links = links
+    def __init__(self, *links: Repositories, now: Callable[[], float] | None = None) -> None:
+        """`now`, the time of a clock that only goes forward, in seconds: with it, a source that could not be reached is
+        asked last for a while, so that nobody waits for it who can do without."""
+        self._links, self._now = links, now
+        self._failed_at: dict[Repositories, float] = {}
 
     async def find(self, address: RepoAddress, token: Token | None = None) -> Repository:
         """Raises what the first said that knew more than that there is no such repository, else what all said."""
-        unknown: list[str] = []
+        unknown: dict[str, None] = {}
         told: P2PModelError | None = None
-        for link in self._links:
+        for link in sorted(self._links, key=self._is_out_of_reach):
             try:
                 return await link.find(address, token)
             except RepositoryNotFoundError as error:
-                unknown.append(str(error))
+                unknown[str(error)] = None
             except P2PModelError as error:
+                if self._now is not None and isinstance(error, NetworkError):
+                    self._failed_at[link] = self._now()
                 told = told or error
         raise told or RepositoryNotFoundError("; ".join(unknown))
+
+    def _is_out_of_reach(self, link: Repositories) -> bool:
+        return self._now is not None and self._now() - self._failed_at.get(link, float("-inf")) < ORIGIN_FRESH_S
 
     async def whoami(self, token: Token) -> Mapping[str, Any] | None:
         for link in self._links:

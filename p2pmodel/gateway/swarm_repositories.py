@@ -15,8 +15,9 @@ from typing import Any
 from p2pmodel.errors import EntryNotFoundError, NotFoundError, RepositoryNotFoundError
 from p2pmodel.gateway.git import blob_oid, in_lfs
 from p2pmodel.gateway.model_names import Meant, commit_of, find_model
+from p2pmodel.gateway.remembered import Remembered
 from p2pmodel.gateway.repositories import RepoAddress, RepoFile, Token
-from p2pmodel.limits import HUB_GRACE_S, HUB_NAME_S, HUB_REPOSITORIES_KEPT
+from p2pmodel.limits import HUB_GRACE_S, HUB_REPOSITORIES_KEPT
 from p2pmodel.model import FileEntry, Manifest, ModelId
 from p2pmodel.peer import Peer
 from p2pmodel.peer.coalescing import Coalesced
@@ -29,22 +30,24 @@ class SwarmRepositories:
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._names: Coalesced[RepoAddress, Meant] = Coalesced()
-        self._meant: dict[RepoAddress, tuple[float, Meant]] = {}
-        self._manifests: Coalesced[ModelId, _Content] = Coalesced()
-        self._contents: OrderedDict[ModelId, _Content] = OrderedDict()
+        self._names: Remembered[RepoAddress, Meant] = Remembered(peer.network.clock.monotonic)
+        self._manifests: Coalesced[ModelId, Content] = Coalesced()
+        self._contents: OrderedDict[ModelId, Content] = OrderedDict()
 
     async def find(self, address: RepoAddress, token: Token | None = None) -> SwarmRepository:
-        meant = await self._names.get(address, lambda: self._find_model(address))
-        content = self._contents.get(meant.model_id)
-        if content is None:
-            try:
-                content = await self._manifests.get(meant.model_id, lambda: self._look_up(meant.model_id))
-            except NotFoundError as error:
-                raise RepositoryNotFoundError(str(error)) from error
-        else:
-            self._contents.move_to_end(meant.model_id)
-        return SwarmRepository(address, meant, content)
+        meant = await self._names.get(address, lambda: find_model(self._peer, address))
+        return SwarmRepository(address, meant, await self.content(meant.model_id))
+
+    async def content(self, model_id: ModelId) -> Content:
+        """Raises `RepositoryNotFoundError` and `NetworkError` where its manifest is not to be had."""
+        content = self._contents.get(model_id)
+        if content is not None:
+            self._contents.move_to_end(model_id)
+            return content
+        try:
+            return await self._manifests.get(model_id, lambda: self._look_up(model_id))
+        except NotFoundError as error:
+            raise RepositoryNotFoundError(str(error)) from error
 
     async def whoami(self, token: Token) -> Mapping[str, Any] | None:
         return None
@@ -55,18 +58,11 @@ class SwarmRepositories:
         for content in self._contents.values():
             await content.close()
 
-    async def _find_model(self, address: RepoAddress) -> Meant:
-        now = self._peer.network.clock.monotonic()
-        self._meant = {known: told for known, told in self._meant.items() if now - told[0] < HUB_NAME_S}
-        if address not in self._meant:
-            self._meant[address] = (now, await find_model(self._peer, address))
-        return self._meant[address][1]
-
-    async def _look_up(self, model_id: ModelId) -> _Content:
+    async def _look_up(self, model_id: ModelId) -> Content:
         fetching = Fetching(self._peer.rooms, model_id, entry_peers=self._peer.config.entry_peers)
         async with fetching.finder() as finder:
             manifest = await fetching.manifest(finder)
-        content = self._contents[model_id] = _Content(self._peer, manifest)
+        content = self._contents[model_id] = Content(self._peer, manifest)
         idle = [known for known, other in self._contents.items() if not other.in_use and other is not content]
         for known in idle[: max(0, len(self._contents) - HUB_REPOSITORIES_KEPT)]:
             del self._contents[known]
@@ -76,7 +72,7 @@ class SwarmRepositories:
 class SwarmRepository:
     """Fills `Repository`."""
 
-    def __init__(self, address: RepoAddress, meant: Meant, content: _Content) -> None:
+    def __init__(self, address: RepoAddress, meant: Meant, content: Content) -> None:
         self.address, self._content = address, content
         self.commit, self.last_modified = commit_of(meant.model_id), meant.said_at
 
@@ -87,23 +83,28 @@ class SwarmRepository:
         entry = self._content.entries.get(path)
         if entry is None:
             raise EntryNotFoundError(f"{self.address.repo_id} has no file {path[:200]!r}")
-        return await self._content.file(entry)
+        return await self._content.file(entry, in_lfs=self._is_in_lfs(path))
 
     async def files(self) -> Sequence[RepoFile]:
-        return await asyncio.gather(*(self._content.file(entry) for entry in self._content.entries.values()))
+        entries = self._content.entries.items()
+        return await asyncio.gather(*(self._content.file(one, in_lfs=self._is_in_lfs(path)) for path, one in entries))
+
+    def _is_in_lfs(self, path: str) -> bool:
+        return path in self._content.in_lfs
 
     def read(self, file: RepoFile, start: int, end: int) -> AsyncGenerator[memoryview, None]:
         return self._content.read(self._content.entries[file.path], start, end)
 
 
-class _Content:
+class Content:
     """One model, under whatever name it is asked for. What is read of it is kept open for as long as clients come."""
 
     def __init__(self, peer: Peer, manifest: Manifest) -> None:
         self._peer, self._model_id = peer, manifest.model_id
         self.entries = {file.path.text: file for file in manifest.files}
         self.sizes = {path: file.size for path, file in self.entries.items()}
-        self._in_lfs = in_lfs(self.sizes)
+        self.in_lfs = in_lfs(self.sizes)
+        """Files that go by their SHA-256, where no hub says which do."""
         self._plain: dict[str, RepoFile] = {}
         self._naming: Coalesced[str, RepoFile] = Coalesced()
         self._opening = asyncio.Lock()
@@ -119,9 +120,10 @@ class _Content:
         await self._naming.close()
         self._end()
 
-    async def file(self, entry: FileEntry) -> RepoFile:
+    async def file(self, entry: FileEntry, *, in_lfs: bool) -> RepoFile:
+        """By its SHA-256, or else by git's id, for which it is read."""
         path = entry.path.text
-        if path in self._in_lfs:
+        if in_lfs:
             return RepoFile.in_lfs(path, entry.size, entry.sha256.hex)
         if path not in self._plain:
             self._plain[path] = await self._naming.get(path, lambda: self._name(entry))

@@ -8,7 +8,8 @@ left out while something of it is being downloaded; one that was fetched in part
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,58 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TREE_BYTES_MAX = 64 * MIB
 _REVISIONS_MAX = 8
 """Names of one snapshot that are signed; a statement each."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubSnapshot:
+    """A revision of a model's repository, as the cache has it at `path`."""
+
+    repo_id: str
+    commit: str
+    path: Path
+
+    @classmethod
+    def at(cls, path: Path) -> HubSnapshot | None:
+        """What a place says by its name alone; None where it says no such thing."""
+        repository = path.parent.parent
+        if (
+            path.parent.name != "snapshots"
+            or not repository.name.startswith(_PREFIX)
+            or not _COMMIT.fullmatch(path.name)
+        ):
+            return None
+        return cls(_repo_id(repository), path.name, path)
+
+    @property
+    def repository(self) -> Path:
+        return self.path.parent.parent
+
+    def is_meant(self, files: Files, revision: str) -> bool:
+        """Whether the cache says that this branch or tag stands here."""
+        parts = revision.split("/")
+        if "\\" in revision or "\0" in revision or any(part in ("", ".", "..") for part in parts):
+            return False
+        try:
+            content = files.read_small(self.repository.joinpath("refs", *parts))
+        except P2PModelError:  # a directory, or nothing that a client wrote
+            return False
+        return content is not None and content.strip() == self.commit.encode()
+
+    def contents(self, files: Files, paths: Iterable[str]) -> tuple[Mapping[str, str], bool]:
+        """What the hub calls the contents of these files, of which it says anything: SHA-256 of those in LFS, git's id
+        of others; and whether these are known to be all files of the revision."""
+        listed = tree.files if (tree := _tree(files, self.repository, self.commit)) is not None else {}
+        told = {path: name for path, file in listed.items() if (name := file.lfs_sha256 or file.blob_id)}
+        wanted = list(paths)
+        blobs = files.resolve(self.repository / "blobs")
+        for path in wanted:
+            if path not in told and (blob := files.resolve(self.path / path)).parent == blobs:
+                told[path] = blob.name
+        return {path: told[path] for path in wanted if path in told}, bool(listed) and listed.keys() <= set(wanted)
+
+
+def _repo_id(repository: Path) -> str:
+    return repository.name.removeprefix(_PREFIX).replace("--", "/")
 
 
 class _TreeFile(msgspec.Struct):
@@ -78,7 +131,7 @@ def seed_snapshot(files: Files, path: Path, seeds: Seeds) -> bool:
 
 def _seed(files: Files, repository: Path, commit: str, seeds: Seeds) -> None:
     snapshot = repository / "snapshots" / commit
-    repo_id = repository.name.removeprefix(_PREFIX).replace("--", "/")
+    repo_id = _repo_id(repository)
     try:
         tree = _tree(files, repository, commit)
         if unfinished := _unfinished(files, repository, tree):

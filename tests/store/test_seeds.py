@@ -10,7 +10,8 @@ import pytest
 
 from p2pmodel.errors import NotFoundError, VerificationError
 from p2pmodel.model.gguf import GGML_TYPES
-from p2pmodel.store import LeftOut
+from p2pmodel.store import OS_FILES, LeftOut
+from p2pmodel.store.hugging_face import HubSnapshot
 from p2pmodel.store.seeds import name_of
 
 COMMIT, OTHER = "a" * 40, "b" * 40
@@ -307,3 +308,25 @@ def test_nothing_there_is_said(shop, tmp_path):
 )
 def test_names_are_made_of_what_there_is(text, name):
     assert name_of(text) == name
+
+
+def test_a_place_in_the_cache_says_which_revision_it_is_and_what_the_hub_calls_its_files(tmp_path):
+    hub = Hub(tmp_path)
+    weights = safetensors()
+    path = hub.add({"model.safetensors": weights, "a/config.json": b"{}"}, refs=("main", "v1"))
+    snapshot = HubSnapshot.at(path)
+    assert (snapshot.repo_id, snapshot.commit) == ("org/tiny", COMMIT)
+    assert HubSnapshot.at(hub.repo("gpt2") / "snapshots" / OTHER).repo_id == "gpt2"
+    for other in (path.parent, path.parent / "main", tmp_path / "snapshots" / COMMIT):
+        assert HubSnapshot.at(other) is None
+    assert [
+        name for name in ("main", "v1", "v2", "", "../refs/main", "x/../main") if snapshot.is_meant(OS_FILES, name)
+    ] == [
+        "main",
+        "v1",
+    ]
+    named = {"model.safetensors": sha256(weights), "a/config.json": git_oid(b"{}")}
+    assert snapshot.contents(OS_FILES, named) == (named, True)
+    assert snapshot.contents(OS_FILES, ["a/config.json"]) == ({"a/config.json": git_oid(b"{}")}, False)
+    (hub.repo() / "trees" / f"{COMMIT}.json").unlink()
+    assert snapshot.contents(OS_FILES, named) == (named, False), "by the names of the blobs"
