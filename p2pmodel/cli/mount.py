@@ -35,8 +35,12 @@ def mount(
     from p2pmodel.loading.mounting import mount as serve
 
     logging.basicConfig(format="p2pmodel: %(levelname)s: %(message)s", level=logging.WARNING)
-    if not directory.is_dir():
-        raise UsageError(f"{directory} is no directory")
+    try:
+        hidden = any(directory.iterdir())
+    except OSError as error:
+        raise UsageError(f"cannot mount on {directory}: {error.strerror}") from error
+    if hidden:
+        raise UsageError(f"{directory} is not empty, and what is in it could not be seen; give an empty directory")
     engine = engine_for(invocation_of(ctx).data_dir, bootstrap or ())
     # A daemon that goes comes back: its data directory must not be ours by then.
     engine.daemon_only = engine.run(engine.has_daemon())

@@ -93,3 +93,12 @@ def test_a_daemon_that_was_killed_is_an_error_for_whoever_reads_and_no_wait(publ
         daemon.kill()
         daemon.wait()
         daemon.stdout.close()
+
+
+def test_what_lies_in_a_directory_is_not_hidden_by_a_mount(tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"precious")
+    for place in (tmp_path, tmp_path / "model.bin", tmp_path / "nothing"):
+        refused = subprocess.run(
+            program("mount", place, "--data-dir", tmp_path / "data"), capture_output=True, text=True
+        )
+        assert refused.returncode == 2 and str(place) in refused.stderr

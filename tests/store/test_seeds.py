@@ -310,6 +310,7 @@ def test_names_are_made_of_what_there_is(text, name):
     assert name_of(text) == name
 
 
+@pytest.mark.real_disk
 def test_a_place_in_the_cache_says_which_revision_it_is_and_what_the_hub_calls_its_files(tmp_path):
     hub = Hub(tmp_path)
     weights = safetensors()
