@@ -11,6 +11,7 @@ from p2pmodel.model import ModelId, PublicKey, Reference, SignedStatement, open_
 from p2pmodel.net import Address
 from p2pmodel.peer.announcing import name_key
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.hub_snapshots import seeded_snapshot
 from p2pmodel.peer.peer import Peer
 from p2pmodel.swarm import Link
 
@@ -20,7 +21,8 @@ _LOOKS = 2
 
 
 async def resolve_name(peer: Peer, reference: Reference, direct: Sequence[Address]) -> ModelId:
-    """The id that the namespace's key signed last for this name. Raises `NotFoundError`.
+    """The id that the namespace's key signed last for this name; where the namespace is no key of anybody's, the model
+    that a Hugging Face cache which is seeded here has by this name. Raises `NotFoundError`.
 
     The newest statement of those seen wins, so a peer that offers an old one changes nothing while anyone offers the
     new one; one that was seen here before is never undercut.
@@ -29,9 +31,13 @@ async def resolve_name(peer: Peer, reference: Reference, direct: Sequence[Addres
     try:
         publisher = trust.resolve_key(reference.namespace)
     except P2PModelError as error:
+        repo_id = f"{reference.namespace}/{reference.name}"
+        if (seeded := await seeded_snapshot(peer, repo_id, reference.revision or "main")) is not None:
+            return seeded.model_id
+        hub = f"; what a Hugging Face hub has comes by `p2pmodel run -- hf download {repo_id}`"
         raise NotFoundError(
             f"{reference.namespace!r} is neither a publisher's key (52 characters) nor an alias; "
-            "`p2pmodel trust add KEY ALIAS` makes one"
+            f"`p2pmodel trust add KEY ALIAS` makes one{hub if peer.config.origin is not None else ''}"
         ) from error
     offload, store = peer.network.offload, peer.store
     known = await offload(store.find_name, reference.name, namespace=publisher)

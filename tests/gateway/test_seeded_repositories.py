@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
-from p2pmodel.errors import NetworkError, RepositoryNotFoundError
+from p2pmodel.errors import NetworkError, NotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from p2pmodel.gateway import Chain, RepoAddress, hub_of
 from p2pmodel.peer import NetworkConfig, Peer, PeerConfig
 from p2pmodel.peer.requests import SeedRequest
@@ -100,8 +100,9 @@ def test_what_the_cache_does_not_have_is_not_there(seeded, path, code):
     assert (answer.status, answer.headers["x-error-code"]) == (404, code)
 
 
-@pytest.mark.slow
-async def test_a_hub_that_is_gone_is_done_without(seeded, tmp_path):
+@pytest.fixture
+async def owner(seeded, tmp_path):
+    """A peer in this process that has seeded the cache, and whose hub is gone."""
     config = PeerConfig(
         data_dir=tmp_path / "peer",
         listen="127.0.0.1:0",
@@ -111,17 +112,33 @@ async def test_a_hub_that_is_gone_is_done_without(seeded, tmp_path):
     )
     async with Peer(config) as peer:
         await LocalService(peer).seed(SeedRequest(paths=[str(seeded.cache)]))
-        front = hub_of(peer)
-        try:
-            for revision in ("main", seeded.commit):
-                repository = await front._repositories.find(RepoAddress("model", REPO, revision))
-                file = await repository.file("weights.bin")
-                content = b"".join([bytes(part) async for part in repository.read(file, 0, file.size)])
-                assert (repository.commit, content) == (seeded.commit, FILES["weights.bin"])
-            with pytest.raises(NetworkError):
-                await front._repositories.find(RepoAddress("model", "org/other"))
-        finally:
-            await front.close()
+        yield peer
+
+
+@pytest.mark.slow
+async def test_a_hub_that_is_gone_is_done_without(seeded, owner):
+    front = hub_of(owner)
+    try:
+        for revision in ("main", seeded.commit):
+            repository = await front._repositories.find(RepoAddress("model", REPO, revision))
+            file = await repository.file("weights.bin")
+            content = b"".join([bytes(part) async for part in repository.read(file, 0, file.size)])
+            assert (repository.commit, content) == (seeded.commit, FILES["weights.bin"])
+        with pytest.raises(NetworkError):
+            await front._repositories.find(RepoAddress("model", "org/other"))
+    finally:
+        await front.close()
+
+
+@pytest.mark.slow
+async def test_commands_know_what_is_seeded_by_the_name_that_the_hub_has_for_it(owner, tmp_path):
+    report = await owner.fetch(f"{REPO}@main", to=tmp_path / "out")
+    assert (report.bytes_fetched, report.files) == (0, len(FILES))
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in FILES} == FILES
+    with pytest.raises(RevisionNotFoundError):
+        await owner.fetch(f"{REPO}@v3")
+    with pytest.raises(NotFoundError, match="run -- hf download org/other"):
+        await owner.fetch("org/other")
 
 
 class Source:
