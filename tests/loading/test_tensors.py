@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -242,6 +245,18 @@ def test_a_snapshot_takes_the_arguments_of_the_hub(publisher, here, tmp_path):
     for wrong in {"repo_type": "film"}, {"no_such": 1}:
         with pytest.raises(UsageError):
             p2pmodel.snapshot_download(model, **wrong)
+
+
+def test_a_model_that_is_published_here_is_not_copied_but_where_it_lies(here, tmp_path):
+    source = tmp_path / "mine"
+    source.mkdir()
+    (source / "config.json").write_bytes(b"{}")
+    command = [sys.executable, "-m", "p2pmodel", "publish", source, "-q", "--data-dir", here]
+    model = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert p2pmodel.snapshot_download(model) == str(source)
+    assert not (here / "models").exists()
+    copied = Path(p2pmodel.snapshot_download(model, local_dir=tmp_path / "copy"))
+    assert (copied / "config.json").read_bytes() == b"{}" and copied != source
 
 
 def test_importing_it_brings_neither_torch_nor_numpy_nor_an_http_client():
