@@ -27,16 +27,19 @@ class SeededRepositories:
         """`beyond_doubt`: only commits that are asked for by their hash and are known to be whole, so that a hub that
         can be asked has nothing to add."""
         self._peer, self._swarm, self._beyond_doubt = peer, swarm, beyond_doubt
-        self._names: Remembered[RepoAddress, SeededSnapshot | None] = Remembered(peer.network.clock.monotonic)
+        self._names: Remembered[RepoAddress, SeededSnapshot] = Remembered(peer.network.clock.monotonic)
 
     async def find(self, address: RepoAddress, token: Token | None = None) -> SeededRepository:
-        revision = address.revision.removeprefix(_BRANCH)
-        snapshot = None
-        if address.kind == "model":
-            snapshot = await self._names.get(address, lambda: seeded_snapshot(self._peer, address.repo_id, revision))
-        if snapshot is None or (self._beyond_doubt and not (snapshot.whole and snapshot.commit == revision)):
-            raise RepositoryNotFoundError(f"no Hugging Face cache that is seeded here has {address.repo_id}")
+        snapshot = await self._names.get(address, lambda: self._snapshot(address))
         return SeededRepository(address, snapshot, await self._swarm.content(snapshot.model_id))
+
+    async def _snapshot(self, address: RepoAddress) -> SeededSnapshot:
+        revision, found = address.revision.removeprefix(_BRANCH), None
+        if address.kind == "model":
+            found = await seeded_snapshot(self._peer, address.repo_id, revision)
+        if found is None or (self._beyond_doubt and not (found.whole and found.commit == revision)):
+            raise RepositoryNotFoundError(f"no Hugging Face cache that is seeded here has {address.repo_id}")
+        return found
 
     async def whoami(self, token: Token) -> Mapping[str, Any] | None:
         return None
