@@ -15,6 +15,7 @@ from p2pmodel.errors import (
     FetchTimeoutError,
     GatedError,
     NetworkError,
+    NoSpaceError,
     NotFoundError,
     P2PModelError,
     RateLimitedError,
@@ -38,8 +39,9 @@ _ERRORS: tuple[tuple[type[P2PModelError], int, str], ...] = (
     (FetchTimeoutError, 504, ""),
     (RateLimitedError, 429, ""),
     (NetworkError, 504, ""),
+    (NoSpaceError, 507, ""),
 )
-"""The first that fits; anything else is 500."""
+"""The first that fits; anything else is 500. Clients try 429, 500 and 504 again, and show what else is said at once."""
 
 
 def error_of(error: P2PModelError) -> tuple[int, dict[str, str]]:

@@ -4,7 +4,14 @@ import hashlib
 
 import pytest
 
-from p2pmodel.errors import EntryNotFoundError, GatedError, NetworkError, RepositoryNotFoundError, UsageError
+from p2pmodel.errors import (
+    EntryNotFoundError,
+    GatedError,
+    NetworkError,
+    NoSpaceError,
+    RepositoryNotFoundError,
+    UsageError,
+)
 from p2pmodel.gateway.addresses import Call, Target, parse_target
 from p2pmodel.gateway.answers import error_of, tree_paths
 from p2pmodel.gateway.git import blob_oid, in_lfs, pointer
@@ -133,6 +140,7 @@ def test_an_error_tells_a_client_what_kind_it_is_and_a_person_why():
     }
     assert error_of(GatedError("x"))[0] == 403
     assert error_of(NetworkError("x")) == (504, {"X-Error-Message": "x"})
+    assert error_of(NoSpaceError("x"))[0] == 507  # 500 would be tried again
 
 
 def test_a_token_stands_in_no_text():
