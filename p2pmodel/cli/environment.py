@@ -143,6 +143,20 @@ async def _execute(command: list[str], variables: Mapping[str, str]) -> int:
 
     from p2pmodel.cli.output import talk
 
+    # They may come before the program is there, and must not end this command then: it would leave the program behind.
+    process: asyncio.subprocess.Process | None = None
+    early: list[int] = []
+
+    def pass_on(number: int) -> None:
+        if process is None:
+            early.append(number)
+        elif process.returncode is None:
+            process.send_signal(number)
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, pass_on, number)
     try:
         process = await asyncio.create_subprocess_exec(*command, env={**os.environ, **variables})
     except (FileNotFoundError, NotADirectoryError):
@@ -151,17 +165,7 @@ async def _execute(command: list[str], variables: Mapping[str, str]) -> int:
     except OSError as error:
         talk(f"p2pmodel: error: {command[0]!r} cannot be run: {error.strerror or error}")
         return NOT_EXECUTABLE
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, _pass_on, process, number)
+    for number in early:
+        pass_on(number)
     code = await process.wait()
     return code if code >= 0 else 128 - code
-
-
-def _pass_on(process: object, number: int) -> None:
-    import asyncio
-
-    assert isinstance(process, asyncio.subprocess.Process)
-    if process.returncode is None:
-        process.send_signal(number)

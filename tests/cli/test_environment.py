@@ -1,10 +1,13 @@
 """What `env` prints, for each shell, and what of the world it takes into account."""
 
+import asyncio
+import os
+import signal
 import subprocess
 
 import pytest
 
-from p2pmodel.cli.environment import assignment, variables_of
+from p2pmodel.cli.environment import _execute, assignment, variables_of
 from p2pmodel.errors import DaemonNotRunningError
 from p2pmodel.peer.runtime import RuntimeRecord
 
@@ -50,3 +53,20 @@ def test_each_shell_gets_its_own_syntax():
     assert assignment("", "A", "b") == "export A=b"
     line = assignment("bash", "A", "$HOME; it's `x`")
     assert subprocess.run(["sh", "-c", f'{line}; printf %s "$A"'], capture_output=True).stdout == b"$HOME; it's `x`"
+
+
+async def test_a_signal_that_comes_while_the_program_is_started_reaches_it(monkeypatch):
+    lost = []
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lost.append, signal.SIGTERM)
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_signal(*arguments, **options):
+        process = await start(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(5):  # the loop comes to the signal
+            await asyncio.sleep(0)
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_signal)
+    code = await _execute(["sh", "-c", "sleep 20"], {})
+    assert (code, lost) == (128 + signal.SIGTERM, [])
