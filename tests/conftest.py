@@ -1,7 +1,7 @@
 """For every room: what Python has compiled is kept, and what runs beside what where pytest runs with `-n 2`.
 
-The tests start the program hundreds of times, as a process of its own. Where the environment forbids Python to keep what
-it compiled (`PYTHONDONTWRITEBYTECODE`), each of these processes compiles the package again.
+The tests start the program hundreds of times, as a process of its own. Where the environment forbids Python to keep
+what it compiled (`PYTHONDONTWRITEBYTECODE`), each of these processes compiles the package again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 PROCESSES = {"benchmarks", "cli", "e2e", "gateway", "loading"}
-"""Rooms whose tests start programs and look at how long these take. One worker has them all: no two run side by side."""
+"""Rooms whose tests start programs and look at how long they take. One worker has them all: no two run side by side."""
 
 
 def unit_of(test: str) -> str:
