@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -13,6 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from p2pmodel.errors import NetworkError
+from p2pmodel.peer.client import find_daemon
+from p2pmodel.peer.reports import PeerStatus
 
 REPOSITORY = Path(__file__).parents[2]
 READY_S = 20
@@ -149,6 +154,24 @@ def finish(process: subprocess.Popen[str], timeout_s: float = DONE_S) -> Finishe
         process.kill()
     with process.stdout, process.stderr:
         return Finished(process.returncode, process.stdout.read(), process.stderr.read())
+
+
+def status_of(data_dir: Path) -> PeerStatus | None:
+    """What the peer that owns the directory says, asked without a process of its own; None while there is none."""
+
+    async def ask() -> PeerStatus | None:
+        daemon = await find_daemon(data_dir)
+        if daemon is None:
+            return None
+        try:
+            return await daemon.status()
+        finally:
+            await daemon.close()
+
+    try:
+        return asyncio.run(ask())
+    except NetworkError:
+        return None
 
 
 @contextmanager

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from pathlib import Path
 
 import pytest
 
+from p2pmodel.peer.client import find_daemon
 from tests.e2e.processes import Network, Node
 
 MIB = 1 << 20
@@ -22,14 +24,17 @@ def model(tmp_path: Path, seed: int, size: int = SIZE) -> Path:
     return path
 
 
-def until_whole(net: Network, cache: Node) -> None:
+async def until_whole(cache: Node) -> None:
     """It yields to the fetch that asked it, and goes on when that has ended."""
+    daemon = await find_daemon(cache.data_dir)
+    assert daemon is not None
     deadline = time.monotonic() + 80
-    while time.monotonic() < deadline:
-        models = net.run("ls", "--json", on=cache).json["models"]
-        if models and models[0]["bytes_held"] == SIZE:
-            return
-    raise AssertionError(f"the cache has {models}")
+    try:
+        while not (models := await daemon.models()) or models[0].bytes_held < SIZE:
+            assert time.monotonic() < deadline, models
+            await asyncio.sleep(0.1)
+    finally:
+        await daemon.close()
 
 
 def fetch(network: Network, node: Path, model_id: str, entry: Node) -> dict:
@@ -44,7 +49,7 @@ def test_the_second_fetch_draws_mostly_on_the_cache(net: Network, tmp_path: Path
     cache = net.daemon("cache", "--cache", "200MiB")
     model_id = net.publish(model(tmp_path, 1), on=publisher)["model_id"]
     first = fetch(net, tmp_path / "one", model_id, entry)
-    until_whole(net, cache)
+    asyncio.run(until_whole(cache))
     second = fetch(net, tmp_path / "two", model_id, entry)
     by = {peer["peer_id"]: peer["bytes"] for peer in second["peers"]}
     assert by.get(cache.ready["peer_id"], 0) > SIZE / 2, by

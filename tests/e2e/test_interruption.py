@@ -4,28 +4,34 @@ interrupted by SIGINT and SIGKILL when about half has arrived; the second run's 
 
 from __future__ import annotations
 
-import json
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.e2e.processes import Network, Node, finish, sha256_of, sharded_model
+from tests.e2e.processes import Network, finish, network, sha256_of, sharded_model, status_of
 
 MIB = 1 << 20
-SIZE = 160 * MIB
+SIZE = 96 * MIB
 IN_FLIGHT = 32 * MIB
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def seeded(net: Network, tmp_path: Path) -> tuple[Path, str]:
-    source = sharded_model(tmp_path / "model", shards=4, shard_bytes=SIZE // 4)
-    seed = net.daemon("seed", "--upload-limit", "80MiB")
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with network(tmp_path_factory.mktemp("interruption")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def seeded(net: Network) -> tuple[Path, str]:
+    """A model, and its id at a seed that is there for all; each test has a peer of its own."""
+    source = sharded_model(net.root / "model", shards=4, shard_bytes=SIZE // 4)
+    seed = net.daemon("seed", "--upload-limit", "48MiB")
     return source, str(net.publish(source, on=seed)["model_id"])
 
 
@@ -39,9 +45,13 @@ def partial_bytes(directory: Path) -> int:
     return total
 
 
-def until_half(process: subprocess.Popen[str], destination: Path) -> None:
+def until_half(process: subprocess.Popen[str], home: Path) -> None:
+    """By the account of the peer that fetches."""
     deadline = time.monotonic() + 60
-    while partial_bytes(destination) < SIZE // 2:
+    while True:
+        status = status_of(home)
+        if status and any(each.progress.bytes_done >= SIZE // 2 for each in status.transfers):
+            return
         assert process.poll() is None, "the fetch ended too early"
         assert time.monotonic() < deadline
 
@@ -55,7 +65,7 @@ def test_an_interrupted_fetch_resumes_with_the_remainder_and_at_most_what_was_in
     assert net.entry is not None
     args = ("fetch", model_id, "--to", out, "--bootstrap", net.entry.listen, "--json")
     first = net.begin(*args, on=home)
-    until_half(first, out)
+    until_half(first, home)
     first.send_signal(how)
     done = finish(first, 30)
     written = partial_bytes(out)
@@ -78,16 +88,16 @@ def test_a_daemon_killed_in_the_middle_of_a_fetch_resumes_after_its_restart(
 ) -> None:
     source, model_id = seeded
     out = tmp_path / "out"
-    node = net.daemon("home")
+    node = net.daemon("killed")
     fetch = net.begin("fetch", model_id, "--to", out, "--json", on=node)
-    until_half(fetch, out)
+    until_half(fetch, node.data_dir)
     node.kill()
     done = finish(fetch, 30)
     assert done.code == 4, done.err
     assert "Traceback" not in done.err
     written = partial_bytes(out)
 
-    again = net.daemon("home")
+    again = net.daemon("killed")
     second = net.run("fetch", model_id, "--to", out, "--json", on=again)
     assert second.code == 0, second.err
     assert sha256_of(out) == sha256_of(source)
@@ -98,19 +108,13 @@ def test_a_daemon_goes_on_fetching_for_others_when_one_command_is_interrupted(
     net: Network, seeded: tuple[Path, str], tmp_path: Path
 ) -> None:
     _, model_id = seeded
-    node = net.daemon("home")
+    node = net.daemon("left alone")
     fetch = net.begin("fetch", model_id, "--to", tmp_path / "out", on=node)
-    until_half(fetch, tmp_path / "out")
+    until_half(fetch, node.data_dir)
     fetch.send_signal(signal.SIGINT)
     assert finish(fetch, 30).code == 130
-    assert status(net, node)["transfers"] == [], "the daemon has let go of the fetch"
+    status = status_of(node.data_dir)
+    assert status is not None and status.transfers == [], "the daemon has let go of the fetch"
     second = net.run("fetch", model_id, "--to", tmp_path / "out", "--json", on=node)
     assert second.code == 0, second.err
     assert second.json["bytes_reused"] > SIZE // 4
-
-
-def status(net: Network, node: Node) -> dict[str, Any]:
-    done = net.run("status", "--json", on=node)
-    assert done.code == 0, done.err
-    found: dict[str, Any] = json.loads(done.out)
-    return found

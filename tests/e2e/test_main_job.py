@@ -5,12 +5,13 @@ node, driven through the command line; every file compared by SHA-256 with the o
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.probe import Probe
-from tests.e2e.processes import Network, finish, sha256_of, sharded_model
+from tests.e2e.processes import Network, Node, finish, network, sha256_of, sharded_model
 
 MIB = 1 << 20
 SIZES = [
@@ -19,11 +20,23 @@ SIZES = [
 ]
 
 
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    with network(tmp_path_factory.mktemp("main-job")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def others(net: Network) -> list[Node]:
+    """Four daemons, for all tests that need not look at what a new one takes."""
+    return [net.daemon(f"d{number}") for number in range(4)]
+
+
 @pytest.mark.slow
 def test_real_weights_published_on_one_peer_arrive_whole_on_four_the_later_ones_from_several(
-    net: Network, real_weights: Path
+    net: Network, others: list[Node], real_weights: Path
 ) -> None:
-    publisher, *others = [net.daemon(f"d{number}") for number in range(5)]
+    publisher = net.daemon("publisher")
     expected = sha256_of(real_weights)
     published = net.publish(real_weights, "--name", "minilm", on=publisher)
     assert published["bytes_total"] == sum(path.stat().st_size for path in real_weights.rglob("*") if path.is_file())
@@ -48,13 +61,12 @@ def test_real_weights_published_on_one_peer_arrive_whole_on_four_the_later_ones_
 
 @pytest.mark.parametrize("shard_bytes", SIZES)
 async def test_the_publisher_dies_half_way_and_the_model_completes_everywhere(
-    net: Network, shard_bytes: int, tmp_path: Path
+    net: Network, others: list[Node], shard_bytes: int, tmp_path: Path
 ) -> None:
     source = sharded_model(tmp_path / "model", shards=4, shard_bytes=shard_bytes)
     expected = sha256_of(source)
     # The seed is the narrow place, as at home; the others pass on to each other what it has sent to any of them.
     publisher = net.daemon("seed", "--upload-limit", "48MiB" if shard_bytes < 100 * MIB else "128MiB")
-    others = [net.daemon(f"d{number}") for number in range(4)]
     model_id = net.publish(source, on=publisher)["model_id"]
     fetches = [
         net.begin("fetch", model_id, "--to", tmp_path / f"out{number}", "--json", on=node)
@@ -91,9 +103,11 @@ def test_publishing_and_seeding_copy_nothing_and_a_fetch_takes_its_size_once(net
 
 
 @pytest.mark.slow
-def test_a_daemon_stops_within_ten_seconds_and_its_records_are_gone(net: Network, tmp_path: Path) -> None:
+def test_a_daemon_stops_within_ten_seconds_and_its_records_are_gone(
+    net: Network, others: list[Node], tmp_path: Path
+) -> None:
     source = sharded_model(tmp_path / "model", shards=1, shard_bytes=MIB)
-    publisher, other = net.daemon("a"), net.daemon("b")
+    publisher, other = net.daemon("stopping"), others[0]
     model_id = net.publish(source, on=publisher)["model_id"]
     assert publisher.terminate() == 0
     done = net.run("fetch", model_id, "--to", tmp_path / "out", "--json", on=other)
@@ -104,11 +118,12 @@ def test_a_daemon_stops_within_ten_seconds_and_its_records_are_gone(net: Network
 @pytest.mark.slow
 def test_commands_without_a_daemon_do_the_same_job(net: Network, tmp_path: Path) -> None:
     source = sharded_model(tmp_path / "model", shards=1, shard_bytes=4 * MIB)
-    done = net.run("publish", source, "-q", on=tmp_path / "home")
+    home = net.root / "home"
+    done = net.run("publish", source, "-q", on=home)
     assert done.code == 0, done.err
     model_id = done.out.strip()
     node = net.daemon("home", entry=True)
-    assert node.data_dir == tmp_path / "home"
+    assert node.data_dir == home
     assert net.entry is not None
     fetched = net.run(
         "fetch", model_id, "--to", tmp_path / "out", "--bootstrap", net.entry.listen, on=tmp_path / "elsewhere"

@@ -14,11 +14,9 @@ from typing import Any
 
 import pytest
 
-from p2pmodel.errors import NetworkError
 from p2pmodel.peer.client import find_daemon
-from p2pmodel.peer.reports import PeerStatus
 from p2pmodel.peer.requests import LimitsChange
-from tests.e2e.processes import Finished, Network, Node, finish, network, sha256_of, sharded_model
+from tests.e2e.processes import Finished, Network, Node, finish, network, sha256_of, sharded_model, status_of
 
 MIB = 1 << 20
 SIZE = 48 * MIB
@@ -50,26 +48,8 @@ def seed(net: Network) -> Node:
     return net.nodes[1]
 
 
-def status(data_dir: Path) -> PeerStatus | None:
-    """What the peer that owns the directory says, asked without a process of its own; None while there is none."""
-
-    async def ask() -> PeerStatus | None:
-        daemon = await find_daemon(data_dir)
-        if daemon is None:
-            return None
-        try:
-            return await daemon.status()
-        finally:
-            await daemon.close()
-
-    try:
-        return asyncio.run(ask())
-    except NetworkError:
-        return None
-
-
 def sent_by(node: Node) -> int:
-    found = status(node.data_dir)
+    found = status_of(node.data_dir)
     assert found is not None
     return found.bytes_sent
 
@@ -88,7 +68,7 @@ def until_attached(home: Path, processes: list[subprocess.Popen[str]]) -> None:
     """Until the owner of `home` is fetching for all of them."""
     deadline = time.monotonic() + DONE_S
     while True:
-        found = status(home)
+        found = status_of(home)
         if found is not None and sum(one.callers for one in found.transfers) >= len(processes):
             return
         over = next((process for process in processes if process.poll() is not None), None)
