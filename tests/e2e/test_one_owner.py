@@ -18,17 +18,25 @@ import pytest
 from p2pmodel.errors import UsageError
 from p2pmodel.store import DirectoryLock
 from p2pmodel.store.lock import LOCK_NAME, fcntl
-from tests.e2e.processes import Network, command, environment, network
+from tests.e2e.processes import Network, Node, command, environment, network
 
 pytestmark = pytest.mark.slow
-INTERPRETER_S = 1.0
-"""What a process needs on a busy machine before it comes to the lock; the mark of one second is the lock's own."""
+LOCK_S = 1.0
+"""The mark is the lock's own. Before a process comes to it there is the interpreter: twice what the first daemon took
+from its start until it served is allowed for that, on a machine as busy as this one is now."""
 
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Any:
     with network(tmp_path, entry=False) as net:
         yield net
+
+
+def timed(net: Network, name: str) -> tuple[Node, float]:
+    """A daemon, and how long it took until it served."""
+    began = time.monotonic()
+    node = net.daemon(name, entry=False)
+    return node, time.monotonic() - began
 
 
 def second(data_dir: Path) -> tuple[subprocess.CompletedProcess[str], float]:
@@ -40,21 +48,20 @@ def second(data_dir: Path) -> tuple[subprocess.CompletedProcess[str], float]:
 
 
 def test_a_second_daemon_is_refused_within_a_second_and_told_whose_the_directory_is(alone: Network) -> None:
-    first = alone.daemon("home", entry=False)
+    first, start_s = timed(alone, "home")
     done, seconds = second(first.data_dir)
     assert (done.returncode, done.stdout) == (8, "")
     assert f"in use by another peer (process {first.process.pid})" in done.stderr and "Traceback" not in done.stderr
-    assert seconds <= 1.0 + INTERPRETER_S
+    assert seconds <= LOCK_S + 2 * start_s
     assert first.process.poll() is None
 
 
 def test_what_a_killed_daemon_left_is_taken_over_at_once(alone: Network) -> None:
-    first = alone.daemon("home", entry=False)
+    first, start_s = timed(alone, "home")
     first.kill()
     assert (first.data_dir / "daemon.json").exists() and (first.data_dir / LOCK_NAME).exists()
-    began = time.monotonic()
-    again = alone.daemon("home", entry=False)
-    assert time.monotonic() - began <= 1.0 + 3 * INTERPRETER_S
+    again, again_s = timed(alone, "home")
+    assert again_s <= LOCK_S + 2 * start_s
     assert again.ready["peer_id"] == first.ready["peer_id"]
 
 

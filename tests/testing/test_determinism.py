@@ -134,9 +134,9 @@ def in_a_process(seed: int, hash_seed: int) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_the_same_seed_gives_the_same_event_log_under_any_hash_seed(seed: int) -> None:
-    logs = {in_a_process(seed, hash_seed) for hash_seed in (0, 1, 2)}
+def test_the_same_seed_gives_the_same_event_log_under_any_hash_seed() -> None:
+    """tests/testing/test_repeatability.py has more seeds, of a simulation with everything in it."""
+    logs = {in_a_process(1, hash_seed) for hash_seed in (0, 2)}
     assert len(logs) == 1, logs
     assert int(logs.pop().split()[0]) > 1_000
 
