@@ -50,7 +50,8 @@ def until_half(process: subprocess.Popen[str], home: Path) -> None:
     deadline = time.monotonic() + 60
     while True:
         status = status_of(home)
-        if status and any(each.progress.bytes_done >= SIZE // 2 for each in status.transfers):
+        running = [each.progress for each in status.transfers] if status else []
+        if any(each.phase == "transfer" and each.bytes_done >= SIZE // 2 for each in running):
             return
         assert process.poll() is None, "the fetch ended too early"
         assert time.monotonic() < deadline
