@@ -421,7 +421,8 @@ class Schedule(Generic[K]):
     def expire(self, now: float) -> list[K]:
         """Free what is past its deadline. Returns the peers that have become late.
 
-        What they may have begun to send stays out, for it may still be the first to come; the rest is withdrawn.
+        What they may have begun to send stays out, for it may still be the first to come; the rest is withdrawn, and
+        `withdrawn` is to be called before anything is asked for again.
         """
         late: dict[K, None] = {}
         for peer, source in list(self._busy.items()):

@@ -646,6 +646,7 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         self.now += seconds
         late = self.schedule.expire(self.now)
         assert set(late) <= set(self.schedule._sources)
+        assert not set(self.schedule.withdrawn()) & set(self.requests())
 
     @invariant()
     def in_flight_is_what_is_asked_and_not_overdue(self) -> None:
