@@ -165,7 +165,7 @@ async def _execute(command: list[str], variables: Mapping[str, str]) -> int:
     except OSError as error:
         talk(f"p2pmodel: error: {command[0]!r} cannot be run: {error.strerror or error}")
         return NOT_EXECUTABLE
-    for number in early:
-        pass_on(number)
+    for waiting in early:
+        pass_on(waiting)
     code = await process.wait()
     return code if code >= 0 else 128 - code
