@@ -11,6 +11,7 @@ import msgspec
 from p2pmodel.gateway.hub_cache import CacheEntry, cache_directory, import_into_cache
 from p2pmodel.gateway.model_names import OWN_NAMESPACE, commit_of
 from p2pmodel.model import Digest, ModelId, Reference
+from p2pmodel.peer.hub_snapshots import hub_commit
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import PeerService, ShowRequest
 
@@ -24,14 +25,19 @@ async def put_into_hub_cache(service: PeerService, ref: str, report: FetchReport
         source = source.parent
     shown = await service.show(ShowRequest(ref=report.model_id))
     files = {file.path: (file.size, file.sha256) for file in shown.files}
+    cache = cache_directory(os.environ)
+    repo_id = f"{reference.namespace}/{reference.name}" if reference.name else f"{OWN_NAMESPACE}/{model_id.hex}"
+    commit, snapshot = hub_commit(shown.model.places, repo_id) or (commit_of(model_id), None)
+    if snapshot is not None and snapshot.is_relative_to(cache.resolve()):
+        return msgspec.structs.replace(report, path=str(snapshot / inside))  # it is what is seeded from there
     entry = CacheEntry(
         kind="model",
-        repo_id=f"{reference.namespace}/{reference.name}" if reference.name else f"{OWN_NAMESPACE}/{model_id.hex}",
-        commit=commit_of(model_id),
+        repo_id=repo_id,
+        commit=commit,
         reference=reference.revision or "main",
         source=source,
         files=files,
         here=[path for path in files if (source / path).is_file()],
     )
-    snapshot = await asyncio.to_thread(import_into_cache, cache_directory(os.environ), entry)
+    snapshot = await asyncio.to_thread(import_into_cache, cache, entry)
     return msgspec.structs.replace(report, path=str(snapshot / inside))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from p2pmodel.errors import RevisionNotFoundError
 from p2pmodel.model import ModelId
 from p2pmodel.peer.peer import Peer
+from p2pmodel.peer.reports import ModelPlace
 from p2pmodel.store import StoredModel
 from p2pmodel.store.hugging_face import HubSnapshot
 
@@ -36,6 +38,12 @@ def is_published_as_itself(model: StoredModel, name: str) -> bool:
     """Whether somebody published the model here, and not the cache of a hub where `name` is another one's."""
     places = [place for place in model.places if place.state == "published"]
     return any((found := HubSnapshot.at(place.path)) is None or found.repo_id != name for place in places)
+
+
+def hub_commit(places: Iterable[ModelPlace], repo_id: str) -> tuple[str, Path] | None:
+    """Of a model that is served out of a Hugging Face cache as this repository: the hub's commit, and where it lies."""
+    found = (HubSnapshot.at(Path(place.path)) for place in places if place.state == "published")
+    return next(((one.commit, one.path) for one in found if one is not None and one.repo_id == repo_id), None)
 
 
 async def seeded_snapshot(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, snapshot_download
 
+from p2pmodel.cli.hub_cache import put_into_hub_cache
 from p2pmodel.errors import NetworkError, NotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from p2pmodel.gateway import Chain, RepoAddress, hub_of
 from p2pmodel.peer import NetworkConfig, Peer, PeerConfig
@@ -139,6 +140,19 @@ async def test_commands_know_what_is_seeded_by_the_name_that_the_hub_has_for_it(
         await owner.fetch(f"{REPO}@v3")
     with pytest.raises(NotFoundError, match="run -- hf download org/other"):
         await owner.fetch("org/other")
+
+
+@pytest.mark.slow
+async def test_what_is_seeded_goes_into_a_cache_as_the_commit_that_the_hub_has(owner, seeded, tmp_path, monkeypatch):
+    report, before = await owner.fetch(REPO), sorted(seeded.cache.rglob("*"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(seeded.cache))
+    told = await put_into_hub_cache(LocalService(owner), REPO, report)
+    assert Path(told.path).name == seeded.commit and Path(told.path).is_relative_to(seeded.cache.resolve())
+    assert sorted(seeded.cache.rglob("*")) == before
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "other"))
+    told = await put_into_hub_cache(LocalService(owner), REPO, report)
+    assert (tmp_path / "other" / "models--org--tiny" / "refs" / "main").read_text() == seeded.commit
+    assert {name: (Path(told.path) / name).read_bytes() for name in FILES} == FILES
 
 
 class Source:
