@@ -13,6 +13,7 @@ from p2pmodel.cli.hub_cache import put_into_hub_cache
 from p2pmodel.errors import NetworkError, NotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from p2pmodel.gateway import Chain, RepoAddress, hub_of
 from p2pmodel.peer import NetworkConfig, Peer, PeerConfig
+from p2pmodel.peer.hub_snapshots import seeded_snapshot
 from p2pmodel.peer.requests import SeedRequest
 from p2pmodel.peer.service import LocalService
 from tests.e2e.hub import REPO, running
@@ -153,6 +154,19 @@ async def test_what_is_seeded_goes_into_a_cache_as_the_commit_that_the_hub_has(o
     told = await put_into_hub_cache(LocalService(owner), REPO, report)
     assert (tmp_path / "other" / "models--org--tiny" / "refs" / "main").read_text() == seeded.commit
     assert {name: (Path(told.path) / name).read_bytes() for name in FILES} == FILES
+
+
+@pytest.mark.slow
+async def test_what_is_not_what_the_hub_says_of_that_commit_does_not_go_by_its_name(owner, seeded):
+    tree = seeded.cache / "models--org--tiny" / "trees" / f"{seeded.commit}.json"
+    said = tree.read_text()
+    assert (await seeded_snapshot(owner, REPO, "main")).whole
+    try:
+        tree.write_text(said.replace(seeded.etags["weights.bin"], "0" * 64))
+        with pytest.raises(RevisionNotFoundError):
+            await seeded_snapshot(owner, REPO, "main")
+    finally:
+        tree.write_text(said)
 
 
 class Source:
