@@ -356,6 +356,8 @@ READ_ASKS_MAX = 1024
 """Ranges that a program waits for at once over one connection: more than tensors are loaded side by side."""
 MOUNT_READ_S = 60.0
 """What a program that reads from a mount waits at most: twice the stall after which a fetch gives up."""
+READ_BEHIND_FETCH_S = 60.0
+"""A reader waits so long for a fetch of other files of its model: one fetch of a model is at work at a time."""
 READ_FILES_OPEN_MAX = 64
 """Files of models that a reading program keeps open: the shards of a large model."""
 

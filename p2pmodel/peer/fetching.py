@@ -166,6 +166,10 @@ class Fetching:
         if self._download is not None:
             self._download.want(bits, dropped)
 
+    def brings(self, bits: int) -> int:
+        """Those of these chunks that the transfer under way was begun for; all of them where none is."""
+        return bits if self._download is None else bits & self._download.wanted
+
     def came_otherwise(self, bits: int) -> None:
         """These chunks were found on this disk meanwhile."""
         if self._download is not None:

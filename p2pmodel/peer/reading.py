@@ -17,7 +17,8 @@ from contextlib import AsyncExitStack
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Protocol
 
-from p2pmodel.errors import InterruptedFetchError, P2PModelError, VerificationError
+from p2pmodel.errors import InterruptedFetchError, NetworkError, P2PModelError, VerificationError
+from p2pmodel.limits import READ_BEHIND_FETCH_S
 from p2pmodel.model import Layout, ModelId, PublicKey
 from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, cancelled
@@ -54,10 +55,10 @@ class Wanting(Protocol):
 
 
 class _Wait:
-    """Somebody waits for `missing` chunks (bits)."""
+    """Somebody waits for `missing` chunks (bits), from `began` on."""
 
-    def __init__(self, missing: int) -> None:
-        self.missing = missing
+    def __init__(self, missing: int, began: float) -> None:
+        self.missing, self.began = missing, began
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
@@ -221,7 +222,7 @@ class Reading:
         missing = self.missing(chunks)
         if not missing:
             return
-        wait = _Wait(missing)
+        wait = _Wait(missing, self._peer.network.clock.monotonic())
         self._waits[wait] = None
         self.go_on()
         try:
@@ -276,7 +277,9 @@ class Reading:
         try:
             while self._unfinished and not flight.done():
                 fetching.prefer(self._next())
-                await self._changed(None, flight)
+                if not await self._changed(_LOOK_AGAIN_S, flight):
+                    self.look()
+                self._fail_stranded(fetching)
         finally:
             fetching.prefer(())
         self.look()
@@ -284,6 +287,17 @@ class Reading:
             place = await self.place(file_index, self.layout.chunks_of(file_index))
             if place is not None and place.whole:
                 self._settle_name(file_index)
+
+    def _fail_stranded(self, fetching: Fetching) -> None:
+        """Nobody waits without end for what this fetch, of other files, does not bring."""
+        now = self._peer.network.clock.monotonic()
+        for wait in list(self._waits):
+            if wait.missing != fetching.brings(wait.missing) and now - wait.began > READ_BEHIND_FETCH_S:
+                del self._waits[wait]
+                if not wait.done.done():
+                    wait.done.set_exception(
+                        NetworkError("other files of this model are being fetched; ask again when that fetch has ended")
+                    )
 
     async def give_way(self) -> None:
         """A fetch of the model begins; it finds here what has come."""
@@ -310,11 +324,12 @@ class Reading:
 
     async def _end_search(self) -> None:
         """Unless somebody uses it, or is about to."""
-        if self._opened or self.work is not None:
-            return
         if self._ending is not None:
             self._ending.cancel()
-        search, self._search, self._ending = self._search, None, None
+        self._ending = None
+        if self._opened or self.work is not None:
+            return
+        search, self._search = self._search, None
         if search is not None:
             await search[0].aclose()
 
@@ -365,6 +380,8 @@ class Reading:
                 changed = await self._changed(_LOOK_AGAIN_S if lacking else waits_s, transfer)
                 if lacking and not changed:
                     self.look()
+                    # Written by an answer of which nobody told, for its connection had ended.
+                    fetching.came_otherwise(lacking & self._have)
                 self.bytes_fetched += fetching.tally.bytes_fetched - came
                 came = fetching.tally.bytes_fetched
                 if transfer.done():

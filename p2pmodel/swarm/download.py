@@ -146,6 +146,11 @@ class Download:
         return self._schedule.complete
 
     @property
+    def wanted(self) -> int:
+        """What it may bring at all, as bits."""
+        return self._wanted.bits
+
+    @property
     def missing(self) -> int:
         """Wanted chunks that are not verified yet, as bits."""
         return self._twins.filled_by(self._schedule.missing)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pmodel.errors import NoPeersError, NotFoundError, UsageError
+from p2pmodel.errors import NetworkError, NoPeersError, NotFoundError, UsageError
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.testing.weights import ModelFiles
 
@@ -265,3 +265,24 @@ async def test_a_chunk_that_rots_while_the_rest_still_comes_is_never_given_out_a
             return await reader.read("weights.bin", 0, MIB)
 
     assert await net[1].run(rot) == files["weights.bin"][:MIB]
+
+
+async def test_a_reader_of_other_files_than_are_being_fetched_waits_for_a_minute_and_is_told_why(swarm):
+    net, model, files = await two_peers(swarm, size=8 * MIB)
+    net[0].peer.swarm.limit_upload(60_000)
+
+    async def both(peer):
+        loop = asyncio.get_running_loop()
+        fetch = loop.create_task(peer.fetch(str(model), files=["weights.bin"]))
+        await asyncio.sleep(5)
+        began = loop.time()
+        with pytest.raises(NetworkError, match="other files of this model are being fetched"):
+            await read(peer, model, "config.json")
+        waited_s = loop.time() - began
+        assert not fetch.done()
+        await fetch
+        return waited_s, await read(peer, model, "config.json")
+
+    waited_s, config = await net[1].run(both)
+    assert 55 < waited_s < 75
+    assert config == files["config.json"]
