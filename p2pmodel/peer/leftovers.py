@@ -6,6 +6,7 @@ last; where room is needed it goes before any model does, what was not used for 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pmodel.errors import P2PModelError
-from p2pmodel.store import DirectoryEntry, Files
+from p2pmodel.store import Directory, DirectoryEntry, Files
+
+log = logging.getLogger(__name__)
 
 _GONE = ".gone"
 """Ends the name of what is about to be removed; a crash may leave it so."""
@@ -22,7 +25,7 @@ _GONE = ".gone"
 
 @dataclass(slots=True)
 class _Left:
-    """A file with what belongs to it: names that differ after their dot only."""
+    """A file with what belongs to it: names that differ after their dot only, and those of what is being written."""
 
     path: Path
     names: list[str] = field(default_factory=list)
@@ -81,7 +84,8 @@ class Leftovers:
             for entry in self._entries(directory):
                 if entry.status.kind == "file":
                     # What is half removed belongs to nothing any more.
-                    path = directory / (entry.name if entry.name.endswith(_GONE) else entry.name.partition(".")[0])
+                    gone, owner = entry.name.endswith(_GONE), entry.name.removeprefix(".").partition(".")[0]
+                    path = directory / (entry.name if gone else owner)
                     found.setdefault(path, _Left(path)).add(entry)
         return sorted(found.values(), key=lambda left: left.used_at)
 
@@ -92,17 +96,29 @@ class Leftovers:
             return []  # nothing was ever put there
 
     def _remove(self, left: _Left) -> int:
-        directory = self._files.open_directory(left.path.parent)
-        if directory is None:
+        """Returns the bytes freed; none where another was first, or the disk does not let it go."""
+        try:
+            directory = self._files.open_directory(left.path.parent)
+            if directory is None:
+                return 0
+            with closing(directory):
+                return self._remove_from(directory, left)
+        except P2PModelError as error:
+            log.warning("%s", error)
             return 0
-        with closing(directory):
-            with self._lock:  # renaming is quick; to remove a long file takes a while
-                if left.path in self._used:
-                    return 0
-                gone = [name if name.endswith(_GONE) else f"{name}{_GONE}" for name in left.names]
-                for name, new_name in zip(left.names, gone, strict=True):
-                    if name != new_name:
-                        directory.rename(name, directory, new_name)
-            for name in gone:
-                directory.remove(name)
-        return left.allocated_bytes
+
+    def _remove_from(self, directory: Directory, left: _Left) -> int:
+        gone, freed = [], 0
+        with self._lock:  # renaming is quick; to remove a long file takes a while
+            if left.path in self._used:
+                return 0
+            for name in left.names:
+                if (status := directory.status(name)) is None:
+                    continue
+                freed += status.allocated_bytes
+                gone.append(name if name.endswith(_GONE) else f"{name}{_GONE}")
+                if name != gone[-1]:
+                    directory.rename(name, directory, gone[-1])
+        for name in gone:
+            directory.remove(name)
+        return freed

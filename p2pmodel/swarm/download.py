@@ -16,7 +16,7 @@ from random import Random
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
 from p2pmodel.limits import IDLERS_REMEMBERED_MAX, LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
 from p2pmodel.model import HaveMap, Layout, PublicKey
-from p2pmodel.model.have_map import bits_of
+from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, Clock
 from p2pmodel.swarm.accounting import Account, Waste
 from p2pmodel.swarm.link import Link
@@ -209,7 +209,7 @@ class Download:
     def came_otherwise(self, bits: int) -> None:
         """These chunks are here now, from this disk; maybe without others of the same hash, which stay wanted."""
         instead = self._twins.came_otherwise(bits)
-        still = bits_of([new for first, new in instead.items() if self._schedule.is_missing(first)])
+        still = bits_of([instead[first] for first in iter_bits(self._schedule.missing & bits_of(instead))])
         self._schedule.held(bits)
         if not instead:
             return

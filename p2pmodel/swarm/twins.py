@@ -9,7 +9,7 @@ from __future__ import annotations
 from itertools import islice
 
 from p2pmodel.model import Layout
-from p2pmodel.model.have_map import bits_of, iter_bits
+from p2pmodel.model.have_map import bits_of, iter_bits, membership
 
 _IMPLIED_MAX = 256
 _PLACES_LOOKED_AT = 8
@@ -27,17 +27,25 @@ class Twins:
         """For a place of a hash, the chunk that is asked for: who holds the one can send the other."""
         self._places: dict[int, list[int]] = {}
         """The other way round; for so few hashes that a message costs no more for a manifest made to that end."""
+        is_missing = membership(missing)
         for places in layout.repeated():
-            if group := [index for index in places if missing >> index & 1]:
-                self._found(group[0], tuple(group[1:]))
+            if group := [index for index in places if is_missing(index)]:
+                self._found(group)
                 if len(self._places) < _IMPLIED_MAX:
                     self._look_at(group[0], places)
-        self._hidden = bits_of(self._first)
+        self._firsts, self._hidden = bits_of(self._twins), bits_of(self._first)
         self._looked_at = bits_of(self._implied)
 
-    def _found(self, first: int, twins: tuple[int, ...]) -> None:
-        self._twins[first] = twins
+    def _found(self, group: list[int]) -> None:
+        first, *twins = group
+        self._twins[first] = tuple(twins)
         self._first.update((twin, first) for twin in twins)
+
+    def _forget(self, first: int) -> tuple[int, ...]:
+        twins = self._twins.pop(first)
+        for twin in twins:
+            del self._first[twin]
+        return twins
 
     def _look_at(self, first: int, places: tuple[int, ...] | list[int]) -> None:
         looked_at = self._places[first] = list(islice(places, _PLACES_LOOKED_AT))
@@ -50,7 +58,7 @@ class Twins:
 
     def filled_by(self, bits: int) -> int:
         """With the twins of these chunks."""
-        return bits | bits_of([twin for first in self._twins if bits >> first & 1 for twin in self._twins[first]])
+        return bits | bits_of([twin for first in iter_bits(bits & self._firsts) for twin in self._twins[first]])
 
     def implied_by(self, bits: int) -> int:
         """Chunks that a peer can send because it holds the same bytes at another place of the model."""
@@ -59,30 +67,39 @@ class Twins:
 
     def arrived(self, index: int) -> tuple[int, ...]:
         """A chunk has come over the network, and its twins with it; these are returned."""
-        twins = self._twins.pop(index, ())
-        if twins:
-            self._hidden &= ~bits_of(twins)
-            for twin in twins:
-                del self._first[twin]
+        if index not in self._twins:
+            return ()
+        twins = self._forget(index)
+        self._firsts ^= 1 << index
+        self._hidden &= ~bits_of(twins)
         return twins
 
     def came_otherwise(self, bits: int) -> dict[int, int]:
         """These chunks are here, and maybe not their twins: returns which chunk is asked for in place of which now."""
-        instead: dict[int, int] = {}
         touched = dict.fromkeys(self._first[twin] for twin in iter_bits(bits & self._hidden))
-        touched.update((first, None) for first in self._twins if bits >> first & 1)
+        touched.update((first, None) for first in iter_bits(bits & self._firsts))
+        if not touched:
+            return {}
+        instead: dict[int, int] = {}
+        is_here = membership(bits)
+        before, firsts, hidden = list[int](), list[int](), list[int]()
         for first in touched:
-            group = [first, *self.arrived(first)]
-            left = [index for index in group if not bits >> index & 1]
+            group = [first, *self._forget(first)]
+            before += group
+            left = [index for index in group if not is_here(index)]
             if not left:
                 continue
-            self._found(left[0], tuple(left[1:]))
-            self._hidden |= bits_of(left[1:])
+            self._found(left)
+            firsts.append(left[0])
+            hidden += left[1:]
             if left[0] != first:
                 instead[first] = left[0]
                 if places := self._places.pop(first, None):
                     self._implied.pop(left[0], None)
                     self._look_at(left[0], places)
+        # All at once, for a set of chunks is as long as the model, and a manifest may repeat a million of them.
+        others = ~bits_of(before)
+        self._firsts, self._hidden = self._firsts & others | bits_of(firsts), self._hidden & others | bits_of(hidden)
         if instead:
             self._looked_at = bits_of(self._implied)
         return instead

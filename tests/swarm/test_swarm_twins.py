@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from swarm_town import Model
@@ -30,6 +33,29 @@ def test_who_holds_a_place_that_is_here_already_can_send_what_is_missing() -> No
     assert twins.implied_by(bits_of([8])) == bits_of([2])
     assert twins.came_otherwise(bits_of([2, 5])) == {2: 8}
     assert twins.implied_by(bits_of([2, 5])) == bits_of([8])
+
+
+class Pairs:
+    """A layout of which each chunk stands at two places: all that a manifest can repeat."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def repeated(self) -> list[tuple[int, ...]]:
+        return [(first, first + 1) for first in range(0, self.count, 2)]
+
+
+def work_s(count: int) -> float:
+    twins, every_first = Twins(Pairs(count), (1 << count) - 1), bits_of(range(0, count, 2))  # type: ignore[arg-type]
+    began = time.process_time()
+    twins.filled_by(every_first)
+    assert len(twins.came_otherwise(every_first)) == count // 2
+    return time.process_time() - began
+
+
+@pytest.mark.slow
+def test_a_manifest_that_repeats_every_chunk_costs_in_proportion_to_its_length() -> None:
+    assert work_s(80_000) < 30 * min(work_s(10_000) for _ in range(3))  # eight times as long; 64 times if in its square
 
 
 @given(

@@ -73,6 +73,38 @@ def test_what_a_crash_left_half_removed_goes_with_the_next_look(tmp_path, left):
     assert names(tmp_path) == ["young.state"]
 
 
+def test_what_is_being_written_beside_a_file_is_that_files_and_goes_and_stays_with_it(tmp_path, left):
+    left("busy", 5000, days=30)
+    (tmp_path / ".busy.state.new").write_bytes(b"x" * 10)  # of a claim that is being made, or that a crash cut short
+    leftovers = Leftovers([tmp_path], OS_FILES)
+    leftovers.use(tmp_path / "busy")
+    assert leftovers.release(1) == leftovers.releasable_bytes() == 0
+    leftovers.let_go(tmp_path / "busy")
+    assert leftovers.release(1) >= 5000
+    assert names(tmp_path) == []
+
+
+def test_what_another_has_removed_meanwhile_has_freed_nothing(tmp_path, left):
+    left("old", 5000, days=8)
+
+    class Slow(type(OS_FILES)):
+        def entries(self, path):
+            found = super().entries(path)
+            Leftovers([tmp_path], OS_FILES).release(1)
+            return found
+
+    assert Leftovers([tmp_path], Slow()).release(1) == 0
+
+
+def test_one_file_that_cannot_be_removed_keeps_no_other(tmp_path, left):
+    left("older", 5000, days=9)
+    left("old", 5000, days=8)
+    (tmp_path / "older.part.gone").mkdir()
+    (tmp_path / "older.part.gone" / "in the way").touch()
+    assert Leftovers([tmp_path], OS_FILES).remove_unused(time.time()) >= 5000
+    assert "old.part" not in names(tmp_path)
+
+
 async def comes_true(ask, *arguments):
     async with asyncio.timeout(15):
         while not await ask(*arguments):  # noqa: ASYNC110
