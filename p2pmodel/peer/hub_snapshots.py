@@ -15,7 +15,7 @@ from p2pmodel.errors import RevisionNotFoundError
 from p2pmodel.model import ModelId
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import ModelPlace
-from p2pmodel.store import StoredModel
+from p2pmodel.store import Store, StoredModel
 from p2pmodel.store.hugging_face import HubSnapshot
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ async def seeded_snapshot(peer: Peer, repo_id: str, revision: str) -> SeededSnap
 
 
 def _find(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:
-    known = list(_snapshots(peer.store.models(), repo_id))
+    known = list(_snapshots(peer.store, repo_id))
     for model_id, snapshot in known:
         if snapshot.commit != revision and not snapshot.is_meant(peer.files, revision):
             continue
@@ -74,8 +74,11 @@ def _find(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:
     raise RevisionNotFoundError(f"of {repo_id} {commits} is seeded here; {revision[:100]!r} is not")
 
 
-def _snapshots(models: Iterable[StoredModel], repo_id: str) -> Iterator[tuple[ModelId, HubSnapshot]]:
-    for model in models:
-        for place in model.places:
-            if place.state == "published" and (found := HubSnapshot.at(place.path)) and found.repo_id == repo_id:
-                yield model.model_id, found
+def _snapshots(store: Store, repo_id: str) -> Iterator[tuple[ModelId, HubSnapshot]]:
+    """Those that are whole. Others' models are not looked at: every request for whatever name comes by here."""
+    for model_id, root in store.published_roots():
+        if (found := HubSnapshot.at(root)) is None or found.repo_id != repo_id:
+            continue
+        model = store.model(model_id)
+        if model is not None and any(place.state == "published" and place.path == root for place in model.places):
+            yield model_id, found

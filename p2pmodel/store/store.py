@@ -301,6 +301,10 @@ class Store:
         found = [self.model(model_id) for model_id in self._catalogue.model_ids()]
         return [model for model in found if model is not None]
 
+    def published_roots(self) -> list[tuple[ModelId, Path]]:
+        """Where models were published, whole now or not. No model is looked at: cheap however many there are."""
+        return [(copy.model_id, copy.root) for copy in self._catalogue.all_copies() if copy.kind == "published"]
+
     def model(self, model_id: ModelId) -> StoredModel | None:
         """What is here of one model, at the place where most of it is."""
         manifest = self._objects.manifest(model_id)

@@ -157,6 +157,15 @@ async def test_what_is_seeded_goes_into_a_cache_as_the_commit_that_the_hub_has(o
 
 
 @pytest.mark.slow
+async def test_to_ask_for_a_name_that_no_cache_has_no_model_is_looked_at(owner, monkeypatch):
+    looked_at = []
+    stored = owner.store.model
+    monkeypatch.setattr(owner.store, "model", lambda model_id: looked_at.append(model_id) or stored(model_id))
+    assert await seeded_snapshot(owner, "org/other", "main") is None and not looked_at
+    assert await seeded_snapshot(owner, REPO, "main") is not None and len(looked_at) == 1
+
+
+@pytest.mark.slow
 async def test_what_is_not_what_the_hub_says_of_that_commit_does_not_go_by_its_name(owner, seeded):
     tree = seeded.cache / "models--org--tiny" / "trees" / f"{seeded.commit}.json"
     said = tree.read_text()
