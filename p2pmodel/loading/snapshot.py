@@ -11,7 +11,7 @@ from p2pmodel.loading.engine import Engine, engine_for
 from p2pmodel.loading.references import split_reference
 from p2pmodel.peer.config import absolute
 from p2pmodel.peer.reports import FetchReport, ModelSummary, Progress
-from p2pmodel.peer.requests import FetchRequest
+from p2pmodel.peer.requests import FetchRequest, ShowRequest
 
 
 def snapshot_download(
@@ -38,10 +38,10 @@ def snapshot_download(
 
     Arguments mean what they mean to huggingface_hub: `local_dir` is the place, by default where the model is published
     or seeded on this machine, or else one in the data directory; below `cache_dir` it is a directory by the model's id.
-    `force_download` replaces files at the place that are not the
-    model's. With `dry_run` nothing is brought, and the report of what would be is returned. `token`, `max_workers`,
-    `etag_timeout` and others that are about HTTP have no meaning here. Raises as `Peer.fetch` does; `NotFoundError`
-    where `local_files_only` is set and something is missing.
+    `force_download` replaces files at the place that are not the model's. With `dry_run` nothing is brought, and the
+    report of what would be is returned. To find the model and to bring it may take `timeout` seconds each. `token`,
+    `max_workers`, `etag_timeout` and others that are about HTTP have no meaning here. Raises as `Peer.fetch` does;
+    `NotFoundError` where `local_files_only` is set and something is missing.
     """
     unknown = sorted(set(ignored) - _OF_THE_HUB)
     if unknown:
@@ -52,11 +52,12 @@ def snapshot_download(
     if path:
         raise UsageError(f"{repo_id!r} names a file; the files are chosen with allow_patterns")
     engine = engine_for(data_dir, bootstrap)
+    asked = ShowRequest(ref=reference, peers=list(peers), timeout_s=timeout)
     place = local_dir
     if place is None and cache_dir is not None:
-        place = os.path.join(cache_dir, engine.run(_model(engine, reference, peers)).model_id)  # noqa: PTH118
+        place = os.path.join(cache_dir, engine.run(_model(engine, asked)).model_id)  # noqa: PTH118
     as_it_is = place is None and not (force_download or dry_run or signed_by)
-    if as_it_is and (published := engine.run(_published(engine, reference, peers))):
+    if as_it_is and (published := engine.run(_published(engine, asked))):
         return published
     request = FetchRequest(
         ref=reference,
@@ -104,16 +105,14 @@ def _really(request: FetchRequest) -> FetchRequest:
     return msgspec.structs.replace(request, dry_run=False)
 
 
-async def _model(engine: Engine, reference: str, peers: Sequence[str]) -> ModelSummary:
-    from p2pmodel.peer.requests import ShowRequest
-
+async def _model(engine: Engine, request: ShowRequest) -> ModelSummary:
     async with engine.service() as service:
-        return (await service.show(ShowRequest(ref=reference, peers=list(peers)))).model
+        return (await service.show(request)).model
 
 
-async def _published(engine: Engine, reference: str, peers: Sequence[str]) -> str:
+async def _published(engine: Engine, request: ShowRequest) -> str:
     """The directory where the model lies and is served from, for nobody wants it twice; empty where there is none."""
-    places = (await _model(engine, reference, peers)).places
+    places = (await _model(engine, request)).places
     return next((one.path for one in places if one.state == "published" and _as_path(one.path).is_dir()), "")
 
 

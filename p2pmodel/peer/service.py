@@ -181,6 +181,7 @@ class LocalService(Keeping, Care):
             direct = await resolve(request.peers)
             model_id, _ = await self._model(request.ref, direct)
             trust = await self._peer.trust()
+            await self._peer.network.offload(self._peer.store.check_files, model_id)
             encoded = await self._peer.network.offload(self._peer.store.object, model_id)
             signed = await self._names(model_id)
             if encoded is None:

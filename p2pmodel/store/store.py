@@ -324,9 +324,11 @@ class Store:
         found = [copy for copy in self._catalogue.all_copies() if copy.root == root]
         return max(found, key=lambda copy: (not copy.fault, copy.number)).model_id if found else None
 
-    def check_files(self) -> list[StoredModel]:
-        """Stat every file; returns the models of which one changed, vanished or came back since the last look."""
-        news = {copy.model_id: None for copy in self._catalogue.all_copies() if self._checker.look(copy)}
+    def check_files(self, model_id: ModelId | None = None) -> list[StoredModel]:
+        """Stat every file, or those of one model; returns the models of which one changed, vanished or came back since
+        the last look."""
+        copies = self._catalogue.all_copies() if model_id is None else self._catalogue.copies(model_id)
+        news = {copy.model_id: None for copy in copies if self._checker.look(copy)}
         found = [self.model(model_id) for model_id in news]
         return [model for model in found if model is not None]
 

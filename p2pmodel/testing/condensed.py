@@ -298,7 +298,7 @@ class CondensedStore:
         """No byte is on a disk."""
         return CacheUse(0, 0, CacheLimits())
 
-    def check_files(self) -> list[StoredModel]:
+    def check_files(self, model_id: ModelId | None = None) -> list[StoredModel]:
         """There are no files that could change."""
         return []
 

@@ -14,7 +14,7 @@ import pytest
 from loading_models import MIB, safetensors_file, sharded, weights
 
 import p2pmodel
-from p2pmodel.errors import MalformedModelError, NotFoundError, UsageError
+from p2pmodel.errors import FetchTimeoutError, MalformedModelError, NotFoundError, UsageError
 from p2pmodel.loading.opened import open_model
 
 pytestmark = pytest.mark.slow
@@ -257,6 +257,13 @@ def test_a_model_that_is_published_here_is_not_copied_but_where_it_lies(here, tm
     assert not (here / "models").exists()
     copied = Path(p2pmodel.snapshot_download(model, local_dir=tmp_path / "copy"))
     assert (copied / "config.json").read_bytes() == b"{}" and copied != source
+    (source / "config.json").write_bytes(b"[]")  # it is the model no longer; the copy is
+    assert Path(p2pmodel.snapshot_download(model)) not in (source, copied)
+
+
+def test_a_snapshot_of_what_nobody_has_takes_no_longer_than_it_may(publisher, here):
+    with pytest.raises(FetchTimeoutError):
+        p2pmodel.snapshot_download("ab" * 32, timeout=0.2)
 
 
 def test_importing_it_brings_neither_torch_nor_numpy_nor_an_http_client():
