@@ -136,12 +136,15 @@ class Draft:
 
     def _close(self, remove: bool) -> None:
         file, directory, self._file, self._directory = self._file, self._directory, None, None
+        if file is not None and directory is not None and remove:
+            there = directory.status(self.path.name)
+            # Where it has become a file elsewhere, somebody may have begun it anew here.
+            if there is None or there.identity.inode == file.status().identity.inode:
+                directory.remove(self.path.name)
+                directory.remove(self._state_path.name)
         if file is not None:
             file.close()
         if directory is not None:
-            if remove:
-                directory.remove(self.path.name)
-                directory.remove(self._state_path.name)
             directory.close()
 
     # --- what comes in

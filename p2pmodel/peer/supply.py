@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +50,10 @@ class Wanted:
     name: str
     private: bool = False
     """Nobody may learn that this peer has it."""
+
+    @property
+    def key(self) -> tuple[Sha256, bool]:
+        return self.sha256, self.private
 
     @property
     def kept_name(self) -> PortablePath:
@@ -113,7 +117,7 @@ class Supplies:
                     raise
 
     def _note_taint(self, wanted: Wanted) -> None:
-        supply = self._running.get((wanted.sha256, wanted.private))
+        supply = self._running.get(wanted.key)
         if supply is not None and supply.tainted:
             self._tainted[wanted.sha256] = None
 
@@ -124,12 +128,13 @@ class Supplies:
             yield block[max(0, start - place.offset) : end - place.offset]
 
     def _supply(self, wanted: Wanted, source: Read) -> Supply:
-        key = wanted.sha256, wanted.private
+        key = wanted.key
         supply = self._running.get(key)
         if supply is None or supply.over or supply.failed:
             if len(self._running) >= DRAFTS_OPEN_MAX:
                 raise NetworkError("too many files are on their way at once; ask again later")
-            supply = self._running[key] = Supply(self, wanted, source)
+            ending = [one.task for one in self._all if one.wanted.key == key and not one.entered]
+            supply = self._running[key] = Supply(self, wanted, source, ending)
             self._all[supply] = None
             supply.task.add_done_callback(lambda _: self._all.pop(supply, None))
         return supply
@@ -140,9 +145,8 @@ class Supplies:
             self._tainted[supply.wanted.sha256] = None
             while len(self._tainted) > PROOFS_MAX:
                 del self._tainted[next(iter(self._tainted))]
-        key = supply.wanted.sha256, supply.wanted.private
-        if self._running.get(key) is supply:
-            del self._running[key]
+        if self._running.get(supply.wanted.key) is supply:
+            del self._running[supply.wanted.key]
 
 
 class _ElsewhereError(P2PModelError):
@@ -152,8 +156,12 @@ class _ElsewhereError(P2PModelError):
 class Supply:
     """One file on its way. It goes on for a while when nobody reads any more."""
 
-    def __init__(self, supplies: Supplies, wanted: Wanted, source: Read) -> None:
+    def __init__(
+        self, supplies: Supplies, wanted: Wanted, source: Read, ending: Sequence[asyncio.Task[None]] = ()
+    ) -> None:
+        """`ending`: of others of this file, which close or remove what this one goes on from, or begins anew."""
         self.wanted, self.over, self._mixed, self._source = wanted, False, False, source
+        self._ending = ending
         self._supplies, self._peer = supplies, supplies.peer
         directory = supplies.directory / (_PRIVATE if wanted.private else _DRAFTS)
         parts, room = Parts(wanted.sha256, wanted.size), self._peer.store.cache.room_beside
@@ -168,7 +176,7 @@ class Supply:
             gatherings=self._peer.gatherings,
             together=not wanted.private,
         )
-        self._readers, self._entered, self._attempting = 0, False, False
+        self._readers, self.entered, self._attempting = 0, False, False
         self._deserted, self._read_again = asyncio.Event(), asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.get_running_loop().create_task(self._supervised())
@@ -209,7 +217,7 @@ class Supply:
                 self._mixed = True
                 raise VerificationError("the file came whole from elsewhere; begin anew") from None
         except P2PModelError:
-            if not (self._entered and self.over):  # it was proven, and lies in the model that it has become
+            if not (self.entered and self.over):  # it was proven, and lies in the model that it has become
                 raise
         finally:
             self._readers -= 1
@@ -239,10 +247,13 @@ class Supply:
                 draft.fail(NetworkError("this peer is stopping"))
             self._supplies.ended(self)
             await self._filling.leave()
-            await draft.close(remove=self._entered or isinstance(draft.failed, VerificationError))
+            await draft.close(remove=self.entered or isinstance(draft.failed, VerificationError))
 
     async def _run(self) -> None:
         draft = self._draft
+        if self._ending:
+            await asyncio.wait(self._ending)
+        self._ending = ()
         await draft.open()
         if self.wanted.private or draft.have:
             self._begin_filling()
@@ -349,7 +360,7 @@ class Supply:
         layout = await peer.until_stopped(
             stop, peer.store.enter, self._draft.path, wanted.kept_name, wanted.sha256, stop=stop
         )
-        self._entered = True
+        self.entered = True
         await self._supplies.proofs.note(wanted.sha256, layout.model_id, 0)
         self._supplies.ended(self)  # from now on it is read from there
         await peer.announcer.update(layout.model_id)

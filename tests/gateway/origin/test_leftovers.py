@@ -6,9 +6,12 @@ import time
 
 import pytest
 
-from p2pmodel.errors import NoSpaceError
+from p2pmodel.errors import NoSpaceError, VerificationError
 from p2pmodel.gateway.repositories import Token
 from p2pmodel.model import Sha256
+from p2pmodel.model.parts import Parts
+from p2pmodel.peer.draft import Draft
+from p2pmodel.peer.filling import Filling
 from p2pmodel.peer.leftovers import Leftovers
 from p2pmodel.store import OS_FILES
 from tests.gateway.origin.origins import noise, sha256
@@ -149,3 +152,42 @@ async def test_a_file_that_is_longer_than_the_quota_is_refused_with_what_to_do_a
         await peer.read("org/model", "model.safetensors")
     await peer.repositories.supplies.close()
     assert peer.peer.store.cache_use().used_bytes == 0
+
+
+async def test_a_draft_that_has_moved_removes_none_that_was_begun_in_its_place(mirror):
+    peer, content = (await mirror()).peer, noise(MIB)
+    parts, place = Parts(Sha256.from_hex(sha256(content)), len(content)), peer.config.data_dir / "drafts"
+    first, second = (Draft(parts, place, peer.files, peer.network, peer.store.cache.room_beside) for _ in range(2))
+    await first.open()
+    first.path.rename(place / "a model")
+    await second.open()
+    second.arrived(0, second.write(0, memoryview(content)[: parts.part_bytes], believed=True), None)
+    await second.close()
+    await first.close(remove=True)
+    third = Draft(parts, place, peer.files, peer.network, peer.store.cache.room_beside)
+    await third.open()
+    assert third.have == 1
+    await third.close()
+
+
+async def test_who_asks_again_while_wrong_bytes_are_being_removed_gets_right_ones_that_stay(hub, mirror, monkeypatch):
+    content, closing, leave = noise(MIB), asyncio.Event(), Filling.leave
+    hub.add("org/model", {"model.safetensors": content})
+    hub.faults.wrong |= {"model.safetensors"}
+    peer, left = await mirror(), []
+
+    async def leave_late(self):
+        await leave(self)
+        left.append(self)
+        if len(left) == 1:
+            await closing.wait()
+
+    monkeypatch.setattr(Filling, "leave", leave_late)
+    with pytest.raises(VerificationError):
+        await peer.read("org/model", "model.safetensors")
+    hub.faults.wrong.clear()
+    again = asyncio.create_task(peer.read("org/model", "model.safetensors"))
+    await asyncio.wait([again], timeout=0.2)  # it would go on in the file that is about to be removed
+    closing.set()
+    assert await again == content
+    await comes_true(peer.repositories.supplies.proofs.held, Sha256.from_hex(sha256(content)))
