@@ -31,7 +31,7 @@ class SeededSnapshot:
     contents: Mapping[str, str]
     """By path: SHA-256 of files in LFS, git's id of others; of those of which the hub said so."""
     whole: bool
-    """Whether the hub said of these files that they are all of the revision."""
+    """Whether these files are known to be all of the revision, and what the hub has there."""
 
 
 def is_published_as_itself(model: StoredModel, name: str) -> bool:
@@ -63,11 +63,11 @@ def _find(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:
         if layout is None or status is None:
             continue
         sha256 = {file.path.text: file.sha256.hex for file in layout.files}
-        contents, whole = snapshot.contents(peer.files, sha256)
-        if any(len(name) == len(sha256[path]) and name != sha256[path] for path, name in contents.items()):
+        told = snapshot.contents(peer.files, sha256)
+        if told is None:
             log.warning("%s: a file of it is not what the hub has there", snapshot.path)
             continue
-        return SeededSnapshot(model_id, snapshot.commit, status.identity.mtime_ns / 1e9, contents, whole)
+        return SeededSnapshot(model_id, snapshot.commit, status.identity.mtime_ns / 1e9, *told)
     if not known:
         return None
     commits = ", ".join(sorted({snapshot.commit[:12] for _, snapshot in known}))

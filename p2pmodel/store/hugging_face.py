@@ -8,7 +8,7 @@ left out while something of it is being downloaded; one that was fetched in part
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -62,17 +62,27 @@ class HubSnapshot:
             return False
         return content is not None and content.strip() == self.commit.encode()
 
-    def contents(self, files: Files, paths: Iterable[str]) -> tuple[Mapping[str, str], bool]:
+    def contents(self, files: Files, sha256: Mapping[str, str]) -> tuple[Mapping[str, str], bool] | None:
         """What the hub calls the contents of these files, of which it says anything: SHA-256 of those in LFS, git's id
-        of others; and whether these are known to be all files of the revision."""
+        of others; and whether these are known to be all files of the revision, as the hub has them.
+
+        None where one is known to be another than the hub has there. What lies here in place of a link, somebody may
+        have edited: of such a one only its SHA-256 can tell.
+        """
         listed = tree.files if (tree := _tree(files, self.repository, self.commit)) is not None else {}
-        told = {path: name for path, file in listed.items() if (name := file.lfs_sha256 or file.blob_id)}
-        wanted = list(paths)
-        blobs = files.resolve(self.repository / "blobs")
-        for path in wanted:
-            if path not in told and (blob := files.resolve(self.path / path)).parent == blobs:
-                told[path] = blob.name
-        return {path: told[path] for path in wanted if path in told}, bool(listed) and listed.keys() <= set(wanted)
+        blobs, told = files.resolve(self.repository / "blobs"), dict[str, str]()
+        sure = bool(listed) and listed.keys() == sha256.keys()
+        for path, digest in sha256.items():
+            blob, file = files.resolve(self.path / path), listed.get(path, _TreeFile())
+            linked = blob.name if blob.parent == blobs else ""
+            name = file.lfs_sha256 or file.blob_id or linked
+            in_lfs = len(name) == len(digest)
+            if linked not in ("", name) or (in_lfs and name != digest):
+                return None
+            sure = sure and (in_lfs or bool(linked))
+            if name:
+                told[path] = name
+        return told, sure
 
 
 def _repo_id(repository: Path) -> str:

@@ -326,8 +326,42 @@ def test_a_place_in_the_cache_says_which_revision_it_is_and_what_the_hub_calls_i
         "main",
         "v1",
     ]
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A snapshot, what the hub calls its files, and their hashes."""
+    hub, weights = Hub(tmp_path), safetensors()
+    path = hub.add({"model.safetensors": weights, "a/config.json": b"{}"})
     named = {"model.safetensors": sha256(weights), "a/config.json": git_oid(b"{}")}
-    assert snapshot.contents(OS_FILES, named) == (named, True)
-    assert snapshot.contents(OS_FILES, ["a/config.json"]) == ({"a/config.json": git_oid(b"{}")}, False)
-    (hub.repo() / "trees" / f"{COMMIT}.json").unlink()
-    assert snapshot.contents(OS_FILES, named) == (named, False), "by the names of the blobs"
+    return HubSnapshot.at(path), named, {"model.safetensors": sha256(weights), "a/config.json": sha256(b"{}")}
+
+
+@pytest.mark.real_disk
+def test_the_cache_says_what_the_hub_calls_the_files_and_whether_these_are_all(kept):
+    snapshot, named, hashes = kept
+    assert snapshot.contents(OS_FILES, hashes) == (named, True)
+    one = {"a/config.json": hashes["a/config.json"]}
+    assert snapshot.contents(OS_FILES, one) == ({"a/config.json": git_oid(b"{}")}, False)
+    (snapshot.repository / "trees" / f"{COMMIT}.json").unlink()
+    assert snapshot.contents(OS_FILES, hashes) == (named, False), "by the names of the blobs"
+
+
+@pytest.mark.real_disk
+def test_a_file_that_is_another_than_the_list_says_is_not_the_commits(kept):
+    snapshot, _, hashes = kept
+    assert snapshot.contents(OS_FILES, {**hashes, "model.safetensors": "0" * 64}) is None
+    config, blob = snapshot.path / "a" / "config.json", snapshot.repository / "blobs" / git_oid(b"[]")
+    blob.write_bytes(b"[]")
+    config.unlink()
+    config.symlink_to(blob)
+    assert snapshot.contents(OS_FILES, hashes) is None
+
+
+@pytest.mark.real_disk
+def test_a_file_in_place_of_a_link_may_have_been_edited_and_the_commit_is_not_beyond_doubt(kept):
+    snapshot, named, hashes = kept
+    config = snapshot.path / "a" / "config.json"
+    config.unlink()
+    config.write_bytes(b"[]")
+    assert snapshot.contents(OS_FILES, {**hashes, "a/config.json": sha256(b"[]")}) == (named, False)
