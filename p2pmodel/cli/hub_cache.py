@@ -27,17 +27,20 @@ async def put_into_hub_cache(service: PeerService, ref: str, report: FetchReport
     files = {file.path: (file.size, file.sha256) for file in shown.files}
     cache = cache_directory(os.environ)
     repo_id = f"{reference.namespace}/{reference.name}" if reference.name else f"{OWN_NAMESPACE}/{model_id.hex}"
-    commit, snapshot = hub_commit(shown.model.places, repo_id) or (commit_of(model_id), None)
-    if snapshot is not None and snapshot.is_relative_to(cache.resolve()):
-        return msgspec.structs.replace(report, path=str(snapshot / inside))  # it is what is seeded from there
+    hashes = {file.path: file.sha256 for file in shown.files}
+    hub = await asyncio.to_thread(hub_commit, shown.model.places, repo_id, hashes)
+    if hub is not None and hub.path.is_relative_to(cache.resolve()):
+        return msgspec.structs.replace(report, path=str(hub.path / inside))  # it is what is seeded from there
     entry = CacheEntry(
         kind="model",
         repo_id=repo_id,
-        commit=commit,
+        commit=commit_of(model_id) if hub is None else hub.commit,
         reference=reference.revision or "main",
         source=source,
         files=files,
         here=[path for path in files if (source / path).is_file()],
+        names={} if hub is None else hub.contents,
+        whole=hub is None or hub.whole,
     )
     snapshot = await asyncio.to_thread(import_into_cache, cache, entry)
     return msgspec.structs.replace(report, path=str(snapshot / inside))

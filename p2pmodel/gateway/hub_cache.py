@@ -16,13 +16,13 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pmodel.errors import FetchTimeoutError, NoSpaceError, RefusedError, VerificationError
 from p2pmodel.gateway.git import blob_oid, in_lfs
 from p2pmodel.gateway.repositories import Kind, RepoFile
-from p2pmodel.limits import COPY_BYTES, HF_CACHE_LOCK_S, LINKED_FILE_BYTES_MIN
+from p2pmodel.limits import COPY_BYTES, HF_CACHE_LOCK_S, LINKED_FILE_BYTES_MIN, PLAIN_FILE_BYTES_MAX
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".p2pmodel-"
@@ -43,6 +43,23 @@ class CacheEntry:
     source: Path
     files: Mapping[str, tuple[int, str]]
     here: Sequence[str]
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What a hub calls contents, where it is the hub's commit: by their length SHA-256 of files in LFS, or git's id."""
+    whole: bool = True
+    """Whether `files` are all of the commit; else no list of them is kept, which clients would believe."""
+
+    @property
+    def in_lfs(self) -> set[str]:
+        ours = in_lfs({path: size for path, (size, _) in self.files.items()})
+        return {
+            path
+            for path, (size, sha256) in self.files.items()
+            if (
+                len(self.names[path]) == len(sha256) or size > PLAIN_FILE_BYTES_MAX
+                if path in self.names
+                else path in ours
+            )
+        }
 
 
 def cache_directory(environment: Mapping[str, str]) -> Path:
@@ -87,9 +104,9 @@ class _Import:
             directory.mkdir(parents=True, exist_ok=True)
         with self._locked("p2pmodel"):
             self._remove_leftovers()
-            large = in_lfs({path: size for path, (size, _) in entry.files.items()})
+            large = entry.in_lfs
             known = {path: self._put(path, large=path in large) for path in entry.here}
-            if len(known) == len(entry.files):  # else nobody knows yet what the others are called
+            if entry.whole and len(known) == len(entry.files):  # else nobody knows yet what the others are called
                 self._write(f"trees/{entry.commit}.json", _tree(known.values()))
             self._show(known)
             # No line ends it: a reference with one is refused by clients.

@@ -15,7 +15,7 @@ from p2pmodel.errors import RevisionNotFoundError
 from p2pmodel.model import ModelId
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import ModelPlace
-from p2pmodel.store import Store, StoredModel
+from p2pmodel.store import OS_FILES, Store, StoredModel
 from p2pmodel.store.hugging_face import HubSnapshot
 
 log = logging.getLogger(__name__)
@@ -40,10 +40,23 @@ def is_published_as_itself(model: StoredModel, name: str) -> bool:
     return any((found := HubSnapshot.at(place.path)) is None or found.repo_id != name for place in places)
 
 
-def hub_commit(places: Iterable[ModelPlace], repo_id: str) -> tuple[str, Path] | None:
-    """Of a model that is served out of a Hugging Face cache as this repository: the hub's commit, and where it lies."""
-    found = (HubSnapshot.at(Path(place.path)) for place in places if place.state == "published")
-    return next(((one.commit, one.path) for one in found if one is not None and one.repo_id == repo_id), None)
+@dataclass(frozen=True, slots=True)
+class HubCommit:
+    """The hub's own commit that a model is, what the hub calls the contents, and where it lies."""
+
+    commit: str
+    path: Path
+    contents: Mapping[str, str]
+    whole: bool
+
+
+def hub_commit(places: Iterable[ModelPlace], repo_id: str, sha256: Mapping[str, str]) -> HubCommit | None:
+    """Of a model, of files with these hashes, that is served out of a Hugging Face cache as this repository. Blocks."""
+    for place in places:
+        found = HubSnapshot.at(Path(place.path)) if place.state == "published" else None
+        if found is not None and found.repo_id == repo_id and (told := found.contents(OS_FILES, sha256)) is not None:
+            return HubCommit(found.commit, found.path, *told)
+    return None
 
 
 async def seeded_snapshot(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:

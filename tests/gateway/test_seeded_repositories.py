@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,6 +155,29 @@ async def test_what_is_seeded_goes_into_a_cache_as_the_commit_that_the_hub_has(o
     told = await put_into_hub_cache(LocalService(owner), REPO, report)
     assert (tmp_path / "other" / "models--org--tiny" / "refs" / "main").read_text() == seeded.commit
     assert {name: (Path(told.path) / name).read_bytes() for name in FILES} == FILES
+
+
+@pytest.mark.slow
+async def test_a_part_of_a_commit_goes_into_a_cache_without_saying_that_it_is_all(owner, seeded, tmp_path, monkeypatch):
+    report = await owner.fetch(REPO)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "other"))
+    told = Path((await put_into_hub_cache(LocalService(owner), REPO, report)).path)
+    assert {name: (told / name).readlink().name for name in FILES} == seeded.etags
+    ours, theirs = (
+        cache / "models--org--tiny" / "trees" / f"{seeded.commit}.json" for cache in (tmp_path / "other", seeded.cache)
+    )
+    said = theirs.read_text()
+    listed = {
+        path: file["lfs_sha256"] or file["blob_id"] for path, file in json.loads(ours.read_text())["files"].items()
+    }
+    assert listed == seeded.etags
+    ours.unlink()
+    try:
+        theirs.write_text(said.replace('"files": {', '"files": {"not fetched": {"blob_id": "%s"}, ' % ("a" * 40)))
+        await put_into_hub_cache(LocalService(owner), REPO, report)
+        assert not ours.exists()
+    finally:
+        theirs.write_text(said)
 
 
 @pytest.mark.slow
