@@ -121,8 +121,12 @@ class Channel(Protocol):
     """Called when more answers are worth giving than before."""
 
     @property
-    def answers_ahead(self) -> int:
-        """How many answers are worth giving to `send_bulk` at a time, now: the next is made ready while one leaves."""
+    def runs_ahead(self) -> int:
+        """How many calls of `send_run` are worth making at a time: what comes next is here while one leaves."""
+
+    @property
+    def run_answers(self) -> int:
+        """How many answers are worth giving to each, now: one, or as many as leave in a few milliseconds."""
 
     @property
     def bytes_received(self) -> int: ...
@@ -136,12 +140,12 @@ class Channel(Protocol):
     def send(self, message: bytes) -> None:
         """Queue a message of at most `CONTROL_BYTES_MAX`. Never blocks, never raises; a closed channel ignores it."""
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
-        """Send the bytes of `source` as the answer to a request and release it. Returns when they have left.
+    async def send_run(self, answers: Sequence[tuple[int, BulkSource]]) -> list[bool]:
+        """Send each source as the answer to its request, in order, and release it. Returns when all have left.
 
-        False where the source had nothing: then nothing was sent. Messages may overtake it, and one answer
+        False for a source that had nothing: then nothing was sent of it. Messages may overtake answers, and one run
         another. Raises `PeerGoneError` where the channel has closed, and what
-        `source` raised; then the channel is closed, because half an answer cannot be taken back.
+        a source raised; then the channel is closed, because half an answer cannot be taken back.
         """
 
     def expect(self, size_bytes: int) -> int:

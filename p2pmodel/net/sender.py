@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
@@ -28,26 +28,47 @@ from p2pmodel.net.outbox import (
 )
 from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSource
-from p2pmodel.net.threads import MAIL_WAITS_S, SharedSocket
+from p2pmodel.net.threads import SharedSocket
 
 _LINGER_MS = 20
-_ANSWERS_AHEAD_MIN, _ANSWERS_AHEAD_MAX = 2, 8
+RUNS_AHEAD = 2
+"""One leaves while the next is here: the thread must not run dry before the loop hears what has left."""
+_RUN_S = 0.008
+"""Answers that leave within this time are given, waited for and settled together."""
+_RUN_ANSWERS_MAX = 4
 _FLUSH_BYTES = 64 * 1024
 """Messages of one turn of the loop leave together, unless there are more than this."""
 
 
 @dataclass(slots=True, eq=False)
+class _Run:
+    """Answers that were given together: one outcome for all of them."""
+
+    outcome: asyncio.Future[list[bool]]
+    lengths: list[int]
+    sent: list[bool] = field(default_factory=list)
+    """What became of those that are done; grows in the thread that sends."""
+    seen: int = 0
+    """How many of them were done when the loop last looked."""
+    settled: bool = False
+    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+
+    @property
+    def patience_s(self) -> float:
+        """For the answer that is leaving."""
+        return patience_s(self.lengths[min(self.seen, len(self.lengths) - 1)])
+
+
+@dataclass(slots=True, eq=False)
 class _Answer:
+    run: _Run
     request_id: int
     source: BulkSource
-    outcome: asyncio.Future[bool]
     placed: tuple[int, int] | None = None
     begun: bool = False
     at: int = 0
     """How far it has got, of `end`: bytes of the source, or of the wire form where a file is sent as it is."""
     end: int = 0
-    settled: bool = False
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def between_records(self) -> bool:
@@ -87,8 +108,8 @@ class Sender:
         """False while it is a buffer, not room in the socket, that a parked answer waits for."""
         self._message_bytes = 0
         self._flushing = self._writing = False
-        self._due: deque[_Answer] = deque()
-        """On the loop: answers that have not been settled yet, in order."""
+        self._due: deque[_Run] = deque()
+        """On the loop: runs that have not been settled yet, in order."""
         self._due_at = 0.0
         """When the first of those has to have left, in the loop's time."""
         self._deadline: asyncio.TimerHandle | None = None
@@ -98,13 +119,12 @@ class Sender:
     @property
     def answers_due(self) -> int:
         """Answers that have not left yet."""
-        return len(self._due)
+        return sum([len(run.lengths) - len(run.sent) for run in self._due])
 
     @property
-    def answers_ahead(self) -> int:
-        """How many answers should be here: the thread must not run dry before the loop hears what has left."""
-        quick = self._answer_s and 2 * MAIL_WAITS_S / self._answer_s
-        return _ANSWERS_AHEAD_MIN + min(int(quick), _ANSWERS_AHEAD_MAX - _ANSWERS_AHEAD_MIN)
+    def run_answers(self) -> int:
+        """See `seam.Channel`. A slow peer gets one at a time: what is given cannot be called off any more."""
+        return min(max(int(_RUN_S / self._answer_s), 1), _RUN_ANSWERS_MAX) if self._answer_s else 1
 
     @property
     def message_bytes(self) -> int:
@@ -167,40 +187,43 @@ class Sender:
         else:
             self._flush()
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
+    async def send_run(self, answers: Sequence[tuple[int, BulkSource]]) -> list[bool]:
         if self._ended:
-            source.release()
+            for _, source in answers:
+                source.release()
             raise PeerGoneError("the connection closed")
-        answer = _Answer(request_id, source, self._loop.create_future())
+        run = _Run(self._loop.create_future(), [source.length for _, source in answers])
+        given = [_Answer(run, request_id, source) for request_id, source in answers]
         with self._lock:
-            self._answers.append(answer)
+            self._answers.extend(given)
             idle, self._threaded = not self._threaded, True
-        self._due.append(answer)
+        self._due.append(run)
         if len(self._due) == 1:
             self._set_deadline()
         if idle:
             self._run()
         try:
-            return await answer.outcome
+            return await run.outcome
         except asyncio.CancelledError:
-            await self._take_back(answer)
+            await self._take_back(given, run)
             raise
 
-    async def _take_back(self, answer: _Answer) -> None:
+    async def _take_back(self, answers: Sequence[_Answer], run: _Run) -> None:
         """Not to be sent after all. Half an answer cannot be taken back, and ends the channel."""
         with self._lock:
-            waits = answer in self._answers
-            if waits:
+            waits = answers[0] in self._answers  # the first of them leaves first
+            for answer in answers if waits else ():
                 self._answers.remove(answer)
         if waits:
-            answer.source.release()
-            self._settle(answer, None)
-        elif not answer.settled:
+            for answer in answers:
+                answer.source.release()
+            self._settle(run, None)
+        elif not run.settled:
             self._close(PeerGoneError("sending was cancelled in the middle of an answer"))
-        while not answer.settled:
+        while not run.settled:
             # A thread goes on with the source: nothing is given back before it is done, however often we are hurried.
             gone: asyncio.Future[None] = self._loop.create_future()
-            answer.waiting.append(gone)
+            run.waiting.append(gone)
             try:
                 await gone
             except asyncio.CancelledError:
@@ -244,7 +267,8 @@ class Sender:
         """For the answer that comes first now; a timer that rings earlier is left alone, each answer would cost one."""
         if not self._due or self._ended:
             return
-        self._due_at = self._loop.time() + patience_s(self._due[0].source.length)
+        self._due[0].seen = len(self._due[0].sent)
+        self._due_at = self._loop.time() + self._due[0].patience_s
         if self._deadline is None or self._deadline.when() > self._due_at:
             if self._deadline is not None:
                 self._deadline.cancel()
@@ -257,25 +281,29 @@ class Sender:
         if self._loop.time() < self._due_at:
             self._deadline = self._loop.call_at(self._due_at, self._too_slow)
             return
+        if len(self._due[0].sent) > self._due[0].seen:
+            self._set_deadline()  # for the next of the same run
+            return
         # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.
         self._close(PeerGoneError("an answer left too slowly"))
 
-    def _settle(self, answer: _Answer, result: bool | BaseException | None) -> None:
-        answer.settled = True
-        head = self._due[0] is answer
-        self._due.remove(answer)
+    def _settle(self, run: _Run, error: BaseException | None) -> None:
+        """All answers of a run are done, or will not be."""
+        run.settled = True
+        head = self._due[0] is run
+        self._due.remove(run)
         if head:
             self._set_deadline()
-        if not answer.outcome.done():
-            if isinstance(result, BaseException):
-                answer.outcome.set_exception(result)
-            elif result is not None:
-                answer.outcome.set_result(result)
-        for gone in answer.waiting:
+        if not run.outcome.done():
+            if error is not None:
+                run.outcome.set_exception(error)
+            elif len(run.sent) == len(run.lengths):
+                run.outcome.set_result(run.sent)
+        for gone in run.waiting:
             if not gone.done():
                 gone.set_result(None)
-        if isinstance(result, BaseException):
-            self._close(PeerGoneError(f"an answer was cut off: {result}"))
+        if error is not None:
+            self._close(PeerGoneError(f"an answer was cut off: {error}"))
 
     # --- in a thread --------------------------------------------------------------------------------------------------
 
@@ -391,7 +419,10 @@ class Sender:
         now = time.monotonic()
         self._answer_s += (min(now - self._left_s, 1.0) - self._answer_s) / 4
         self._left_s = now
-        self._shared.mail.post_soon(self._settle, answer, sent)
+        run = answer.run
+        run.sent.append(sent)
+        if len(run.sent) == len(run.lengths):
+            self._shared.mail.post_soon(self._settle, run, None)
 
     # --- in whichever owns the sending --------------------------------------------------------------------------------
 
@@ -401,12 +432,15 @@ class Sender:
             answers, self._answers = self._answers, deque()
         current, self._current = self._current, None
         self._give_buffer_back()
+        failed: dict[_Run, Exception] = {}
         if current is not None:
             current.source.release()
-            self._shared.mail.post(self._settle, current, error)
+            failed[current.run] = error
         for answer in answers:
             answer.source.release()
-            self._shared.mail.post(self._settle, answer, PeerGoneError("the connection closed"))
+            failed.setdefault(answer.run, PeerGoneError("the connection closed"))
+        for run, fault in failed.items():
+            self._shared.mail.post(self._settle, run, fault)
 
     def _give_buffer_back(self) -> None:
         if self._record is not None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
@@ -22,7 +22,7 @@ from p2pmodel.net.handshake import Session
 from p2pmodel.net.lanes import LanePlan
 from p2pmodel.net.receiver import Receiver
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
-from p2pmodel.net.sender import Sender
+from p2pmodel.net.sender import RUNS_AHEAD, Sender
 from p2pmodel.net.tcp_info import TcpInfo
 from p2pmodel.net.threads import SharedSocket
 from p2pmodel.net.yielding import Yielding
@@ -76,8 +76,12 @@ class TcpChannel:
         return len(self._lanes)
 
     @property
-    def answers_ahead(self) -> int:
-        return sum([lane.sender.answers_ahead for lane in self._lanes])
+    def runs_ahead(self) -> int:
+        return RUNS_AHEAD * len(self._lanes)
+
+    @property
+    def run_answers(self) -> int:
+        return min([lane.sender.run_answers for lane in self._lanes], default=1)
 
     @property
     def bytes_received(self) -> int:
@@ -114,13 +118,14 @@ class TcpChannel:
         if self._closed is None:
             self._lanes[0].sender.send(message)
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
+    async def send_run(self, answers: Sequence[tuple[int, BulkSource]]) -> list[bool]:
         if self._closed is not None:
-            source.release()
+            for _, source in answers:
+                source.release()
             raise PeerGoneError("the connection closed")
         lane = min(self._lanes, key=lambda lane: lane.sender.answers_due)
         try:
-            return await lane.sender.send_bulk(request_id, source)
+            return await lane.sender.send_run(answers)
         finally:
             self._look()
 

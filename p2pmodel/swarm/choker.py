@@ -1,12 +1,12 @@
 """Whose answer leaves next, and how many at once: a plain object driven with `now` and a `Random`.
 
-An upload slot is the turn to send one answer. The peer that has been served for the shortest time, of late, comes next;
-each fourth turn is drawn among all who wait (BitTorrent's optimistic slot), and a newcomer counts as served like the
-average, so that coming back under another name gains nothing. Few slots, because an answer that shares the line with
-many others is passed on that much later; as many as the measured capacity fills. A peer that takes its answer far
-slower than is usual does not hold up the others: its slot is given on while it goes on, and where very many do, the
-slowest of those that have had long enough is to be cut. A peer that takes from us while we fetch as well, and gives
-nothing back, is served one answer at a time, when nobody else waits.
+An upload slot is the turn to send one answer, or a few that leave within milliseconds. The peer that has been served
+for the shortest time, of late, comes next; each fourth turn is drawn among all who wait (BitTorrent's optimistic slot),
+and a newcomer counts as served like the average, so that coming back under another name gains nothing. Few slots,
+because an answer that shares the line with many others is passed on that much later; as many as the measured capacity
+fills. A peer that takes its answer far slower than is usual does not hold up the others: its slot is given on while it
+goes on, and where very many do, the slowest of those that have had long enough is to be cut. A peer that takes from us
+while we fetch as well, and gives nothing back, is served one answer at a time, when nobody else waits.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TICK_S = 0.01
 
 @dataclass(slots=True, eq=False)
 class Turn(Generic[K]):
-    """One answer of `length` bytes to `peer`: waiting, then in a slot."""
+    """Answers of `length` bytes in all to `peer`: waiting, then in a slot."""
 
     peer: K
     length: int

@@ -55,18 +55,18 @@ class Turns:
                     self._signs = asyncio.get_running_loop().call_later(_SIGN_OF_LIFE_S, self._give_signs)
                 await granted
         except asyncio.CancelledError:
-            self.done(turn, sent=False)
+            self.done(turn)
             raise
         return turn
 
-    def done(self, turn: Turn[Served], *, sent: bool) -> None:
-        """The answer has left, or will not."""
+    def done(self, turn: Turn[Served], sent_bytes: int = 0) -> None:
+        """So much has left, and nothing more will."""
         self._granted.pop(turn, None)
-        if sent:
-            self.bytes_sent += turn.length
-        elif turn.begun_at is not None:
-            self._pace.spend(-turn.length)
-        self._choker.done(turn, self._clock.monotonic(), sent=sent)
+        self.bytes_sent += sent_bytes
+        if turn.begun_at is not None and sent_bytes != turn.length:
+            self._pace.spend(sent_bytes - turn.length)
+            turn.length = sent_bytes
+        self._choker.done(turn, self._clock.monotonic(), sent=sent_bytes > 0)
         self._pump()
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from p2pmodel.errors import DecodeError, P2PModelError, PeerFault, ProtocolError
@@ -22,7 +23,7 @@ from p2pmodel.limits import (
     STATEMENTS_PER_MODEL_MAX,
 )
 from p2pmodel.model import Digest, Manifest, ModelId, PublicKey, bundled, encode_bundle
-from p2pmodel.net import BulkSource, Channel, Network
+from p2pmodel.net import Channel, Network
 from p2pmodel.swarm import wire
 from p2pmodel.swarm.seeding import Follower, Seeding
 from p2pmodel.swarm.shelf import ObjectInMemory, Shelf, SoughtChunk
@@ -101,7 +102,8 @@ class UploadQueue:
         self._spawn = spawn
         self._chunks: dict[int, wire.RequestChunk] = {}
         self._small: dict[int, SmallRequest] = {}
-        self._sending_chunks = 0
+        self._sending_chunks = self._starting = 0
+        """Tasks that send chunks, and those of them that have not taken any from `_chunks` yet."""
         self.longest_bytes = CHUNK_BYTES
         """The longest chunk that this peer was sent, at least an ordinary one."""
         self._sending_small = False
@@ -114,7 +116,7 @@ class UploadQueue:
             raise ProtocolError("a request id that is already in use")
         if isinstance(request, wire.RequestChunk):
             self._chunks[request.request] = request
-            self._send_more(1)
+            self._send_more()
         else:
             self._small[request.request] = request
             if not self._sending_small:
@@ -123,11 +125,14 @@ class UploadQueue:
 
     def widened(self) -> None:
         """More may leave at a time than when these requests came."""
-        self._send_more(len(self._chunks))
+        self._send_more()
 
-    def _send_more(self, requests: int) -> None:
-        for _ in range(min(requests, self._channel.answers_ahead - self._sending_chunks)):
+    def _send_more(self) -> None:
+        """Let as many tasks run as the channel can use, and as there are runs of chunks for."""
+        channel = self._channel
+        while self._starting * channel.run_answers < len(self._chunks) and self._sending_chunks < channel.runs_ahead:
             self._sending_chunks += 1
+            self._starting += 1
             self._spawn(self._send_chunks)
 
     @property
@@ -150,33 +155,52 @@ class UploadQueue:
         self._small.clear()
         del self._asker, self._spawn
 
+    def _next(self) -> list[wire.RequestChunk]:
+        return list(islice(self._chunks.values(), self._channel.run_answers))
+
     async def _send_chunks(self) -> None:
+        starting = True
         try:
             while self._chunks:
-                turn = await self._uploads.turns.take(self._asker, next(iter(self._chunks.values())).length)
-                sent = False
+                turn = await self._uploads.turns.take(self._asker, sum(request.length for request in self._next()))
+                sent_bytes = 0
                 try:
-                    if self._chunks:  # none is left where it was cancelled meanwhile
-                        sent = await self._send_chunk(self._chunks.pop(next(iter(self._chunks))))
+                    requests = self._next()  # maybe not the same: some may have been cancelled meanwhile
+                    for request in requests:
+                        del self._chunks[request.request]
+                    starting, self._starting = False, self._starting - 1
+                    sent_bytes = await self._send_run(requests)
                 finally:
-                    self._uploads.turns.done(turn, sent=sent)
+                    self._uploads.turns.done(turn, sent_bytes)
+                    starting, self._starting = True, self._starting + 1
         except PeerFault:
             return
         finally:
             self._sending_chunks -= 1
+            self._starting -= starting
 
-    async def _send_chunk(self, request: wire.RequestChunk) -> bool:
-        uploads = self._uploads
-        if not uploads.seeding.serves(self._asker, request):
-            self._reject(request, "others have it first")
-            return False
-        place = ModelId(Digest(request.model)), request.index
-        source = SoughtChunk(uploads.shelf, Digest(request.digest), request.length, place)
-        if not await self._send(request, source):
-            return False
-        self.longest_bytes = max(self.longest_bytes, request.length)
-        uploads.seeding.sent(self._asker, request)
-        return True
+    async def _send_run(self, requests: list[wire.RequestChunk]) -> int:
+        """Answer these, one way or the other; returns the bytes of chunks that have left."""
+        uploads, answers = self._uploads, []
+        for request in requests:
+            if uploads.seeding.serves(self._asker, request):
+                place = ModelId(Digest(request.model)), request.index
+                source = SoughtChunk(uploads.shelf, Digest(request.digest), request.length, place)
+                answers.append((request, source))
+            else:
+                self._reject(request, "others have it first")
+        if not answers:
+            return 0
+        sent_bytes = 0
+        outcome = await self._channel.send_run([(request.request, source) for request, source in answers])
+        for (request, _), sent in zip(answers, outcome, strict=True):
+            if not sent:
+                self._reject(request, "not held here")
+                continue
+            sent_bytes += request.length
+            self.longest_bytes = max(self.longest_bytes, request.length)
+            uploads.seeding.sent(self._asker, request)
+        return sent_bytes
 
     async def _send_small(self) -> None:
         try:
@@ -213,7 +237,7 @@ class UploadQueue:
             self._reject(request, "not held here, or too much is asked for")
             return
         try:
-            await self._send(request, ObjectInMemory(data))
+            await self._channel.send_run([(request.request, ObjectInMemory(data))])
         finally:
             objects.give_back(named)
 
@@ -223,12 +247,6 @@ class UploadQueue:
         except P2PModelError:
             # Our disk's trouble is none of the peer's business; it asks elsewhere.
             return None
-
-    async def _send(self, request: wire.RequestChunk | wire.RequestObject, source: BulkSource) -> bool:
-        sent = await self._channel.send_bulk(request.request, source)
-        if not sent:
-            self._reject(request, "not held here")
-        return sent
 
     def _reject(self, request: wire.RequestChunk | wire.RequestObject, reason: str) -> None:
         self._channel.send(wire.encode(wire.Reject(request.request, reason)))

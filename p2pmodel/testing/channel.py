@@ -10,7 +10,7 @@ import asyncio
 import math
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
@@ -34,7 +34,8 @@ class SimChannel:
     """One end. `other` is set by whoever makes the pair."""
 
     other: SimChannel
-    answers_ahead = 1
+    runs_ahead = 1
+    run_answers = 1
 
     def __init__(
         self,
@@ -175,25 +176,30 @@ class SimChannel:
         if self._queued_bytes > SEND_QUEUE_BYTES_MAX:
             self.close(ProtocolError("the peer does not read what it is sent"))
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
+    async def send_run(self, answers: Sequence[tuple[int, BulkSource]]) -> list[bool]:
         try:
             await self._turn.acquire()
         except asyncio.CancelledError:
-            source.release()
+            for _, source in answers:
+                source.release()
             raise
         try:
-            if self._closed is not None:
-                raise PeerGoneError("the connection closed")
-            if not source.open():
-                return False
-            await self._send_bulk(request_id, source)
-            return True
+            return [await self._send_one(request_id, source) for request_id, source in answers]
         except BaseException as error:
             self.close(PeerGoneError(f"an answer was cut off: {error or 'cancelled'}"))
             raise
         finally:
-            source.release()
+            for _, source in answers:
+                source.release()
             self._turn.release()
+
+    async def _send_one(self, request_id: int, source: BulkSource) -> bool:
+        if self._closed is not None:
+            raise PeerGoneError("the connection closed")
+        if not source.open():
+            return False
+        await self._send_bulk(request_id, source)
+        return True
 
     async def _send_bulk(self, request_id: int, source: BulkSource) -> None:
         assert self._leaving is None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -179,7 +179,8 @@ class _Deaf:
 
     outgoing = False
     encrypted = True
-    answers_ahead = 2
+    runs_ahead = 2
+    run_answers = 1
     bytes_received = bytes_sent = 0
     hello = Hello(1, NETWORK, True, 4000, "fuzz")
     address = Address("60.1.1.1", 4000)
@@ -202,9 +203,10 @@ class _Deaf:
     def yield_line(self, *, sending: bool, receiving: bool) -> None:
         """There is no line."""
 
-    async def send_bulk(self, request_id: int, source: Any) -> bool:
-        source.release()
-        return False
+    async def send_run(self, answers: Sequence[tuple[int, Any]]) -> list[bool]:
+        for _, source in answers:
+            source.release()
+        return [False] * len(answers)
 
     def close(self, reason: P2PModelError) -> None:
         if self.reason is None:

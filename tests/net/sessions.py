@@ -37,7 +37,7 @@ class Side:
         try:
             for text in self.says[self._said : -1]:
                 self.channel.send(text)
-            await self.channel.send_bulk(1, Source(self._answer))
+            await self.channel.send_run([(1, Source(self._answer))])
             self.channel.send(self.says[-1])
         except PeerGoneError:
             pass

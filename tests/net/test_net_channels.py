@@ -51,7 +51,7 @@ async def test_messages_arrive_whole_and_in_order(town, encryption) -> None:
 async def test_an_answer_of_any_length_arrives_whole(town, encryption, length) -> None:
     pair = await town.pair(encryption=encryption)
     source = Source(data_of(1, length))
-    await pair.near.send_bulk(7, source)
+    await pair.near.send_run([(7, source)])
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     assert pair.far_handler.sinks[7].data == source.data
     assert source.released == 1
@@ -63,7 +63,7 @@ async def test_an_answer_from_a_file_goes_by_sendfile_and_arrives_whole(town, tm
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
         source = Source(data, reading=lambda _: pytest.fail("the file was read"), fd=file.fileno())
-        await pair.near.send_bulk(7, source)
+        await pair.near.send_run([(7, source)])
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     assert pair.far_handler.sinks[7].data == data
 
@@ -72,7 +72,7 @@ async def test_a_file_that_shrinks_while_it_is_sent_ends_the_channel(town, tmp_p
     pair = await town.pair(encryption=False)
     (tmp_path / "file").write_bytes(bytes(MIB))
     with (tmp_path / "file").open("rb") as file, pytest.raises(P2PModelError, match="shrank"):
-        await pair.near.send_bulk(7, Source(bytes(2 * MIB), fd=file.fileno()))
+        await pair.near.send_run([(7, Source(bytes(2 * MIB), fd=file.fileno()))])
     await pair.far_handler.until_closed()
     assert pair.far_handler.of("finished") == []
 
@@ -85,7 +85,7 @@ async def test_fifty_answers_each_way_at_once_with_messages_between(town, encryp
 
     async def serve(channel) -> None:
         for number, data in answers.items():
-            await channel.send_bulk(number, Source(data))
+            await channel.send_run([(number, Source(data))])
             channel.send(b"after %d" % number)
 
     await asyncio.gather(serve(pair.near), serve(pair.far))
@@ -107,7 +107,7 @@ async def test_messages_overtake_an_answer_that_is_on_its_way(town, encryption) 
             assert goes_on.wait(PATIENCE_S)
 
     source = Source(data_of(1, 3 * MIB), reading)
-    sending = loop.create_task(pair.near.send_bulk(7, source))
+    sending = loop.create_task(pair.near.send_run([(7, source)]))
     await begun.wait()
     pair.near.send(b"deferred while a piece is being read")
     goes_on.set()
@@ -124,7 +124,7 @@ async def test_a_message_arrives_before_the_end_of_an_answer_that_a_slow_disk_ho
     loop = asyncio.get_running_loop()
     handler = pair.far_handler
     source = Source(data_of(1, 2 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= MIB else None)
-    sending = loop.create_task(pair.near.send_bulk(7, source))
+    sending = loop.create_task(pair.near.send_run([(7, source)]))
     await handler.until(lambda: handler.of("begins"))
     pair.far.send(b"the other direction is free")
     await pair.near_handler.until(lambda: pair.near_handler.messages)
@@ -146,7 +146,7 @@ async def test_a_peer_that_reads_no_answers_makes_us_hold_one_piece_of_one(town)
 
     async def serve() -> None:
         for number, answer in enumerate(answers):
-            await near.send_bulk(number, answer)
+            await near.send_run([(number, answer)])
 
     sending = asyncio.get_running_loop().create_task(serve())
     await _quiet(lambda: len(reads))
@@ -200,7 +200,7 @@ async def test_when_all_buffers_are_lent_reading_pauses_and_goes_on_later(town, 
 
     async def serve() -> None:
         for number, source in enumerate(answers):
-            await pair.near.send_bulk(number, source)
+            await pair.near.send_run([(number, source)])
         pair.near.send(b"end")
 
     sending = asyncio.get_running_loop().create_task(serve())
@@ -228,7 +228,7 @@ async def test_a_channel_that_closes_while_it_waits_for_a_buffer_leaves_the_turn
         far.start(handler)
         ends.append((near, far, handler))
         town._channels.append(near)
-    sending = [loop.create_task(near.send_bulk(1, Source(bytes([5]) * MIB))) for near, _, _ in ends]
+    sending = [loop.create_task(near.send_run([(1, Source(bytes([5]) * MIB))])) for near, _, _ in ends]
     for _, _, handler in ends:
         await handler.until(lambda handler=handler: handler.of("begins"))
     await comes_true(lambda: sum(end[1]._lanes[0].receiver.waits_for_a_buffer for end in ends) == 2)
@@ -248,7 +248,7 @@ async def test_a_reset_at_any_point_ends_both_sides_and_gives_the_buffers_back(t
     pair = await town.pair(encryption=encryption)
     goes_on = threading.Event()
     source = Source(bytes(4 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= 3 * MIB else None)
-    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_run([(1, source)]))
     await comes_true(lambda: pair.far.bytes_received >= after_bytes)
     _reset(pair.far._lanes[0].socket.sock)
     pair.far.close(PeerGoneError("reset"))
@@ -273,7 +273,7 @@ async def test_sending_that_is_cancelled_ends_the_channel_because_half_an_answer
         goes_on.wait(PATIENCE_S)
 
     source = Source(bytes(2 * MIB), read)
-    sending = loop.create_task(pair.near.send_bulk(1, source))
+    sending = loop.create_task(pair.near.send_run([(1, source)]))
     await reading.wait()
     sending.cancel()
     await asyncio.sleep(0)
@@ -285,7 +285,7 @@ async def test_sending_that_is_cancelled_ends_the_channel_because_half_an_answer
     assert sending.cancelled() and source.released == 1
     await pair.near_handler.until_closed()
     await pair.far_handler.until_closed()
-    await gone(pair.near.send_bulk(2, Source(b"late")))
+    await gone(pair.near.send_run([(2, Source(b"late"))]))
 
 
 @BOTH_WAYS
@@ -299,7 +299,7 @@ async def test_a_source_that_fails_in_the_middle_ends_the_channel(town, encrypti
 
     source = Source(bytes(2 * MIB), reading)
     with pytest.raises(type(error)):
-        await pair.near.send_bulk(1, source)
+        await pair.near.send_run([(1, source)])
     assert source.released == 1
     await pair.near_handler.until_closed()
     await pair.far_handler.until_closed()
@@ -312,7 +312,7 @@ async def test_a_corrupt_chunk_ends_the_channel(town) -> None:
 
     handler = Handler(sink=lambda _: Keeps(refuse))
     pair = await town.pair(far_handler=handler)
-    await pair.near.send_bulk(1, Source(b"bad"))
+    await pair.near.send_run([(1, Source(b"bad"))])
     assert isinstance(await handler.until_closed(), CorruptChunkError)
     assert [type(event[2]) for event in handler.events if event[0] == "finished"] == [CorruptChunkError]
 
@@ -323,7 +323,7 @@ async def test_a_full_disk_is_told_and_does_not_end_the_channel(town) -> None:
 
     handler = Handler(sink=lambda _: Keeps(refuse))
     pair = await town.pair(far_handler=handler)
-    await pair.near.send_bulk(1, Source(b"data"))
+    await pair.near.send_run([(1, Source(b"data"))])
     pair.near.send(b"still here")
     await handler.until(lambda: handler.messages and handler.of("finished"))
     assert [type(event[2]) for event in handler.events if event[0] == "finished"] == [NoSpaceError]
@@ -335,7 +335,7 @@ async def test_a_bug_in_a_sink_is_told_to_whoever_asked(town) -> None:
 
     handler = Handler(sink=lambda _: Keeps(fail))
     pair = await town.pair(far_handler=handler)
-    await pair.near.send_bulk(1, Source(b"data"))
+    await pair.near.send_run([(1, Source(b"data"))])
     await handler.until(lambda: handler.of("finished"))
     [error] = [event[2] for event in handler.events if event[0] == "finished"]
     assert isinstance(error, P2PModelError) and isinstance(error.__cause__, ZeroDivisionError)
@@ -367,7 +367,7 @@ async def test_what_has_fully_arrived_is_told_before_the_end(town) -> None:
     goes_on = threading.Event()
     handler = Handler(sink=lambda _: Keeps(lambda: goes_on.wait(PATIENCE_S)))
     pair = await town.pair(far_handler=handler)
-    await pair.near.send_bulk(1, Source(b"whole"))
+    await pair.near.send_run([(1, Source(b"whole"))])
     pair.near.close(PeerGoneError("done"))
     await comes_true(lambda: pair.far._closed is not None)
     goes_on.set()
@@ -381,7 +381,7 @@ async def test_a_handler_that_refuses_an_answer_ends_the_channel_and_no_buffer_i
 
     handler = Handler(sink=refuse)
     pair = await town.pair(far_handler=handler)
-    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, Source(bytes(8 * MIB))))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_run([(1, Source(bytes(8 * MIB)))]))
     assert isinstance(await handler.until_closed(), ProtocolError)
     await gone(sending)
     assert town.lent_bytes == 0
@@ -393,7 +393,7 @@ async def test_a_closed_channel_ignores_messages_and_refuses_answers(town) -> No
     pair.near.close(PeerGoneError("twice"))
     pair.near.send(b"nobody hears")
     source = Source(b"data")
-    await gone(pair.near.send_bulk(1, source))
+    await gone(pair.near.send_run([(1, source)]))
     assert source.released == 1
     assert (await pair.near_handler.until_closed()).args == ("done",)
 
@@ -405,7 +405,7 @@ async def test_an_answer_that_drips_is_cut_off_and_gives_its_buffer_back(town, e
     goes_on = threading.Event()
     pair = await town.pair(encryption=encryption)
     source = Source(bytes(2 * MIB), lambda offset: goes_on.wait(PATIENCE_S) if offset >= MIB else None)
-    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_run([(1, source)]))
     reason = await pair.far_handler.until_closed()
     assert "slowly" in str(reason) or "closed" in str(reason)
     goes_on.set()
@@ -420,7 +420,7 @@ async def test_a_peer_that_takes_an_answer_in_drips_is_cut_off(town, encryption,
     near, _ = await town.channels(identity(1, encryption=encryption), identity(2, encryption=encryption))
     handler = Handler()
     near.start(handler)
-    error = await gone(near.send_bulk(1, Source(bytes(16 * MIB))))
+    error = await gone(near.send_run([(1, Source(bytes(16 * MIB)))]))
     assert "closed" in str(error) or "broke" in str(error)  # whether the end was read before or after the next write
     assert "slowly" in str(await handler.until_closed())
     assert town.lent_bytes == 0
@@ -432,7 +432,7 @@ async def test_an_answer_that_drips_without_a_pause_is_cut_off_by_the_thread_tha
     pair = await town.pair()
     pause = threading.Event()
     source = Source(bytes(16 * MIB), lambda offset: pause.wait(0.005))
-    sending = asyncio.get_running_loop().create_task(pair.near.send_bulk(1, source))
+    sending = asyncio.get_running_loop().create_task(pair.near.send_run([(1, source)]))
     assert "slowly" in str(await pair.far_handler.until_closed())
     await gone(sending)
 
@@ -444,7 +444,7 @@ async def test_a_message_waits_for_the_end_of_a_record_that_has_left_in_part(tow
     data = data_of(3, 16 * MIB)
     (tmp_path / "file").write_bytes(data)
     with (tmp_path / "file").open("rb") as file:
-        sending = asyncio.get_running_loop().create_task(near.send_bulk(7, Source(data, fd=file.fileno())))
+        sending = asyncio.get_running_loop().create_task(near.send_run([(7, Source(data, fd=file.fileno()))]))
         await comes_true(lambda: near._lanes[0].sender._parked)  # nobody reads: the socket is full
         near.send(b"in the middle")
         handler = Handler()

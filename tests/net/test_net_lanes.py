@@ -86,9 +86,9 @@ async def test_who_opened_the_channel_adds_lanes_and_answers_arrive_whole_over_a
         waiting = list(answers.items())
         running: set[asyncio.Task] = set()
         while waiting or running:
-            while waiting and len(running) < channel.answers_ahead:
+            while waiting and len(running) < channel.runs_ahead:
                 number, data = waiting.pop()
-                running.add(asyncio.get_running_loop().create_task(channel.send_bulk(number, Source(data))))
+                running.add(asyncio.get_running_loop().create_task(channel.send_run([(number, Source(data))])))
             _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             channel.send(b"a message between")
 
@@ -107,7 +107,7 @@ async def test_who_opened_the_channel_adds_lanes_and_answers_arrive_whole_over_a
 @pytest.mark.usefixtures("long_path")
 async def test_who_expects_much_has_all_lanes_at_once_and_no_more_however_often_it_says_so(town) -> None:
     pair, ahead = await town.pair(), []
-    pair.far.on_wider = lambda: ahead.append(pair.far.answers_ahead)
+    pair.far.on_wider = lambda: ahead.append(pair.far.runs_ahead)
     for _ in range(3):
         assert pair.near.expect(100 * MIB) == LANES_PER_CHANNEL_MAX
     near_network = town._networks[1]
@@ -122,7 +122,7 @@ async def test_who_expects_much_has_all_lanes_at_once_and_no_more_however_often_
 @pytest.mark.usefixtures("long_path")
 async def test_a_lane_that_breaks_ends_the_channel(town) -> None:
     pair = await town.pair()
-    await pair.far.send_bulk(1, Source(bytes(MIB)))
+    await pair.far.send_run([(1, Source(bytes(MIB)))])
     await comes_true(lambda: pair.near.lanes == pair.far.lanes > 1)
     pair.far._lanes[1].socket.sock.shutdown(2)
     await pair.near_handler.until_closed()
@@ -179,6 +179,6 @@ async def test_a_channel_whose_peer_takes_no_lanes_goes_on_with_one(town, monkey
     monkeypatch.setattr(near_network._widening, "_dial", refuse)
     pair.near.on_narrow(3)
     await comes_true(lambda: not near_network._widening._tasks)
-    await pair.near.send_bulk(1, Source(bytes(MIB)))
+    await pair.near.send_run([(1, Source(bytes(MIB)))])
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     assert pair.near.lanes == 1

@@ -139,7 +139,7 @@ async def test_a_channel_that_yields_carries_answers_whole_and_ends_clean(town) 
     pair = await town.pair()
     pair.near.yield_line(sending=False, receiving=True)
     pair.far.yield_line(sending=True, receiving=False)
-    await pair.far.send_bulk(1, Source(bytes(range(256)) * 4096))
+    await pair.far.send_run([(1, Source(bytes(range(256)) * 4096))])
     await pair.near_handler.until(lambda: pair.near_handler.of("finished"))
     assert pair.near_handler.sinks[1].data == bytes(range(256)) * 4096
     assert TcpInfo.of(pair.near._lanes[0].socket.sock).received_bytes > MIB

@@ -210,7 +210,7 @@ class Hostile:
     async def _answer(self, request_id: int, data: bytes) -> None:
         try:
             async with self._turn:
-                await self.channel.send_bulk(request_id, ObjectInMemory(data))
+                await self.channel.send_run([(request_id, ObjectInMemory(data))])
         except PeerGoneError:
             pass
 

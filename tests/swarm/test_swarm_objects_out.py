@@ -54,7 +54,8 @@ async def test_what_is_not_here_is_not_counted() -> None:
 
 
 class Narrow:
-    answers_ahead = 1
+    runs_ahead = 1
+    run_answers = 1
 
 
 def test_requests_that_wait_leave_when_their_connection_has_become_wider() -> None:
@@ -63,10 +64,10 @@ def test_requests_that_wait_leave_when_their_connection_has_become_wider() -> No
     for number in range(4):
         queue.add(wire.RequestChunk(number, A.raw, B.raw, 1))
     assert len(running) == 1
-    channel.answers_ahead = 3
+    channel.runs_ahead = 3
     queue.widened()
     queue.widened()
     assert len(running) == 3
-    channel.answers_ahead = 9
+    channel.runs_ahead = 9
     queue.widened()
     assert len(running) <= 7

@@ -245,7 +245,7 @@ def test_an_answer_takes_as_long_as_the_slower_line_and_the_latency():
         near, _, _, ear = await two_ends(internet, upload_bytes_per_s=1000, download_bytes_per_s=500)
         began = internet.now
         source = Bytes(bytes(1000))
-        await near.send_bulk(7, source)
+        await near.send_run([(7, source)])
         assert internet.now - began == pytest.approx(1.0)
         assert source.released == 1
         near.send(b"after")
@@ -268,7 +268,7 @@ def test_two_answers_share_the_line_of_their_sender():
             channels.append(await sender.connect(Address(host.ip4, 5), None))
             (await accepted.get()).start(Ear(internet))
         began = internet.now
-        await asyncio.gather(*(channel.send_bulk(1, Bytes(bytes(1000))) for channel in channels))
+        await asyncio.gather(*(channel.send_run([(1, Bytes(bytes(1000)))]) for channel in channels))
         assert internet.now - began == pytest.approx(2.0)
 
     run(story())

@@ -11,7 +11,7 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -75,7 +75,8 @@ class Deaf:
 
     outgoing = False
     encrypted = True
-    answers_ahead = 2
+    runs_ahead = 2
+    run_answers = 1
     bytes_received = 0
     hello = Hello(1, network_id("m4"), True, 4000, "hostile")
 
@@ -95,9 +96,10 @@ class Deaf:
     def expect(self, size_bytes: int) -> int:
         return 1
 
-    async def send_bulk(self, request_id: int, source: BulkSource) -> bool:
-        source.release()
-        return False
+    async def send_run(self, answers: Sequence[tuple[int, BulkSource]]) -> list[bool]:
+        for _, source in answers:
+            source.release()
+        return [False] * len(answers)
 
     def yield_line(self, *, sending: bool, receiving: bool) -> None:
         pass
