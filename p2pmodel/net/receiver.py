@@ -134,6 +134,9 @@ class Receiver:
         self._posted_bytes = self._told_bytes = 0
         """Of messages: the first is written by whoever reads, the second by the loop."""
         self._wants_room = False
+        self._done: deque[tuple[int, P2PModelError | None]] = deque()
+        """Answers that the owner has not been told of."""
+        self._settling = False
         self._complete = self._settled = 0
         """Answers that came in whole, and of those the ones that the owner has been told of."""
 
@@ -286,10 +289,17 @@ class Receiver:
         if paused and not self._threaded and not self._backlogged:
             self._arrange()
 
-    def _consumed(self, request_id: int, error: P2PModelError | None) -> None:
-        self._settled += 1
-        self._owner.answer_in(request_id, error)
-        self._owner.receiver_idle()
+    def _settle(self) -> None:
+        self._settling = False  # before the first look, as in `Mailbox`
+        try:
+            while self._done:
+                request_id, error = self._done.popleft()
+                self._settled += 1
+                self._owner.answer_in(request_id, error)
+        finally:
+            if self._done:  # a bug of ours in what one of them is for
+                self._settle_with(self._shared.mail.post)
+            self._owner.receiver_idle()
 
     # --- in whichever thread reads -----------------------------------------------------------------------------------
 
@@ -399,4 +409,10 @@ class Receiver:
             error.__cause__ = unexpected
         finally:
             self._shared.receive_buffers.release(bulk.buffer)
-        post(self._consumed, bulk.request_id, error)
+        self._done.append((bulk.request_id, error))
+        self._settle_with(post)
+
+    def _settle_with(self, post: Callable[..., None]) -> None:
+        if not self._settling:
+            self._settling = True
+            post(self._settle)

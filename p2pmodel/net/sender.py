@@ -33,7 +33,7 @@ from p2pmodel.net.threads import SharedSocket
 _LINGER_MS = 20
 RUNS_AHEAD = 2
 """One leaves while the next is here: the thread must not run dry before the loop hears what has left."""
-_RUN_S = 0.008
+_RUN_S = 0.01
 """Answers that leave within this time are given, waited for and settled together."""
 _RUN_ANSWERS_MAX = 4
 _FLUSH_BYTES = 64 * 1024

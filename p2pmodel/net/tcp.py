@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ParamSpec
 
 from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
 from p2pmodel.limits import LANES_PER_CHANNEL_MAX
@@ -26,6 +27,8 @@ from p2pmodel.net.sender import RUNS_AHEAD, Sender
 from p2pmodel.net.tcp_info import TcpInfo
 from p2pmodel.net.threads import SharedSocket
 from p2pmodel.net.yielding import Yielding
+
+P = ParamSpec("P")
 
 
 @dataclass(slots=True)
@@ -176,7 +179,7 @@ class TcpChannel:
     def message_in(self, message: bytes) -> None:
         handler = self._handler
         if handler is not None and self._closed is None:
-            self._guard(lambda: handler.message_received(message))
+            self._guard(handler.message_received, message)
 
     def sink_of(self, request_id: int, length: int) -> BulkSink:
         handler = self._handler
@@ -188,8 +191,7 @@ class TcpChannel:
         # After the end too: what has fully arrived counts.
         handler = self._handler
         if handler is not None:
-            self._guard(lambda: handler.bulk_finished(request_id, error))
-        self._look()
+            self._guard(handler.bulk_finished, request_id, error)
 
     def broken(self, error: Exception) -> None:
         if isinstance(error, P2PModelError):
@@ -200,6 +202,7 @@ class TcpChannel:
         raise error
 
     def receiver_idle(self) -> None:
+        self._look()
         # What has fully arrived is still being verified and written; the handler hears of it before the end.
         if self._closed is None or self._handler is None or not all(lane.receiver.idle for lane in self._lanes):
             return
@@ -207,9 +210,9 @@ class TcpChannel:
         self._loop.call_soon(self._handler.closed, self._closed)
         self._handler = None
 
-    def _guard(self, work: Callable[[], None]) -> None:
+    def _guard(self, work: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            work()
+            work(*args, **kwargs)
         except PeerFault as fault:
             self.close(fault)
         except P2PModelError as error:

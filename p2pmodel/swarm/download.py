@@ -31,6 +31,7 @@ _TICK_MIN_S = 0.02
 _ASK_AGAIN_S = 5.0
 _STILL_S = 2.0
 _RATE_WINDOW_S = 3.0
+_RATE_MOMENT_S = 0.05
 _WIDE_LINKS = 2
 """So many links are told at once how much may come; with more of them, each has to show that it needs room."""
 
@@ -117,10 +118,10 @@ class Download:
         self._twins = Twins(layout, wanted.bits & ~have.bits)
         self._open_ended = asked is not None
         first_asked = self._twins.asked_for(wanted.bits if asked is None else wanted.bits & asked)
-        self._schedule: Schedule[PublicKey] = Schedule(len(layout), first_asked, have.bits, layout.length, rng)
+        self._schedule: Schedule[Link] = Schedule(len(layout), first_asked, have.bits, layout.length, rng)
         self._schedule.overtaking.coming = self._answers
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
-        self._request_ids: dict[tuple[PublicKey, int], int] = {}
+        self._request_ids: dict[tuple[Link, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
         self._wasted_before: dict[PublicKey, int] = {}
         """What each connection had wasted when it joined: earlier downloads have accounted for that."""
@@ -130,13 +131,17 @@ class Download:
         self._gave_nothing: dict[PublicKey, None] = {}
         """They left with nothing to their name, in that order; the oldest are forgotten."""
         self._answer_bytes = 0
-        self._came_in: dict[PublicKey, int] = {}
+        self._came_in: dict[Link, int] = {}
         """What had come in over each connection when we last looked."""
         self._filling_soon = False
         self._failure: P2PModelError | None = None
         self._changed = asyncio.Event()
         self._not_before = 0.0
         self._arrivals: list[tuple[float, int, PublicKey]] = []
+        self._settled_links: dict[Link, None] = {}
+        """Whose answers have been settled in this turn of the loop,"""
+        self._held_now = 0
+        """and the chunks that they have made whole."""
         self._arrived_at = clock.monotonic()
 
     # --- what is known -------------------------------------------------------------------------------------------
@@ -163,7 +168,8 @@ class Download:
     @property
     def sources(self) -> int:
         """Connected peers that hold something that is missing, and may be believed to give it."""
-        return sum(not self._schedule.idle(peer) and peer not in self._empty_handed for peer in self.links)
+        links = self.links.items()
+        return sum(not self._schedule.idle(link) and peer not in self._empty_handed for peer, link in links)
 
     def rare(self, bits: int) -> int:
         """Those of these chunks that hardly anybody holds whom we know."""
@@ -172,7 +178,7 @@ class Download:
     @property
     def links_enough(self) -> bool:
         """Whether more connections would hardly help. Peers that promise and do not deliver are not counted."""
-        delivering = sum(not self._schedule.fails(peer) for peer in self.links)
+        delivering = sum(not self._schedule.fails(link) for link in self.links.values())
         # What nobody here holds yet comes to neighbours while anything comes: a seed spreads it part by part.
         stands_still = self._clock.monotonic() - self._arrived_at > _STILL_S and self._schedule.unheld
         return delivering >= (LINKS_PER_FETCH_MAX if stands_still else LINKS_PER_FETCH_ENOUGH)
@@ -216,7 +222,7 @@ class Download:
         self._schedule.want(still)
         for link in self.links.values():
             if (held := link.held.get(self.layout.model_id)) is not None:
-                self._schedule.peer_has(link.peer, self._twins.implied_by(held.bits))
+                self._schedule.peer_has(link, self._twins.implied_by(held.bits))
         self._changed.set()
         self._fill_soon()
 
@@ -247,12 +253,12 @@ class Download:
         self.tally.served.setdefault(link.peer, Served(address))
         encrypted, scope = link.channel.encrypted, link.channel.address.scope
         self.account.joined(link.peer, address, encrypted=encrypted, scope=scope, now=self._clock.monotonic())
-        self._came_in[link.peer] = link.channel.bytes_received
+        self._came_in[link] = link.channel.bytes_received
         lanes = 1
         if len(self.links) <= _WIDE_LINKS and not self.background:
             lanes = self._expect_from(link)
-        self._schedule.peer_joined(link.peer, scope, lanes)
-        self._schedule.peer_has(link.peer, self._offered.get(link.peer, 0))
+        self._schedule.peer_joined(link, scope, lanes)
+        self._schedule.peer_has(link, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
 
     def _expect_from(self, link: Link) -> int:
@@ -262,31 +268,31 @@ class Download:
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != len(self.layout):
             raise ProtocolError(f"a have-map of {held.count} chunks for a model of {len(self.layout)}")
-        if self._schedule.peer_has(link.peer, new | self._twins.implied_by(new)):
+        if self._schedule.peer_has(link, new | self._twins.implied_by(new)):
             self._fill(link)
 
     def offer(self, link: Link, bits: int) -> None:
         """The overlay says that this peer holds these chunks, maybe as part of another model."""
         if link.peer in self.links:
             self._offered[link.peer] = self._offered.get(link.peer, 0) | bits
-            self._schedule.peer_has(link.peer, bits)
+            self._schedule.peer_has(link, bits)
             self._fill(link)
 
     def link_lost(self, link: Link, bits: int) -> None:
-        self._schedule.peer_lost(link.peer, bits & ~self._offered.get(link.peer, 0))
+        self._schedule.peer_lost(link, bits & ~self._offered.get(link.peer, 0))
 
     def link_unknown(self, link: Link) -> None:
-        self._schedule.peer_lost(link.peer, ~self._offered.get(link.peer, 0))
+        self._schedule.peer_lost(link, ~self._offered.get(link.peer, 0))
 
     def link_closed(self, link: Link, reason: P2PModelError) -> None:
         if self.links.get(link.peer) is not link:
             return
         del self.links[link.peer]
-        if self._schedule.fails(link.peer) and not self._schedule.proven(link.peer):
+        if self._schedule.fails(link) and not self._schedule.proven(link):
             self._empty_handed[link.peer] = None
-        self._schedule.peer_left(link.peer)
+        self._schedule.peer_left(link)
         self._count_cancelled(link)
-        self._came_in.pop(link.peer, None)
+        self._came_in.pop(link, None)
         self.account.left(link.peer, str(reason), self._clock.monotonic())
         served = self.tally.served[link.peer]
         if not served.bytes and not served.rejected:
@@ -329,10 +335,11 @@ class Download:
 
     def leave(self) -> None:
         """Stop asking and following. A second call does nothing."""
+        self._tell()
         for link in list(self.links.values()):
             self._count_cancelled(link)
-            for (peer, _), request_id in list(self._request_ids.items()):
-                if peer == link.peer:
+            for (asked, _), request_id in list(self._request_ids.items()):
+                if asked is link:
                     link.questions.cancel(request_id)
             link.unfollow(self.layout.model_id)
         self.links.clear()
@@ -354,19 +361,17 @@ class Download:
         self._schedule.overtaking.wasted_bytes = wasted["duplicate"] + wasted["cancelled"] + cancelled_bytes
         self._schedule.expire(now)
         self._cancel_withdrawn()
-        for peer in self._schedule.busy:
-            link = self.links[peer]
+        for link in self._schedule.busy:
             came_in = link.channel.bytes_received
             if link.answer_begun:
-                self._answer_bytes += came_in - self._came_in[peer]
-            self._came_in[peer] = came_in
+                self._answer_bytes += came_in - self._came_in[link]
+            self._came_in[link] = came_in
             # A link that was idle has been silent for long, but may have been asked only just now.
-            if min(link.silent_s(now), self._schedule.late_s(peer, now)) > REQUEST_DEADLINE_MAX_S:
+            if min(link.silent_s(now), self._schedule.late_s(link, now)) > REQUEST_DEADLINE_MAX_S:
                 link.close(PeerGoneError("it was asked for chunks and has sent nothing for too long"))
 
-    def _answers(self, peer: PublicKey) -> bool:
-        link = self.links.get(peer)
-        return link is None or link.answer_begun
+    def _answers(self, link: Link) -> bool:
+        return self.links.get(link.peer) is not link or link.answer_begun
 
     def _fill_soon(self) -> None:
         """Look at all peers, once for everything that happens now."""
@@ -383,9 +388,8 @@ class Download:
 
     def _fill_all(self) -> None:
         self._filling_soon = False
-        for peer in self._schedule.ranking():
-            if (link := self.links.get(peer)) is not None:
-                self._fill(link)
+        for link in self._schedule.ranking():
+            self._fill(link)
 
     def _fill(self, link: Link) -> None:
         now = self._clock.monotonic()
@@ -393,7 +397,7 @@ class Download:
             return
         if self.links.get(link.peer) is not link or link.peer in self.banned or self._paced(now):
             return
-        for index in self._schedule.next_requests(link.peer, now):
+        for index in self._schedule.next_requests(link, now):
             self._cancel_withdrawn()
             self._request(link, index)
             self._pace.spend(self.layout.length(index))
@@ -410,34 +414,33 @@ class Download:
         return wait_s > 0
 
     def _cancel_withdrawn(self) -> None:
-        for peer, index in self._schedule.withdrawn():
-            self._cancel(peer, index)
+        for link, index in self._schedule.withdrawn():
+            self._cancel(link, index)
 
-    def _cancel(self, peer: PublicKey, index: int) -> None:
-        request_id = self._request_ids.pop((peer, index), None)
-        link = self.links.get(peer)
-        if request_id is not None and link is not None:
+    def _cancel(self, link: Link, index: int) -> None:
+        request_id = self._request_ids.pop((link, index), None)
+        if request_id is not None and self.links.get(link.peer) is link:
             link.questions.cancel(request_id)
-        self.account.settled(peer, index, 0.0, self._clock.monotonic())
+        self.account.settled(link.peer, index, 0.0, self._clock.monotonic())
 
     def _request(self, link: Link, index: int) -> None:
         place = self.layout[index]
         if not self.account.sources[link.peer].open:
-            self._came_in[link.peer] = link.channel.bytes_received  # what came while it owed nothing was talk
+            self._came_in[link] = link.channel.bytes_received  # what came while it owed nothing was talk
         sink = _Sink(self._intake, index, self._schedule.is_missing, self._clock)
         self.account.asked(link.peer, index, self._clock.monotonic())
         request = ChunkRequest(place.length, sink, lambda error: self._settled(link, index, sink, error))
-        self._request_ids[link.peer, index] = link.questions.chunk(self.layout.model_id, index, place.digest, request)
+        self._request_ids[link, index] = link.questions.chunk(self.layout.model_id, index, place.digest, request)
 
     def _settled(self, link: Link, index: int, sink: _Sink, error: P2PModelError | None) -> None:
-        self._request_ids.pop((link.peer, index), None)
+        self._request_ids.pop((link, index), None)
         self.account.settled(link.peer, index, sink.worked_s, self._clock.monotonic())
         length = self.layout.length(index)
         served = self.tally.served[link.peer]
         if error is None and not sink.kept and self._schedule.is_missing(index):
             # Nobody wanted it when it came, and somebody does by now.
             self._waste(link.peer, "duplicate", length)
-            self._schedule.failed(link.peer, index)
+            self._schedule.failed(link, index)
             self._fill_soon()
         elif error is None:
             self._verified(link, index, sink, length, served)
@@ -447,19 +450,34 @@ class Download:
             self._waste(link.peer, "corrupt", length)
             self.account.left(link.peer, "it sent a corrupt chunk", self._clock.monotonic())
             self.banned.add(link.peer)
-            self._schedule.failed(link.peer, index)
+            self._schedule.failed(link, index)
             self._fill_soon()
         elif isinstance(error, PeerFault):
-            self._schedule.refused(link.peer, index, self._clock.monotonic())
+            self._schedule.refused(link, index, self._clock.monotonic())
             if self.links.get(link.peer) is link:
                 self.account.refused(link.peer)
             self._ask_again_later(link)
             self._fill_soon()
         else:
             self._failure = error
+        if not self._settled_links:
+            asyncio.get_running_loop().call_soon(self._go_on)
+        self._settled_links[link] = None
         if self._failure is not None or self._schedule.complete:
+            self._tell()
             self._changed.set()
-        self._fill(link)
+
+    def _tell(self) -> None:
+        held, self._held_now = self._held_now, 0
+        if held:
+            self._on_have(held)
+
+    def _go_on(self) -> None:
+        """Once for all answers that have been settled in one turn of the loop."""
+        links, self._settled_links = self._settled_links, {}
+        self._tell()
+        for link in links:
+            self._fill(link)
 
     def _ask_again_later(self, link: Link) -> None:
         """A refusal may be passing trouble, and this the only holder: ask for its have-map again after a while."""
@@ -476,13 +494,13 @@ class Download:
         now = self._clock.monotonic()
         first = self._schedule.is_missing(index)
         self._empty_handed.pop(link.peer, None)
-        for peer in self._schedule.arrived(link.peer, index, now):
-            self._cancel(peer, index)
+        for other in self._schedule.arrived(link, index, now):
+            self._cancel(other, index)
             self._fill_soon()
         if first:
             served.bytes += length
             self.tally.bytes_fetched += length
-            self._arrivals.append((now, length, link.peer))
+            self._count_arrival(now, length, link.peer)
             self._arrived_at = now
             self.account.gave(link.peer, length)
         else:
@@ -492,5 +510,13 @@ class Download:
             self.tally.bytes_repeated += len(twins) * length
         # Where another peer's answer was written just before and is settled only now, or never, as it is cancelled with
         # this one, nobody else says that the chunk is here.
-        if held := sink.held_bits or (bits_of([index, *twins]) if first else 0):
-            self._on_have(held)
+        self._held_now |= sink.held_bits or (bits_of([index, *twins]) if first else 0)
+
+    def _count_arrival(self, now: float, length: int, peer: PublicKey) -> None:
+        """What comes from one peer in one moment is one entry: `rate` looks at all of them, a few times a second."""
+        if self._arrivals:
+            since, so_far, last = self._arrivals[-1]
+            if last is peer and now - since < _RATE_MOMENT_S:
+                self._arrivals[-1] = since, so_far + length, peer
+                return
+        self._arrivals.append((now, length, peer))

@@ -158,9 +158,8 @@ def _bits_from(bits: int, offset: int, count: int, rng: Random) -> tuple[list[in
         members = [offset + bit for bit in iter_bits(bits & mask)]
         bits >>= width
         offset += width
-        rng.shuffle(members)
         room = count - len(found)
-        found += members[:room]
+        found += rng.sample(members, min(room, len(members)))
         if len(members) > room:
             return found, False
     return found, not bits

@@ -444,10 +444,10 @@ class Swarm:
         return download
 
     def close_download(self, download: Download) -> None:
+        download.leave()
         self.downloads.pop(download.layout.model_id, None)
         self._sent_on.pop(download.layout.model_id, None)
         self._tellings.pop(download.layout.model_id, None)  # what waits there is told of all the same
-        download.leave()
 
 
 def _forget(asks: Greeting, dialled: asyncio.Task[Link]) -> None:

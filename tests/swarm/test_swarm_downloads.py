@@ -531,7 +531,7 @@ async def test_connections_are_enough_only_where_each_chunk_has_a_holder_and_the
     assert not download.links_enough, "nobody has said yet that he holds anything"
     await comes_true(lambda: not download.unheld)
     assert download.links_enough
-    download._schedule._sources[seed.key.public].snubbed = True
+    download._schedule._sources[download.links[seed.key.public]].snubbed = True
     assert not download.links_enough, "one that promises and does not deliver keeps nobody else away"
     leech.swarm.close_download(download)
 

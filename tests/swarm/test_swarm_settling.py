@@ -131,6 +131,7 @@ async def test_a_chunk_that_came_and_was_lost_again_can_be_wanted_anew() -> None
     await asyncio.sleep(0)
     assert set(peer.asked) == {0, 2}
     answer(peer, model, 2)
+    await asyncio.sleep(0)
     assert told == [1 << 2, 1 << 2]
 
 
