@@ -38,7 +38,11 @@ class BufferPool:
 
         `part`: of all bytes, what may be lent with this one; whatever it is, one is lent where none is.
         """
-        size = next((size for size in self._sizes if length <= size), length)
+        for size in self._sizes:
+            if length <= size:
+                break
+        else:
+            size = length
         assert size <= self._bytes_max
         with self._lock:
             if self.lent_bytes and self.lent_bytes + size > part * self._bytes_max:

@@ -18,6 +18,7 @@ from p2pmodel.net.seam import BulkSink
 
 _FIRST_BYTES = 16 * 1024
 _GROWTH = 4
+_NOTHING = memoryview(b"")
 
 
 @dataclass(slots=True)
@@ -57,9 +58,9 @@ class Inbound:
         self._keys = keys
         self._owner = owner
         self._tag_bytes = TAG_BYTES if keys else 0
-        self._header = bytearray()
+        self._header = b""
         self._kind: Kind | None = None
-        self._body = memoryview(b"")
+        self._body = _NOTHING
         self._filled = 0
         self._size = 0
         """Of the whole body; `_body` may be shorter for now."""
@@ -81,10 +82,11 @@ class Inbound:
         """Where the rest of the record in progress may be written directly; empty between records."""
         return self._body[self._filled :]
 
-    def wrote(self, count: int, beyond: memoryview) -> None:
+    def wrote(self, count: int, beyond: bytes | memoryview = b"") -> None:
         """`count` bytes were written to `target`, and `beyond` came in after them."""
         self._filled += count
-        self.feed(beyond)
+        if beyond or self._filled == len(self._body):
+            self.feed(beyond)
 
     def feed(self, data: bytes | memoryview) -> None:
         """Take the next bytes of the stream. Nothing of `data` is kept by reference."""
@@ -95,9 +97,9 @@ class Inbound:
                     return
                 missing = HEADER_BYTES - len(self._header)
                 self._header += view[:missing]
-                view = view[missing:]
-                if len(self._header) < HEADER_BYTES:
+                if len(view) < missing:
                     return
+                view = view[missing:]
                 self._kind, length = decode_header(self._header)
                 self._begin_body(self._kind, length)
             if view and self._filled < len(self._body):
@@ -149,9 +151,8 @@ class Inbound:
         self._body = longer
 
     def _record_complete(self) -> None:
-        kind, header, body = self._kind, bytes(self._header), self._body
-        self._kind, self._body, self._filled = None, memoryview(b""), 0
-        self._header.clear()
+        kind, header, body = self._kind, self._header, self._body
+        self._kind, self._header, self._body, self._filled = None, b"", _NOTHING, 0
         if kind is Kind.BULK_DATA:
             self._bulk_data(header, body)
         elif kind is Kind.MESSAGE:

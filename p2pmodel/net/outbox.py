@@ -52,6 +52,22 @@ class Outbox:
 
     def add_data(self, plain: memoryview, into: memoryview) -> None:
         """A record of bulk, built in `into`, which has `SEALED_RECORD_BYTES` and is used until it has left."""
+        self._queue.append((self._data_record(plain, into), 0))
+
+    def send_data(self, sock: socket.socket, plain: memoryview, into: memoryview) -> int:
+        """The same, and send it at once; nothing is pending. Returns the bytes that left. Raises `PeerGoneError`."""
+        record = self._data_record(plain, into)
+        try:
+            sent = sock.send(record)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            raise PeerGoneError(f"the connection broke: {error.strerror}") from error
+        if sent < len(record):
+            self._queue.append((record[sent:], 0))
+        return sent
+
+    def _data_record(self, plain: memoryview, into: memoryview) -> memoryview:
         header = encode_header(Kind.BULK_DATA, len(plain))
         into[:HEADER_BYTES] = header
         if self.keys is None:
@@ -59,7 +75,7 @@ class Outbox:
             size = len(plain)
         else:
             size = self.keys.seal_into(header, plain, into[HEADER_BYTES:])
-        self._queue.append((into[: HEADER_BYTES + size], 0))
+        return into[: HEADER_BYTES + size]
 
     def push(self, sock: socket.socket, *, more: bool = False) -> int:
         """Send what the socket takes now; returns the bytes that left. Raises `PeerGoneError`.

@@ -24,7 +24,7 @@ from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.inbound import Bulk, Inbound
 from p2pmodel.net.records import DirectionKeys
 from p2pmodel.net.seam import BulkSink
-from p2pmodel.net.tempo import Tempo
+from p2pmodel.net.tempo import FAST_BYTES, Tempo
 from p2pmodel.net.threads import Mailbox, SharedSocket, Work
 
 SCRATCH_BYTES = 16 * 1024
@@ -85,11 +85,13 @@ class _Waking:
         0: until there are any. So it is on a connection that has `received` little: its window opens as bytes are read,
         and a sender that finds it shut in slow start loses round trips (measured: 2.3 for the first MiB, at 80 ms).
         """
-        low = min(wanted, _WAKE_BYTES)
         if wanted < _WORTH_WAITING_BYTES or received < _WINDOW_OPEN_BYTES:
-            self.reset()
-        elif not low // 2 <= self._low <= low:
-            self._set(low - _AHEAD_BYTES)
+            if self._low != 1:
+                self._set(1)
+        else:
+            low = wanted if wanted < _WAKE_BYTES else _WAKE_BYTES
+            if not low // 2 <= self._low <= low:
+                self._set(low - _AHEAD_BYTES)
         return self._mail.delivered_while(self._poll, _LINGER_MS)
 
     def reset(self) -> None:
@@ -218,7 +220,11 @@ class Receiver:
 
         def read() -> None:
             for _ in range(_READS_PER_WAKE):
-                if self._ended or self._unlent is not None or self._backlogged or not self._read(scratch):
+                if self._ended or self._unlent is not None or self._backlogged:
+                    return
+                target = self._inbound.target
+                count = self._read(target, scratch)
+                if not count or count < len(target):
                     return
                 fast = self._tempo.look(time.monotonic(), self.bytes_received)
                 if fast and self._inbound.bulk is not None and receiving.load < receiving.count:
@@ -322,37 +328,41 @@ class Receiver:
         self._shared.mail.post(self._returned)
 
     def _read_on(self) -> None:
-        scratch = memoryview(bytearray(_AHEAD_BYTES))
+        scratch, inbound, count = memoryview(bytearray(_AHEAD_BYTES)), self._inbound, 0
         try:
             while not (self._ended or self._unlent is not None or self._backlogged):
-                if not self._waking.wait(len(self._inbound.target), self.bytes_received):
+                target = inbound.target
+                if not self._waking.wait(len(target), self.bytes_received):
                     self._tempo.pause()
                     return
-                now = time.monotonic()
-                if self._inbound.bulk is not None and now > self._deadline_s:
-                    self._too_slow()
-                if not self._tempo.look(now, self.bytes_received):
-                    return
-                self._read(scratch)
+                if count < FAST_BYTES:  # else what it waits for by now came fast
+                    now = time.monotonic()
+                    if inbound.bulk is not None and now > self._deadline_s:
+                        self._too_slow()
+                    if not self._tempo.look(now, self.bytes_received):
+                        return
+                count = self._read(target, scratch)
         finally:
             self._waking.reset()
 
-    def _read(self, scratch: memoryview) -> bool:
-        """Take what is there; False where nothing is left. Raises `P2PModelError`."""
-        target = self._inbound.target
+    def _read(self, target: memoryview, scratch: memoryview) -> int:
+        """Take what is there for `target` and a little more; returns how much. Raises `P2PModelError`."""
+        sock = self._sock.sock
         try:
-            sock = self._sock.sock
-            count = sock.recvmsg_into([target, scratch])[0] if target else sock.recv_into(scratch)
+            count: int = sock.recvmsg_into([target, scratch])[0] if target else sock.recv_into(scratch)
         except BlockingIOError:
-            return False
+            return 0
         except OSError as error:
             raise PeerGoneError(f"the connection broke: {error.strerror}") from error
         if not count:
             raise PeerGoneError("the peer closed the connection")
         self.bytes_received += count
-        direct = min(count, len(target))
-        self._inbound.wrote(direct, scratch[: count - direct])
-        return bool(count >= len(target))
+        beyond = count - len(target)
+        if beyond <= 0:
+            self._inbound.wrote(count)
+        else:
+            self._inbound.wrote(len(target), scratch[:beyond])
+        return count
 
     def _too_slow(self) -> None:
         # The buffers that answers stand in are shared: one that drips would keep everybody else from getting any.

@@ -49,9 +49,9 @@ def encode_header(kind: Kind, length: int) -> bytes:
     return (kind << 24 | length).to_bytes(HEADER_BYTES, "big")
 
 
-def decode_header(header: bytes | bytearray | memoryview) -> tuple[Kind, int]:
+def decode_header(header: bytes) -> tuple[Kind, int]:
     """Kind and plaintext length. Raises `ProtocolError` for an unknown kind or a length outside its limits."""
-    word = int.from_bytes(header[:HEADER_BYTES], "big")
+    word = int.from_bytes(header, "big")
     length = word & 0xFFFFFF
     kind = _KINDS.get(word >> 24)
     if kind is None:
@@ -99,10 +99,10 @@ class DirectionKeys:
         self._aead.encrypt_into(self._nonce(), plain, header, out[:size])
         return size
 
-    def open_into(self, header: bytes | memoryview, body: memoryview, out: memoryview) -> None:
+    def open_into(self, header: bytes, body: memoryview, out: memoryview) -> None:
         """Open one record into `out`, which is exactly as long as the plaintext. Raises `ProtocolError`."""
         try:
-            self._aead.decrypt_into(self._nonce(), body, bytes(header), out)
+            self._aead.decrypt_into(self._nonce(), body, header, out)
         except InvalidTag as error:
             raise ProtocolError("a record that does not open: altered, replayed or out of order") from error
 

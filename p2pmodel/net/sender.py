@@ -373,7 +373,7 @@ class Sender:
             self._outbox.add(Kind.MESSAGE, message, counted=len(message))
 
     def _go_on(self, answer: _Answer, poll: select.poll) -> bool:
-        """One record more of an answer. False where the socket takes no more, or there is no buffer."""
+        """More of an answer. False where the socket takes no more, or there is no buffer."""
         if not answer.begun:
             if not answer.source.open():
                 self._finish(answer, sent=False)
@@ -386,9 +386,16 @@ class Sender:
         if self._record is None and not self._lease_record():
             return False
         assert self._record is not None
-        plain = read_record(answer.source, answer.at, self._shared.plain_record())
-        self._outbox.add_data(plain, memoryview(self._record))
-        answer.at += len(plain)
+        record, plain = memoryview(self._record), self._shared.plain_record()
+        if self._outbox.pending:  # its announcement, or a message
+            data = read_record(answer.source, answer.at, plain)
+            self._outbox.add_data(data, record)
+            answer.at += len(data)
+            return True
+        while answer.at < answer.end and not (self._outbox.pending or self._messages or self._ended):
+            data = read_record(answer.source, answer.at, plain)
+            answer.at += len(data)
+            self.bytes_sent += self._outbox.send_data(self._sock.sock, data, record)
         return True
 
     def _begin(self, answer: _Answer) -> None:

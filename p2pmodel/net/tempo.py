@@ -14,7 +14,7 @@ from p2pmodel.limits import BULK_CROWDED_BYTES_PER_S, BULK_CROWDED_S
 K = TypeVar("K", bound=Hashable)
 
 _LOOK_S = 0.05
-_FAST_BYTES = 32 * 1024
+FAST_BYTES = 32 * 1024
 """In so long: below 0.6 MB/s an answer is read on the loop, a few reads for each record."""
 
 
@@ -39,7 +39,7 @@ class Tempo:
 
     def look(self, now: float, received: int) -> bool:
         """`received` counts all bytes of this connection so far. Returns `fast`."""
-        if received - self._before >= _FAST_BYTES:
+        if received - self._before >= FAST_BYTES:
             self.fast = True
         elif now - self._since >= _LOOK_S:
             self.fast = False

@@ -10,7 +10,6 @@ unproven is hashed again by `adopt`, never fetched again.
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
@@ -25,7 +24,7 @@ from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.database import Database
 from p2pmodel.store.destination import Destination
 from p2pmodel.store.files import Files, OpenFile
-from p2pmodel.store.serving import OpenFiles
+from p2pmodel.store.serving import Entry, OpenFiles
 from p2pmodel.store.values import FileIdentity, FileState, Reuse
 
 OnProgress = Callable[[int, int, str], None]
@@ -70,9 +69,12 @@ class Intake:
         self._proven = copy.bits
         self._recorded = 0
         """Chunks of placed files: in the database they stand beside the file's state, which says "unproven"."""
-        self._state = threading.Condition()
+        self._lock = threading.RLock()
+        self._state = threading.Condition(self._lock)
+        """Told when nobody writes and somebody waits for that."""
+        self._waiting = 0
         self._claiming, self._recording = threading.Lock(), threading.Lock()
-        self._writing: Counter[int] = Counter()
+        self._writing: dict[int, int] = {}
         """Files that are being written to, and by how many."""
         self._dirty: set[int] = set()
         self._doubtful: set[int] = set()
@@ -162,7 +164,7 @@ class Intake:
 
     def _note_copied(self, bits: int) -> int:
         """These chunks are in their places and have been hashed there. Returns those that were not held before."""
-        with self._state:
+        with self._lock:
             self._dirty.update(self.layout[index].file_index for index in HaveMap(self.wanted.count, bits))
             return self._copy.add(bits)
 
@@ -194,39 +196,62 @@ class Intake:
     def _keep(self, index: int, data: memoryview) -> int:
         """Write a verified chunk to every wanted place of its hash that does not have it yet."""
         assert self._adopted, "adopt() comes before the first write"
-        with self._state:
+        with self._lock:
             held = self._copy.bits
-            places = [at for at in self._same.get(index, (index,)) if at in self.wanted and not held >> at & 1]
-            if not places:
+            numbers = [at for at in self._same.get(index, (index,)) if at in self.wanted and not held >> at & 1]
+            if not numbers:
                 return 0
-            if fault := self._copy.fault_of(self.layout[at].file_index for at in places):
-                raise P2PModelError(fault)
-            files = Counter({self.layout[at].file_index for at in places})
-            self._writing.update(files)
+            places = [self.layout[at] for at in numbers]
+            for place in places:
+                if (kept := self._copy.file(place.file_index)) is not None and kept.fault:
+                    raise P2PModelError(kept.fault)
+            for place in places:
+                self._writing[place.file_index] = self._writing.get(place.file_index, 0) + 1
         try:
             self._take(len(data) * len(places))
             bits = 0
-            for at in places:
-                place = self.layout[at]
+            for place in places:
                 if len(data) != place.length:
                     raise CorruptChunkError(f"chunk {index} has {len(data)} bytes instead of {place.length}")
-                with self._partial(place.file_index) as file:
-                    file.write(data, place.offset)
-                bits |= 1 << at
-            with self._state:
-                self._dirty.update(files)
+                entry = self._acquire(place.file_index)
+                try:
+                    entry.file.write(data, place.offset)
+                finally:
+                    self._open.release(entry)
+                bits |= 1 << place.index
+            with self._lock:
+                for place in places:
+                    self._dirty.add(place.file_index)
                 return self._copy.add(bits)
         finally:
-            with self._state:
-                self._writing -= files  # what reaches zero is dropped
-                if not self._writing:
-                    self._state.notify_all()
+            with self._lock:
+                for place in places:
+                    self._wrote(place.file_index)
 
-    @contextmanager
-    def _partial(self, file_index: int) -> Iterator[OpenFile]:
+    def _wrote(self, file_index: int) -> None:
+        left = self._writing.pop(file_index) - 1
+        if left:
+            self._writing[file_index] = left
+        elif not self._writing and self._waiting:
+            self._state.notify_all()
+
+    def _wait_for_writers(self) -> None:
+        """With the lock, which it lets go of meanwhile."""
+        self._waiting += 1
+        try:
+            self._state.wait_for(lambda: not self._writing)
+        finally:
+            self._waiting -= 1
+
+    def _acquire(self, file_index: int) -> Entry:
         entry = self._open.acquire((0, file_index), lambda: self._destination.open_partial(file_index))
         if entry is None:
             raise P2PModelError(f"the partial file {str(self._destination.partial(file_index))!r} has vanished")
+        return entry
+
+    @contextmanager
+    def _partial(self, file_index: int) -> Iterator[OpenFile]:
+        entry = self._acquire(file_index)
         try:
             yield entry.file
         finally:
@@ -241,7 +266,7 @@ class Intake:
 
     def _claim(self, *, clean: bool) -> None:
         with self._claiming:
-            with self._state:
+            with self._lock:
                 bits, dirty = self._copy.bits, sorted(self._dirty)
                 self._dirty.clear()
             try:
@@ -251,7 +276,7 @@ class Intake:
                 if placed := [after for _, after in synced if after.state is FileState.PROVEN]:
                     self._destination.sync_directories([self.layout.files[file.index].path for file in placed])
             except P2PModelError:
-                with self._state:
+                with self._lock:
                     self._dirty.update(dirty)
                 raise
             if bits == self._proven and not synced and not clean:
@@ -299,8 +324,8 @@ class Intake:
     def finish(self) -> None:
         """Give every wanted file its final name. Raises `P2PModelError` unless all of them are whole."""
         assert not self._sparse, "what a cache holds has no final names"
-        with self._state:
-            self._state.wait_for(lambda: not self._writing)
+        with self._lock:
+            self._wait_for_writers()
             if self.missing.held:
                 raise P2PModelError(f"{self.missing.held} chunks are missing: the files are not whole")
             self._place_all(self._partial_files())
@@ -308,7 +333,7 @@ class Intake:
 
     def place_whole(self) -> list[int]:
         """Give their final names to those files that are whole; returns those that have to wait for a late write."""
-        with self._state:
+        with self._lock:
             whole = [file for file in self._partial_files() if self._copy.bits & file.mask == file.mask]
             if at_rest := [file for file in whole if file.index not in self._writing]:
                 self._place_all(at_rest)
@@ -367,11 +392,11 @@ class Intake:
 
     def close(self) -> None:
         """End the fetch. What has arrived stays for the next run; where nothing did, nothing stays."""
-        with self._state:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._state.wait_for(lambda: not self._writing)
+            self._wait_for_writers()
         with ExitStack() as ending:  # whatever fails on the way, the rest is let go of
             ending.callback(self._on_close, self)
             ending.callback(self._destination.close)

@@ -55,20 +55,18 @@ class OsFile:
         return file_status(os.fstat(self._fd))
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        done = 0
         try:
-            while done < len(buffer):
+            done = count = os.preadv(self._fd, [buffer], offset)
+            while count and done < len(buffer):
                 count = os.preadv(self._fd, [buffer[done:]], offset + done)
-                if not count:
-                    break
                 done += count
         except OSError as error:
             raise os_fault(error, self.path, "read") from error
         return done
 
     def write(self, data: memoryview, offset: int) -> None:
-        done = 0
         try:
+            done = os.pwrite(self._fd, data, offset)
             while done < len(data):
                 done += os.pwrite(self._fd, data[done:], offset + done)
         except OSError as error:

@@ -30,7 +30,7 @@ _SPARE_BYTES_MAX = 4 * CHUNK_BYTES_MAX
 
 
 @dataclass(slots=True)
-class _Entry:
+class Entry:
     file: OpenFile
     users: int = 0
     dropped: bool = False
@@ -45,9 +45,9 @@ class OpenFiles:
     def __init__(self, capacity: int = OPEN_FILES_MAX) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
 
-    def acquire(self, key: Key, open_file: Callable[[], OpenFile | None]) -> _Entry | None:
+    def acquire(self, key: Key, open_file: Callable[[], OpenFile | None]) -> Entry | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
@@ -62,12 +62,12 @@ class OpenFiles:
             if entry is not None:  # another thread was faster
                 file.close()
             else:
-                entry = self._entries[key] = _Entry(file)
+                entry = self._entries[key] = Entry(file)
             entry.users += 1
             self._shrink()
             return entry
 
-    def release(self, entry: _Entry) -> None:
+    def release(self, entry: Entry) -> None:
         with self._lock:
             entry.users -= 1
             if entry.dropped and not entry.users:
@@ -132,7 +132,7 @@ class ChunkSource:
 
     __slots__ = ("_data", "_entry", "_server", "copy", "length", "place")
 
-    def __init__(self, server: Server, entry: _Entry, copy: Copy, place: ChunkPlace) -> None:
+    def __init__(self, server: Server, entry: Entry, copy: Copy, place: ChunkPlace) -> None:
         self._server, self._entry, self.place, self.copy = server, entry, place, copy
         self._data: memoryview | None = None
         self.length = place.length
@@ -245,13 +245,13 @@ class Server:
             return None
         return ChunkSource(self, entry, copy, place)
 
-    def _acquire(self, copy: Copy, file_index: int) -> _Entry | None:
+    def _acquire(self, copy: Copy, file_index: int) -> Entry | None:
         kept = copy.file(file_index)
         if kept is None or not kept.readable:
             return None
         return self.open_files.acquire((copy.number, file_index), lambda: self._files.open_file(kept.location))
 
-    def is_proven(self, entry: _Entry, copy: Copy, place: ChunkPlace) -> bool:
+    def is_proven(self, entry: Entry, copy: Copy, place: ChunkPlace) -> bool:
         """Whether the chunk was hashed before, and nothing was done to its file since; a partial file is ours alone."""
         kept, now = copy.file(place.file_index), self._unchanged(entry, copy, place.file_index)
         if kept is None or now is None:
@@ -260,7 +260,7 @@ class Server:
             return True
         return entry.proven_at == now.ctime_ns and place.index in entry.proven
 
-    def read(self, entry: _Entry, copy: Copy, place: ChunkPlace, view: memoryview) -> bool:
+    def read(self, entry: Entry, copy: Copy, place: ChunkPlace, view: memoryview) -> bool:
         """Fill `view` with a chunk, and whether it is that. One that is not is held no more, nor is a changed file."""
         changed_at = entry.file.status().identity.ctime_ns
         for attempt in range(2):
@@ -279,10 +279,10 @@ class Server:
         self._catalogue.lose(copy, 1 << place.index)
         return False
 
-    def is_unchanged(self, entry: _Entry, copy: Copy, file_index: int) -> bool:
+    def is_unchanged(self, entry: Entry, copy: Copy, file_index: int) -> bool:
         return self._unchanged(entry, copy, file_index) is not None
 
-    def _unchanged(self, entry: _Entry, copy: Copy, file_index: int) -> FileIdentity | None:
+    def _unchanged(self, entry: Entry, copy: Copy, file_index: int) -> FileIdentity | None:
         """The marks of the file as of now; None where it is not what it was, and the copy says so from then on."""
         while True:
             kept = copy.file(file_index)

@@ -111,7 +111,7 @@ class SoughtChunk:
         self.found.read_into(buffer, offset)
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        return self.found.view(offset, length)
+        return None if self._found is None else self._found.view(offset, length)
 
     def file_range(self) -> tuple[int, int] | None:
         return self.found.file_range()

@@ -178,8 +178,8 @@ class _Threading:
     def RLock(self) -> VirtualLock:
         return VirtualLock(self._turns, reentrant=True)
 
-    def Condition(self) -> VirtualCondition:
-        return VirtualCondition(self._turns)
+    def Condition(self, lock: VirtualLock | None = None) -> VirtualCondition:
+        return VirtualCondition(self._turns, lock or self.RLock())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(threading, name)
@@ -231,20 +231,27 @@ class VirtualLock:
         self.release()
 
 
-class VirtualCondition(VirtualLock):
-    """`threading.Condition` with a lock of its own."""
+class VirtualCondition:
+    """`threading.Condition` of a lock."""
 
-    def __init__(self, turns: Turns) -> None:
-        super().__init__(turns, reentrant=True)
+    def __init__(self, turns: Turns, lock: VirtualLock) -> None:
+        self._turns, self._lock = turns, lock
+
+    def __enter__(self) -> bool:
+        return self._lock.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     def wait_for(self, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        lock = self._lock
         while not predicate():
-            depth, owner = self._depth, self._owner
-            self._depth, self._owner = 0, None
+            depth, owner = lock._depth, lock._owner
+            lock._depth, lock._owner = 0, None
             try:
-                self._turns.point("a condition", lambda: not self._depth and predicate())
+                self._turns.point("a condition", lambda: not lock._depth and predicate())
             finally:
-                self._depth, self._owner = depth, owner
+                lock._depth, lock._owner = depth, owner
         return True
 
     def notify_all(self) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p2pmodel.limits import BULK_CROWDED_BYTES_PER_S, BULK_CROWDED_S
-from p2pmodel.net.tempo import _FAST_BYTES, _LOOK_S, Holders, Tempo
+from p2pmodel.net.tempo import _LOOK_S, FAST_BYTES, Holders, Tempo
 
 
 def test_an_answer_that_drips_is_not_fast_after_a_first_look() -> None:
@@ -14,16 +14,16 @@ def test_an_answer_that_drips_is_not_fast_after_a_first_look() -> None:
     tempo.begin(10.0, 500)
     assert tempo.look(10.0 + _LOOK_S / 2, 501)
     assert not tempo.look(10.0 + _LOOK_S, 502)
-    assert not tempo.look(10.0 + 3 * _LOOK_S, 502 + _FAST_BYTES - 1)
+    assert not tempo.look(10.0 + 3 * _LOOK_S, 502 + FAST_BYTES - 1)
 
 
 def test_what_comes_in_large_pieces_is_fast_and_becomes_so_again_without_a_wait() -> None:
     tempo = Tempo()
     tempo.begin(10.0, 0)
     tempo.pause()
-    assert not tempo.look(10.001, _FAST_BYTES - 1)
-    assert tempo.look(10.002, _FAST_BYTES)
-    assert tempo.look(10.002 + _LOOK_S, 2 * _FAST_BYTES)
+    assert not tempo.look(10.001, FAST_BYTES - 1)
+    assert tempo.look(10.002, FAST_BYTES)
+    assert tempo.look(10.002 + _LOOK_S, 2 * FAST_BYTES)
 
 
 def test_a_peer_that_had_nothing_to_say_for_long_begins_its_next_answer_as_a_fast_one() -> None:
