@@ -117,6 +117,8 @@ OWED_ANSWERS_MAX = 4
 that it was sent: it begins with something, and honest peers too want more of each other now and less later."""
 REQUESTS_PER_PEER_MAX = 256
 """Chunk requests that a peer may have waiting with us."""
+CHUNKS_ASKED_PER_MESSAGE_MAX = 64
+"""As many as are ever asked of one peer at a time for one model."""
 OBJECTS_OUT_BYTES_MAX = 64 * MIB
 """Manifests and chunk lists that are on their way out; each counts once, however many ask for it."""
 MODELS_PER_PEER_MAX = 256

@@ -208,6 +208,7 @@ class Gathering:
         start, end = parts.span(index)
         request = ChunkRequest(end - start, sink, lambda error: self._settled(member, index, sink, error))
         member.asked[index] = link.questions.chunk(self.model_id, index, parts.key(index), request)
+        link.questions.ask()
         if len(member.asked) == 1:
             member.gave_at = self._now()
 

@@ -105,7 +105,7 @@ class _Buffers:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lent_bytes = 0
+        self._lent_bytes = self._spare_bytes = 0
         self._free: dict[int, list[memoryview]] = {CHUNK_BYTES: [], CHUNK_BYTES_MAX: []}
 
     def lease(self, length: int) -> memoryview | None:
@@ -116,24 +116,27 @@ class _Buffers:
                 return None
             self._lent_bytes += size
             if free := self._free[size]:
+                self._spare_bytes -= size
                 return free.pop()
         return memoryview(bytearray(size))
 
     def release(self, buffer: memoryview) -> None:
         with self._lock:
             self._lent_bytes -= len(buffer)
-            kept_bytes = sum(size * len(free) for size, free in self._free.items())
-            if kept_bytes + len(buffer) <= _SPARE_BYTES_MAX:
+            if self._spare_bytes + len(buffer) <= _SPARE_BYTES_MAX:
+                self._spare_bytes += len(buffer)
                 self._free[len(buffer)].append(buffer)
 
 
 class ChunkSource:
     """The bytes of one chunk on this disk, ready to be sent: what `net` calls a bulk source."""
 
-    __slots__ = ("_data", "_entry", "_server", "copy", "length", "place")
+    __slots__ = ("_data", "_entry", "_seen", "_server", "copy", "length", "place")
 
-    def __init__(self, server: Server, entry: Entry, copy: Copy, place: ChunkPlace) -> None:
+    def __init__(self, server: Server, entry: Entry, copy: Copy, place: ChunkPlace, seen: FileIdentity) -> None:
+        """`seen`: the marks of the file as they were just now."""
         self._server, self._entry, self.place, self.copy = server, entry, place, copy
+        self._seen: FileIdentity = seen
         self._data: memoryview | None = None
         self.length = place.length
 
@@ -148,12 +151,12 @@ class ChunkSource:
         for all, by default. Without `open`, `read_into` gives the bytes as they are on the disk.
         """
         afresh = self._server.hash_each_read if afresh is None else afresh
-        if not afresh and self._server.is_proven(self._entry, self.copy, self.place):
+        if not afresh and self._server.is_proven(self._entry, self.copy, self.place, self._seen):
             return True
         buffer = self._server.buffers.lease(self.length)
         # So many are on their way out that this one is read twice: once to be hashed, once more by pieces to be sent.
         view = (memoryview(bytearray(self.length)) if buffer is None else buffer)[: self.length]
-        good = self._server.read(self._entry, self.copy, self.place, view)
+        good = self._server.read(self._entry, self.copy, self.place, view, self._seen)
         if good and buffer is not None and afresh:
             self._data = buffer
         elif buffer is not None:
@@ -240,10 +243,11 @@ class Server:
                     self._catalogue.mark(copy, kept.index, f"{str(kept.location)!r} has vanished")
         if entry is None:
             return None
-        if not self.is_unchanged(entry, copy, place.file_index):
+        seen = self._unchanged(entry, copy, place.file_index)
+        if seen is None:
             self.open_files.release(entry)
             return None
-        return ChunkSource(self, entry, copy, place)
+        return ChunkSource(self, entry, copy, place, seen)
 
     def _acquire(self, copy: Copy, file_index: int) -> Entry | None:
         kept = copy.file(file_index)
@@ -251,18 +255,24 @@ class Server:
             return None
         return self.open_files.acquire((copy.number, file_index), lambda: self._files.open_file(kept.location))
 
-    def is_proven(self, entry: Entry, copy: Copy, place: ChunkPlace) -> bool:
-        """Whether the chunk was hashed before, and nothing was done to its file since; a partial file is ours alone."""
-        kept, now = copy.file(place.file_index), self._unchanged(entry, copy, place.file_index)
-        if kept is None or now is None:
-            return False
-        if kept.state is FileState.PARTIAL or kept.identity.untouched(now):
-            return True
-        return entry.proven_at == now.ctime_ns and place.index in entry.proven
+    def is_proven(self, entry: Entry, copy: Copy, place: ChunkPlace, seen: FileIdentity) -> bool:
+        """Whether the chunk was hashed before, and nothing was done to its file until it was `seen`.
 
-    def read(self, entry: Entry, copy: Copy, place: ChunkPlace, view: memoryview) -> bool:
-        """Fill `view` with a chunk, and whether it is that. One that is not is held no more, nor is a changed file."""
-        changed_at = entry.file.status().identity.ctime_ns
+        A partial file is ours alone.
+        """
+        kept = copy.file(place.file_index)
+        if kept is None:
+            return False
+        if kept.state is FileState.PARTIAL or kept.identity.untouched(seen):
+            return True
+        return entry.proven_at == seen.ctime_ns and place.index in entry.proven
+
+    def read(self, entry: Entry, copy: Copy, place: ChunkPlace, view: memoryview, seen: FileIdentity) -> bool:
+        """Fill `view` with a chunk, and whether it is that. One that is not is held no more, nor is a changed file.
+
+        `seen`: the marks of the file, before.
+        """
+        changed_at = seen.ctime_ns
         for attempt in range(2):
             try:
                 count = entry.file.read_into(view, place.offset)

@@ -402,7 +402,8 @@ class Download:
             self._request(link, index)
             self._pace.spend(self.layout.length(index))
             if self._paced(now) or not link.may_ask:
-                return
+                break
+        link.questions.ask()
 
     def _paced(self, now: float) -> bool:
         """Whether our own limit wants a pause before the next request; then it has begun."""

@@ -304,6 +304,8 @@ class Link:
                 self._queue.add(asked)
             case wire.RequestModels() as asked:
                 self._queue.add(asked)
+            case wire.RequestChunks() as several:
+                self._queue.add(*several.each())
             case wire.Peers(model, peers):
                 self._peers(ModelId(Digest(model)), peers)
             case wire.Ping():

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 from p2pmodel.errors import PeerGoneError
-from p2pmodel.limits import OBJECT_BYTES_MAX, REQUEST_DEADLINE_MAX_S, REQUESTS_PER_PEER_MAX
+from p2pmodel.limits import (
+    CHUNKS_ASKED_PER_MESSAGE_MAX,
+    OBJECT_BYTES_MAX,
+    REQUEST_DEADLINE_MAX_S,
+    REQUESTS_PER_PEER_MAX,
+)
 from p2pmodel.model import Digest, ModelId, PublicKey
 from p2pmodel.net import Channel
 from p2pmodel.swarm import wire
@@ -31,18 +37,32 @@ class Questions:
         self._channel = channel
         self._greeting = greeting
         self._turns = asyncio.Semaphore(_OBJECT_REQUESTS_MAX)
+        self._unasked: list[wire.RequestChunk] = []
         self._ended = False
 
     def chunk(self, model_id: ModelId, index: int, digest: Digest, request: ChunkRequest) -> int:
+        """Ask for this chunk, together with all others until `ask`."""
         request_id = self.requests.add(request)
-        self._send(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length, index))
+        self._unasked.append(wire.RequestChunk(request_id, model_id.raw, digest.raw, request.length, index))
         return request_id
+
+    def ask(self) -> None:
+        """Send what `chunk` was called for: one message for all chunks of a model."""
+        unasked, self._unasked = self._unasked, []
+        if len(unasked) == 1:
+            self._send(unasked[0])
+            return
+        for model, requests in groupby(unasked, lambda request: request.model):
+            chunks = [wire.Asked(one.request, one.digest, one.length, one.index) for one in requests]
+            for start in range(0, len(chunks), CHUNKS_ASKED_PER_MESSAGE_MAX):
+                self._send(wire.RequestChunks(model, chunks[start : start + CHUNKS_ASKED_PER_MESSAGE_MAX]))
 
     def _send(self, message: wire.AnyMessage) -> None:
         self._channel.send(wire.encode(message))
 
     def cancel(self, request_id: int) -> None:
         if self.requests.cancel(request_id):
+            self.ask()
             self._send(wire.Cancel(request_id))
 
     async def object(self, digest: Digest, size_bytes_max: int = OBJECT_BYTES_MAX, *, lists_bytes: int = 0) -> bytes:

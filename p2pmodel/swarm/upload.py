@@ -108,20 +108,21 @@ class UploadQueue:
         """The longest chunk that this peer was sent, at least an ordinary one."""
         self._sending_small = False
 
-    def add(self, request: Answer) -> None:
+    def add(self, *requests: Answer) -> None:
         """Raises `ProtocolError` where the peer asks without measure or uses an id twice."""
-        if len(self._chunks) + len(self._small) >= REQUESTS_PER_PEER_MAX:
-            raise ProtocolError(f"more than {REQUESTS_PER_PEER_MAX} requests at once")
-        if request.request in self._chunks or request.request in self._small:
-            raise ProtocolError("a request id that is already in use")
-        if isinstance(request, wire.RequestChunk):
-            self._chunks[request.request] = request
-            self._send_more()
-        else:
+        for request in requests:
+            if len(self._chunks) + len(self._small) >= REQUESTS_PER_PEER_MAX:
+                raise ProtocolError(f"more than {REQUESTS_PER_PEER_MAX} requests at once")
+            if request.request in self._chunks or request.request in self._small:
+                raise ProtocolError("a request id that is already in use")
+            if isinstance(request, wire.RequestChunk):
+                self._chunks[request.request] = request
+                continue
             self._small[request.request] = request
             if not self._sending_small:
                 self._sending_small = True
                 self._spawn(self._send_small)
+        self._send_more()
 
     def widened(self) -> None:
         """More may leave at a time than when these requests came."""
@@ -130,7 +131,9 @@ class UploadQueue:
     def _send_more(self) -> None:
         """Let as many tasks run as the channel can use, and as there are runs of chunks for."""
         channel = self._channel
-        while self._starting * channel.run_answers < len(self._chunks) and self._sending_chunks < channel.runs_ahead:
+        while self._chunks and self._sending_chunks < channel.runs_ahead:
+            if self._starting and self._starting * channel.run_answers >= len(self._chunks):
+                return
             self._sending_chunks += 1
             self._starting += 1
             self._spawn(self._send_chunks)

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from p2pmodel.errors import DecodeError
 from p2pmodel.limits import (
+    CHUNKS_ASKED_PER_MESSAGE_MAX,
     CHUNKS_PER_MODEL_MAX,
     CONTROL_BYTES_MAX,
     HAVES_PER_MESSAGE_MAX,
@@ -86,6 +87,26 @@ class RequestChunk(Message, frozen=True, tag=6):
     digest: Hash
     length: Annotated[int, Meta(gt=0, le=OBJECT_BYTES_MAX)]
     index: ChunkIndex = 0
+
+
+class Asked(msgspec.Struct, frozen=True, array_like=True):
+    """One of several chunks that are asked for at once."""
+
+    request: RequestId
+    digest: Hash
+    length: Annotated[int, Meta(gt=0, le=OBJECT_BYTES_MAX)]
+    index: ChunkIndex
+
+
+class RequestChunks(Message, frozen=True, tag=18):
+    """The same as a `RequestChunk` for each of them, in this order."""
+
+    model: Hash
+    chunks: Annotated[list[Asked], Meta(min_length=1, max_length=CHUNKS_ASKED_PER_MESSAGE_MAX)]
+
+    def each(self) -> list[RequestChunk]:
+        model = self.model
+        return [RequestChunk(one.request, model, one.digest, one.length, one.index) for one in self.chunks]
 
 
 class RequestObject(Message, frozen=True, tag=7):
@@ -168,6 +189,7 @@ AnyMessage = (
     | Have
     | Lost
     | RequestChunk
+    | RequestChunks
     | RequestObject
     | Cancel
     | Reject

@@ -72,6 +72,7 @@ class Thief:
 
             request = ChunkRequest(place.length, _Nowhere(), settled)
             link.questions.chunk(self._layout.model_id, place.index, place.digest, request)
+        link.questions.ask()
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         known = self._places.setdefault(link, [])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _AGAIN = 64
 """One in so many tellings of a chunk that was looked up before is looked up again."""
-_HAVE_MAP, _HAVE, _REQUEST_CHUNK, _REQUEST_OBJECT = 3, 5, 6, 7
+_HAVE_MAP, _HAVE, _REQUEST_CHUNK, _REQUEST_OBJECT, _REQUEST_CHUNKS = 3, 5, 6, 7, 18
 """Tags of `swarm.wire`: the second byte of a message."""
 
 
@@ -53,15 +53,17 @@ class WireWatch:
     def message(self, channel: SimChannel, message: bytes) -> None:
         """`channel` is the end that sends."""
         tag = message[1] if len(message) > 1 else 0
-        if tag not in (_HAVE_MAP, _HAVE, _REQUEST_CHUNK, _REQUEST_OBJECT):
+        if tag not in (_HAVE_MAP, _HAVE, _REQUEST_CHUNK, _REQUEST_OBJECT, _REQUEST_CHUNKS):
             return
         try:
             said = wire.decode(message)
         except DecodeError:
             return  # a hostile peer's
-        if isinstance(said, wire.RequestChunk | wire.RequestObject):
-            bundled = isinstance(said, wire.RequestObject) and said.lists_bytes > 0
-            self._asked.setdefault(channel.other, {})[said.request] = Digest(said.digest), bundled
+        if isinstance(said, wire.RequestChunk | wire.RequestObject | wire.RequestChunks):
+            asked = self._asked.setdefault(channel.other, {})
+            for one in said.each() if isinstance(said, wire.RequestChunks) else [said]:
+                bundled = isinstance(one, wire.RequestObject) and one.lists_bytes > 0
+                asked[one.request] = Digest(one.digest), bundled
             return
         peer = self._peer_of(channel.process)
         if peer is None or not peer.alive or not peer.honest:

@@ -131,6 +131,7 @@ def peer_seeds() -> dict[str, dict[str, bytes]]:
         "have": wire.Have(model, [3, 11]),
         "lost": wire.Lost(model, [3, 11]),
         "request-chunk": wire.RequestChunk(7, model, digest, 1000),
+        "request-chunks": wire.RequestChunks(model, [wire.Asked(7, digest, 1000, 3), wire.Asked(8, model, 9, 4)]),
         "request-object": wire.RequestObject(8, digest),
         "cancel": wire.Cancel(7),
         "reject": wire.Reject(1, "no"),

@@ -183,9 +183,11 @@ class Hostile:
         self._turn = asyncio.Lock()
 
     def message_received(self, message: bytes) -> None:
-        self.heard.append(wire.decode(message))
-        self._news.set()
-        self.on_message(self.heard[-1])
+        heard = wire.decode(message)
+        for one in heard.each() if isinstance(heard, wire.RequestChunks) else [heard]:
+            self.heard.append(one)
+            self._news.set()
+            self.on_message(one)
 
     def bulk_begins(self, request_id: int, length: int) -> BulkSink:
         self._news.set()

@@ -41,6 +41,8 @@ class Link:
         self.asked[index] = request
         return index
 
+    def ask(self) -> None: ...
+
     def cancel(self, request_id) -> None:
         self.cancelled.append(request_id)
 

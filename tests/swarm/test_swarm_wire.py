@@ -27,6 +27,7 @@ HASH = st.binary(min_size=32, max_size=32)
 REQUEST = st.integers(0, (1 << 32) - 1)
 TEXT = st.text(max_size=96)
 NAME = st.from_regex(r"[a-zA-Z0-9_\-.]{0,96}", fullmatch=True)
+ASKED = st.builds(wire.Asked, REQUEST, HASH, st.integers(1, OBJECT_BYTES_MAX), st.integers(0, CHUNKS_PER_MODEL_MAX - 1))
 
 MESSAGES = st.one_of(
     st.builds(wire.Subscribe, HASH),
@@ -36,6 +37,7 @@ MESSAGES = st.one_of(
     st.builds(wire.Have, HASH, st.lists(st.integers(0, CHUNKS_PER_MODEL_MAX - 1), min_size=1, max_size=20)),
     st.builds(wire.Lost, HASH, st.lists(st.integers(0, CHUNKS_PER_MODEL_MAX - 1), min_size=1, max_size=20)),
     st.builds(wire.RequestChunk, REQUEST, HASH, HASH, st.integers(1, OBJECT_BYTES_MAX)),
+    st.builds(wire.RequestChunks, HASH, st.lists(ASKED, min_size=1, max_size=5)),
     st.builds(wire.RequestObject, REQUEST, HASH),
     st.builds(wire.Cancel, REQUEST),
     st.builds(wire.Reject, REQUEST, TEXT),
@@ -64,7 +66,7 @@ def test_every_message_decodes_to_itself(message) -> None:
 
 def test_every_kind_of_message_is_in_the_round_trip() -> None:
     tried = {message.__struct_config__.tag for message in wire.AnyMessage.__args__}
-    assert tried == set(range(1, 18)), "a new kind of message needs a line in MESSAGES"
+    assert tried == set(range(1, 19)), "a new kind of message needs a line in MESSAGES"
 
 
 @given(MESSAGES, st.lists(st.one_of(st.integers(-9, 9), st.binary(max_size=9), st.none()), min_size=1, max_size=4))

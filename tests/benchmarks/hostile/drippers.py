@@ -111,6 +111,8 @@ class Dripper:
                     message = wire.decode(await caller.hear())
                     if isinstance(message, wire.Subscribe):
                         await caller.say(self._claims)
+                    elif isinstance(message, wire.RequestChunks) and self.begun is None:
+                        await self._begin(caller, message.each()[0])
                     elif isinstance(message, wire.RequestChunk) and self.begun is None:
                         await self._begin(caller, message)
             except GONE:

@@ -22,6 +22,7 @@ from blake3 import blake3
 
 from p2pmodel.errors import P2PModelError, PeerFault, PeerGoneError
 from p2pmodel.limits import (
+    CHUNKS_ASKED_PER_MESSAGE_MAX,
     CHUNKS_PER_MODEL_MAX,
     CONNECTIONS_INCOMING_MAX,
     CONTROL_BYTES_MAX,
@@ -352,6 +353,15 @@ def scripts(layout: Layout) -> dict[str, Make]:
         "Peers": peers,
         "RequestChunk": lambda number, part: wire.encode(
             wire.RequestChunk(number, model, content("chunk", number), 1 << 20)
+        ),
+        "RequestChunks": lambda number, part: wire.encode(
+            wire.RequestChunks(
+                model,
+                [
+                    wire.Asked(4000 + 64 * number + i, content("chunk", 64 * number + i), 1 << 20, i)
+                    for i in range(some(part, CHUNKS_ASKED_PER_MESSAGE_MAX))
+                ],
+            )
         ),
         "RequestObject": lambda number, part: wire.encode(wire.RequestObject(1000 + number, content("o", number))),
         "RequestStatements": lambda number, part: wire.encode(wire.RequestStatements(2000 + number, model)),
