@@ -7,7 +7,6 @@ import fcntl
 import os
 import sqlite3
 import stat
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,12 +43,10 @@ def file_status(result: os.stat_result) -> FileStatus:
 class OsFile:
     """An open regular file."""
 
-    __slots__ = ("_fd", "_writing", "path")
+    __slots__ = ("_fd", "path")
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd, self.path = fd, path
-        self._writing = threading.Lock()
-        """The system lets one write to a file at a time, and others spin for it (measured: 4 % of a receiver's CPU)."""
 
     def fileno(self) -> int | None:
         return self._fd
@@ -69,10 +66,9 @@ class OsFile:
 
     def write(self, data: memoryview, offset: int) -> None:
         try:
-            with self._writing:
-                done = os.pwrite(self._fd, data, offset)
-                while done < len(data):
-                    done += os.pwrite(self._fd, data[done:], offset + done)
+            done = os.pwrite(self._fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self._fd, data[done:], offset + done)
         except OSError as error:
             raise os_fault(error, self.path, "write") from error
 

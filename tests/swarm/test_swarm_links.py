@@ -397,6 +397,28 @@ async def test_what_is_not_held_is_rejected_and_the_connection_goes_on(town, ask
     await answered(hostile)
 
 
+def requests(town, *numbers: int) -> wire.RequestChunks:
+    asked = [wire.Asked(number, town.model.layout[0].digest.raw, 5000, 0) for number in numbers]
+    return wire.RequestChunks(town.model.id.raw, asked)
+
+
+async def test_each_of_several_chunks_that_one_message_asks_for_is_answered_by_itself(town) -> None:
+    seed = await town.seed(1)
+    hostile = await town.hostile_to(seed)
+    unknown = wire.RequestChunks(town.model.id.raw, [wire.Asked(9, bytes(32), 5000, 0), wire.Asked(8, bytes(32), 1, 0)])
+    hostile.say(unknown)
+    await hostile.until(lambda: len(hostile.of(wire.Reject)) == 2)
+    assert {message.request for message in hostile.of(wire.Reject)} == {8, 9}
+    await answered(hostile)
+
+
+async def test_an_id_that_comes_twice_in_one_message_ends_the_connection(town) -> None:
+    seed = await town.seed(1)
+    hostile = await town.hostile_to(seed)
+    hostile.say(requests(town, 1, 2, 1))
+    await hostile.until(lambda: hostile.reason)
+
+
 async def test_trouble_with_our_own_disk_is_a_rejection(town) -> None:
     seed = await town.seed(1)
 

@@ -71,3 +71,11 @@ def test_requests_that_wait_leave_when_their_connection_has_become_wider() -> No
     channel.runs_ahead = 9
     queue.widened()
     assert len(running) <= 7
+
+
+def test_where_several_answers_leave_together_no_more_tasks_run_than_there_are_runs() -> None:
+    channel, running = Narrow(), []
+    channel.runs_ahead, channel.run_answers = 4, 4
+    queue = UploadQueue(None, channel, None, running.append)
+    queue.add(*(wire.RequestChunk(number, A.raw, B.raw, 1) for number in range(9)))
+    assert len(running) == 3
