@@ -47,6 +47,8 @@ async def test_a_run_that_still_waits_is_taken_back_whole_and_the_channel_goes_o
     goes_on.set()
     assert await first == [True]
     assert await pair.near.send_run([(4, Source(b"last"))]) == [True]
+    await pair.far_handler.until(lambda: 4 in pair.far_handler.of("begins"))
+    assert pair.far_handler.of("begins") == [1, 4]
 
 
 async def test_the_time_of_an_answer_begins_when_the_one_before_it_in_its_run_has_left(town) -> None:
