@@ -39,8 +39,8 @@ async def put_into_hub_cache(service: PeerService, ref: str, report: FetchReport
         source=source,
         files=files,
         here=[path for path in files if (source / path).is_file()],
-        names={} if hub is None else hub.contents,
-        whole=hub is None or hub.whole,
+        names={} if hub is None else hub.said.names,
+        whole=hub is None or hub.said.whole,
     )
     snapshot = await asyncio.to_thread(import_into_cache, cache, entry)
     return msgspec.structs.replace(report, path=str(snapshot / inside))

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 
-from p2pmodel.limits import LFS_BYTES_MIN, PLAIN_FILES_BYTES_MAX, PLAIN_FILES_MAX
+from p2pmodel.limits import LFS_BYTES_MIN, PLAIN_FILE_BYTES_MAX, PLAIN_FILES_BYTES_MAX, PLAIN_FILES_MAX
 
+_SHA256_DIGITS = 64
 _LFS_SUFFIXES = frozenset({
     "7z", "arrow", "bin", "bz2", "ckpt", "ftz", "gguf", "gz", "h5", "joblib", "lz4", "mlmodel", "model", "msgpack",
     "npy", "npz", "onnx", "ot", "parquet", "pb", "pickle", "pkl", "pt", "pth", "rar", "safetensors", "saved_model",
@@ -29,6 +30,11 @@ def blob_oid(content: bytes | memoryview) -> str:
 def pointer(sha256: str, size: int) -> bytes:
     """The text that git keeps in place of a file in LFS (its specification, version 1)."""
     return f"version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n".encode()
+
+
+def is_of_lfs(name: str, size: int = 0) -> bool:
+    """Whether a hub that calls a content so has it in LFS, by the length; what is too long to be read goes so, too."""
+    return len(name) == _SHA256_DIGITS or size > PLAIN_FILE_BYTES_MAX
 
 
 def in_lfs(sizes: Mapping[str, int]) -> frozenset[str]:

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pmodel.errors import FetchTimeoutError, NoSpaceError, RefusedError, VerificationError
-from p2pmodel.gateway.git import blob_oid, in_lfs
+from p2pmodel.gateway.git import blob_oid, in_lfs, is_of_lfs
 from p2pmodel.gateway.repositories import Kind, RepoFile
-from p2pmodel.limits import COPY_BYTES, HF_CACHE_LOCK_S, LINKED_FILE_BYTES_MIN, PLAIN_FILE_BYTES_MAX
+from p2pmodel.limits import COPY_BYTES, HF_CACHE_LOCK_S, LINKED_FILE_BYTES_MIN
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _TEMPORARY = ".p2pmodel-"
@@ -51,14 +51,11 @@ class CacheEntry:
     @property
     def in_lfs(self) -> set[str]:
         ours = in_lfs({path: size for path, (size, _) in self.files.items()})
+        names = self.names
         return {
             path
-            for path, (size, sha256) in self.files.items()
-            if (
-                len(self.names[path]) == len(sha256) or size > PLAIN_FILE_BYTES_MAX
-                if path in self.names
-                else path in ours
-            )
+            for path, (size, _) in self.files.items()
+            if (is_of_lfs(names[path], size) if path in names else path in ours)
         }
 
 

@@ -16,7 +16,7 @@ from p2pmodel.model import ModelId
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reports import ModelPlace
 from p2pmodel.store import OS_FILES, Store, StoredModel
-from p2pmodel.store.hugging_face import HubSnapshot
+from p2pmodel.store.hugging_face import HubContents, HubSnapshot
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +28,7 @@ class SeededSnapshot:
     model_id: ModelId
     commit: str
     changed_at: float
-    contents: Mapping[str, str]
-    """By path: SHA-256 of files in LFS, git's id of others; of those of which the hub said so."""
-    whole: bool
-    """Whether these files are known to be all of the revision, and what the hub has there."""
+    said: HubContents
 
 
 def is_published_as_itself(model: StoredModel, name: str) -> bool:
@@ -42,12 +39,11 @@ def is_published_as_itself(model: StoredModel, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class HubCommit:
-    """The hub's own commit that a model is, what the hub calls the contents, and where it lies."""
+    """The hub's own commit that a model is, where it lies, and what the hub says of it."""
 
     commit: str
     path: Path
-    contents: Mapping[str, str]
-    whole: bool
+    said: HubContents
 
 
 def hub_commit(places: Iterable[ModelPlace], repo_id: str, sha256: Mapping[str, str]) -> HubCommit | None:
@@ -55,7 +51,7 @@ def hub_commit(places: Iterable[ModelPlace], repo_id: str, sha256: Mapping[str, 
     for place in places:
         found = HubSnapshot.at(Path(place.path)) if place.state == "published" else None
         if found is not None and found.repo_id == repo_id and (told := found.contents(OS_FILES, sha256)) is not None:
-            return HubCommit(found.commit, found.path, *told)
+            return HubCommit(found.commit, found.path, told)
     return None
 
 
@@ -80,7 +76,7 @@ def _find(peer: Peer, repo_id: str, revision: str) -> SeededSnapshot | None:
         if told is None:
             log.warning("%s: a file of it is not what the hub has there", snapshot.path)
             continue
-        return SeededSnapshot(model_id, snapshot.commit, status.identity.mtime_ns / 1e9, *told)
+        return SeededSnapshot(model_id, snapshot.commit, status.identity.mtime_ns / 1e9, told)
     if not known:
         return None
     commits = ", ".join(sorted({snapshot.commit[:12] for _, snapshot in known}))

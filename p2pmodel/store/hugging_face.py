@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,6 +26,17 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _TREE_BYTES_MAX = 64 * MIB
 _REVISIONS_MAX = 8
 """Names of one snapshot that are signed; a statement each."""
+
+
+class HubContents(NamedTuple):
+    """What the hub says of a revision: its names of contents are SHA-256 of files in LFS, git's id of others."""
+
+    names: Mapping[str, str]
+    """Of the files that are here, where it says anything of them."""
+    whole: bool
+    """Whether these are known to be all files of the revision, as the hub has them."""
+    absent: Mapping[str, tuple[int, str]]
+    """Size and name of files of the revision that are not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +74,8 @@ class HubSnapshot:
             return False
         return content is not None and content.strip() == self.commit.encode()
 
-    def contents(self, files: Files, sha256: Mapping[str, str]) -> tuple[Mapping[str, str], bool] | None:
-        """What the hub calls the contents of these files, of which it says anything: SHA-256 of those in LFS, git's id
-        of others; and whether these are known to be all files of the revision, as the hub has them.
+    def contents(self, files: Files, sha256: Mapping[str, str]) -> HubContents | None:
+        """What the hub says of the revision, of which these files are here.
 
         None where one is known to be another than the hub has there. What lies here in place of a link, somebody may
         have edited: of such a one only its SHA-256 can tell.
@@ -82,7 +93,12 @@ class HubSnapshot:
             sure = sure and (in_lfs or bool(linked))
             if name:
                 told[path] = name
-        return told, sure
+        absent = {
+            path: (file.size, called)
+            for path, file in listed.items()
+            if path not in sha256 and file.size is not None and (called := file.lfs_sha256 or file.blob_id)
+        }
+        return HubContents(told, sure, absent)
 
 
 def _repo_id(repository: Path) -> str:
@@ -90,6 +106,7 @@ def _repo_id(repository: Path) -> str:
 
 
 class _TreeFile(msgspec.Struct):
+    size: int | None = None
     blob_id: str | None = None
     lfs_sha256: str | None = None
 

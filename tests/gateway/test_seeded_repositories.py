@@ -12,7 +12,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from p2pmodel.cli.hub_cache import put_into_hub_cache
 from p2pmodel.errors import NetworkError, NotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from p2pmodel.gateway import Chain, RepoAddress, hub_of
+from p2pmodel.gateway import Chain, RepoAddress, SeededRepositories, SwarmRepositories, hub_of
 from p2pmodel.peer import NetworkConfig, Peer, PeerConfig
 from p2pmodel.peer.hub_snapshots import seeded_snapshot
 from p2pmodel.peer.requests import SeedRequest
@@ -181,6 +181,26 @@ async def test_a_part_of_a_commit_goes_into_a_cache_without_saying_that_it_is_al
 
 
 @pytest.mark.slow
+async def test_what_of_a_commit_was_never_downloaded_is_listed_all_the_same_and_is_not_to_be_had(owner, seeded):
+    tree = seeded.cache / "models--org--tiny" / "trees" / f"{seeded.commit}.json"
+    said, swarm = tree.read_text(), SwarmRepositories(owner)
+    try:
+        more = json.dumps({"never.bin": {"size": 5, "blob_id": "a" * 40, "lfs_sha256": "b" * 64}})[1:-1]
+        tree.write_text(said.replace('"files": {', f'"files": {{{more}, '))
+        address = RepoAddress("model", REPO, seeded.commit)
+        repository = await SeededRepositories(owner, swarm, beyond_doubt=False).find(address)
+        assert {file.path: file.etag for file in await repository.files()} == {**seeded.etags, "never.bin": "b" * 64}
+        assert list(await repository.paths()) == sorted([*FILES, "never.bin"])
+        with pytest.raises(NetworkError, match="was not downloaded here"):
+            await repository.file("never.bin")
+        with pytest.raises(RepositoryNotFoundError):
+            await SeededRepositories(owner, swarm, beyond_doubt=True).find(address)
+    finally:
+        tree.write_text(said)
+        await swarm.close()
+
+
+@pytest.mark.slow
 async def test_to_ask_for_a_name_that_no_cache_has_no_model_is_looked_at(owner, monkeypatch):
     looked_at = []
     stored = owner.store.model
@@ -193,7 +213,7 @@ async def test_to_ask_for_a_name_that_no_cache_has_no_model_is_looked_at(owner, 
 async def test_what_is_not_what_the_hub_says_of_that_commit_does_not_go_by_its_name(owner, seeded):
     tree = seeded.cache / "models--org--tiny" / "trees" / f"{seeded.commit}.json"
     said = tree.read_text()
-    assert (await seeded_snapshot(owner, REPO, "main")).whole
+    assert (await seeded_snapshot(owner, REPO, "main")).said.whole
     try:
         tree.write_text(said.replace(seeded.etags["weights.bin"], "0" * 64))
         with pytest.raises(RevisionNotFoundError):

@@ -340,11 +340,15 @@ def kept(tmp_path):
 @pytest.mark.real_disk
 def test_the_cache_says_what_the_hub_calls_the_files_and_whether_these_are_all(kept):
     snapshot, named, hashes = kept
-    assert snapshot.contents(OS_FILES, hashes) == (named, True)
+    assert snapshot.contents(OS_FILES, hashes) == (named, True, {})
     one = {"a/config.json": hashes["a/config.json"]}
-    assert snapshot.contents(OS_FILES, one) == ({"a/config.json": git_oid(b"{}")}, False)
+    assert snapshot.contents(OS_FILES, one) == (
+        {"a/config.json": git_oid(b"{}")},
+        False,
+        {"model.safetensors": (len(safetensors()), named["model.safetensors"])},
+    )
     (snapshot.repository / "trees" / f"{COMMIT}.json").unlink()
-    assert snapshot.contents(OS_FILES, hashes) == (named, False), "by the names of the blobs"
+    assert snapshot.contents(OS_FILES, hashes) == (named, False, {}), "by the names of the blobs"
 
 
 @pytest.mark.real_disk
@@ -364,4 +368,4 @@ def test_a_file_in_place_of_a_link_may_have_been_edited_and_the_commit_is_not_be
     config = snapshot.path / "a" / "config.json"
     config.unlink()
     config.write_bytes(b"[]")
-    assert snapshot.contents(OS_FILES, {**hashes, "a/config.json": sha256(b"[]")}) == (named, False)
+    assert snapshot.contents(OS_FILES, {**hashes, "a/config.json": sha256(b"[]")}) == (named, False, {})
