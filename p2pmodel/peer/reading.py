@@ -362,6 +362,7 @@ class Reading:
         asked, offload = looked_for & self._lacking, self._peer.network.offload
         self._placed.clear()
         fetching.prefer(self._next())
+        fetching.want(asked, ~asked)  # an earlier transfer may have been stopped before it began, with what it was told
         transfer = asyncio.get_running_loop().create_task(fetching.transfer(self.layout, intake, finder, asked=asked))
         came = 0
         try:

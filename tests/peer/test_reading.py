@@ -9,6 +9,7 @@ import pytest
 
 from p2pmodel.errors import NetworkError, NoPeersError, NotFoundError, UsageError
 from p2pmodel.model import Digest, ModelId
+from p2pmodel.peer.announcing import Announcer
 from p2pmodel.testing.weights import ModelFiles
 
 pytestmark = pytest.mark.slow
@@ -286,3 +287,30 @@ async def test_a_reader_of_other_files_than_are_being_fetched_waits_for_a_minute
     waited_s, config = await net[1].run(both)
     assert 55 < waited_s < 75
     assert config == files["config.json"]
+
+
+async def test_what_was_wanted_when_a_fetch_went_first_and_is_no_more_is_not_brought_after_it(swarm, monkeypatch):
+    net, model, files = await two_peers(swarm, size=8 * MIB)
+    began, begin = asyncio.Event(), Announcer.begin
+
+    async def begin_late(self, layout):
+        if not began.is_set():
+            began.set()
+            await asyncio.Event().wait()
+        await begin(self, layout)
+
+    async def leave(peer):
+        monkeypatch.setattr(Announcer, "begin", begin_late)
+        async with await peer.open_reader(str(model)) as stays, await peer.open_reader(str(model)) as leaves:
+            waiting = asyncio.create_task(stays.read("weights.bin", 0, MIB))
+            gone = asyncio.create_task(leaves.read("weights.bin", 7 * MIB, 8 * MIB))
+            await began.wait()
+            fetch = asyncio.create_task(peer.fetch(str(model), files=["config.json"]))
+            await asyncio.sleep(0)
+            gone.cancel()
+            await fetch
+            return await waiting
+
+    assert await net[1].run(leave) == files["weights.bin"][:MIB]
+    await net.run_for(5)
+    assert fetched(net) < 2 * MIB
