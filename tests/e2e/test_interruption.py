@@ -31,7 +31,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 def seeded(net: Network) -> tuple[Path, str]:
     """A model, and its id at a seed that is there for all; each test has a peer of its own."""
     source = sharded_model(net.root / "model", shards=4, shard_bytes=SIZE // 4)
-    seed = net.daemon("seed", "--upload-limit", "48MiB")
+    seed = net.daemon("seed", "--upload-limit", "32MiB")
     return source, str(net.publish(source, on=seed)["model_id"])
 
 
@@ -100,6 +100,7 @@ def test_a_daemon_killed_in_the_middle_of_a_fetch_resumes_after_its_restart(
 
     again = net.daemon("killed")
     second = net.run("fetch", model_id, "--to", out, "--json", on=again)
+    again.terminate()  # it would serve the next test, without the seed's limit
     assert second.code == 0, second.err
     assert sha256_of(out) == sha256_of(source)
     assert second.json["bytes_fetched"] <= SIZE - written + IN_FLIGHT + MIB, second.json
