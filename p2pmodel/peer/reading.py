@@ -274,12 +274,13 @@ class Reading:
 
     async def _ride(self, flight: asyncio.Task[object], fetching: Fetching) -> None:
         """Let a fetch that is under way bring what it can, in our order."""
+        behind = self._peer.network.clock.monotonic()
         try:
             while self._unfinished and not flight.done():
                 fetching.prefer(self._next())
                 if not await self._changed(_LOOK_AGAIN_S, flight):
                     self.look()
-                self._fail_stranded(fetching)
+                self._fail_stranded(fetching, behind)
         finally:
             fetching.prefer(())
         self.look()
@@ -288,11 +289,12 @@ class Reading:
             if place is not None and place.whole:
                 self._settle_name(file_index)
 
-    def _fail_stranded(self, fetching: Fetching) -> None:
-        """Nobody waits without end for what this fetch, of other files, does not bring."""
+    def _fail_stranded(self, fetching: Fetching, behind: float) -> None:
+        """Nobody waits without end, `behind` this fetch from then on, for what it, of other files, does not bring."""
         now = self._peer.network.clock.monotonic()
         for wait in list(self._waits):
-            if wait.missing != fetching.brings(wait.missing) and now - wait.began > READ_BEHIND_FETCH_S:
+            waited_s = now - max(wait.began, behind)
+            if wait.missing != fetching.brings(wait.missing) and waited_s > READ_BEHIND_FETCH_S:
                 del self._waits[wait]
                 if not wait.done.done():
                     wait.done.set_exception(

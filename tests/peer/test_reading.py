@@ -314,3 +314,16 @@ async def test_what_was_wanted_when_a_fetch_went_first_and_is_no_more_is_not_bro
     assert await net[1].run(leave) == files["weights.bin"][:MIB]
     await net.run_for(5)
     assert fetched(net) < 2 * MIB
+
+
+async def test_whoever_has_read_for_long_is_not_turned_away_by_a_short_fetch_of_another_file(swarm):
+    net, model, files = await two_peers(swarm, size=8 * MIB)
+    net[0].peer.swarm.limit_upload(60_000)
+
+    async def both(peer):
+        reading = asyncio.create_task(read(peer, model))
+        await asyncio.sleep(70)
+        await peer.fetch(str(model), files=["config.json"], to="/elsewhere")
+        return await reading
+
+    assert await net[1].run(both) == files["weights.bin"]
