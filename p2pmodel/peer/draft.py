@@ -32,7 +32,7 @@ from p2pmodel.store.files import Directory, OpenFile
 log = logging.getLogger(__name__)
 
 _STATE_BYTES_MAX = 256 * 1024 * 1024
-Room = Callable[[Path, int, int], AbstractContextManager[None]]
+Room = Callable[[Path, int, Callable[[], int]], AbstractContextManager[None]]
 
 
 class _State(msgspec.Struct):
@@ -102,7 +102,7 @@ class Draft:
     def _make_room(self, directory: Directory, file: OpenFile) -> None:
         needed_bytes = max(0, self.parts.size - file.status().allocated_bytes)
         try:
-            with self._room(self._directory_path, needed_bytes, directory.free_bytes()):
+            with self._room(self._directory_path, needed_bytes, directory.free_bytes):
                 file.allocate(self.parts.size)
         except P2PModelError:
             self._close(True)

@@ -25,7 +25,7 @@ from p2pmodel.store.values import FileIdentity, FileState
 
 OnProgress = Callable[[int, int, str], None]
 Keep = Callable[[int, memoryview], int]
-Room = Callable[[int, int], AbstractContextManager[None]]
+Room = Callable[[int, Callable[[], int]], AbstractContextManager[None]]
 """Makes room for so many bytes on a disk with so many free, and keeps it while they are reserved."""
 
 
@@ -236,7 +236,7 @@ class Adoption:
             needed += max(0, self._layout.files[index].size - there)
         if not self._reserve_space:
             needed = 0
-        with self._room(needed, self._destination.free_bytes()):
+        with self._room(needed, self._destination.free_bytes):
             free = self._destination.free_bytes()
             if needed > free:
                 raise NoSpaceError(f"{str(self._destination.root)!r} needs {needed:,} bytes more and has {free:,} free")

@@ -117,7 +117,7 @@ class Cache:
     # --- making room
 
     @contextmanager
-    def room(self, copy: Copy, needed_bytes: int, free_bytes: int) -> Iterator[None]:
+    def room(self, copy: Copy, needed_bytes: int, free_bytes: Callable[[], int]) -> Iterator[None]:
         """For so many bytes that a fetch into `copy` is about to reserve on a disk with so many free.
 
         Lets go of what it has to. Raises `NoSpaceError`, and then nothing has gone, where that would not be enough.
@@ -126,19 +126,20 @@ class Cache:
             yield
 
     @contextmanager
-    def room_beside(self, directory: Path, needed_bytes: int, free_bytes: int) -> Iterator[None]:
+    def room_beside(self, directory: Path, needed_bytes: int, free_bytes: Callable[[], int]) -> Iterator[None]:
         """The same for a file that is about to be put into a directory beside the models (`beside`)."""
         with self._room(_Need(directory.name, directory, "cached"), needed_bytes, free_bytes):
             yield
 
     @contextmanager
-    def _room(self, need: _Need, needed_bytes: int, free_bytes: int) -> Iterator[None]:
+    def _room(self, need: _Need, needed_bytes: int, free_bytes: Callable[[], int]) -> Iterator[None]:
         with self._making_room:
             self._allowance = 0
             if needed_bytes:
-                over = self._lacking(need, needed_bytes, free_bytes)
+                free = free_bytes()  # only now, for whoever had the turn before has taken some of it
+                over = self._lacking(need, needed_bytes, free)
                 if over > 0:
-                    self._check_enough(need, over, needed_bytes, free_bytes)
+                    self._check_enough(need, over, needed_bytes, free)
                     self._make_room(over, self._why(need, needed_bytes))
             yield
 

@@ -180,7 +180,7 @@ class Intake:
         if self._sparse:
             self._cache.take(self._copy, length_bytes, self._destination.free_bytes)
 
-    def _room(self, needed_bytes: int, free_bytes: int) -> AbstractContextManager[None]:
+    def _room(self, needed_bytes: int, free_bytes: Callable[[], int]) -> AbstractContextManager[None]:
         return self._cache.room(self._copy, needed_bytes, free_bytes)
 
     def write(self, index: int, data: memoryview) -> int:

@@ -130,6 +130,28 @@ def test_a_floor_of_free_disk_holds_for_every_fetch_and_the_cache_gives_way(shel
     assert shelf.held() == {own.model_id}
 
 
+def test_two_that_begin_at_once_do_not_count_on_the_same_free_bytes(shelf):
+    cache, free, inside, looked = shelf.store.cache, [SIZE], threading.Event(), threading.Event()
+    shelf.limit(floor=0)
+
+    def first():
+        with cache.room_beside(cache.directory, SIZE, lambda: free[0]):
+            inside.set()
+            looked.wait(0.1)  # in vain, for the other is not to look before this one has taken what it needs
+            free[0] -= SIZE
+
+    def look():
+        looked.set()
+        return free[0]
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    with pytest.raises(NoSpaceError), cache.room_beside(cache.directory, SIZE, look):
+        pass
+    thread.join()
+
+
 def test_what_is_being_read_fetched_or_checked_stays(shelf):
     shelf.limit(quota=2 * SIZE + CHUNK_BYTES)
     read, fetched, new = (shelf.model(name) for name in "abc")
