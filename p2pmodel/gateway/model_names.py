@@ -54,10 +54,14 @@ async def find_model(peer: Peer, address: RepoAddress) -> Meant:
 
 async def _of_this_peer(peer: Peer, address: RepoAddress, revision: str) -> Meant:
     offload, store = peer.network.offload, peer.store
-    said = await offload(store.find_name, address.repo_id)
-    models = await offload(store.models)
-    published = {model.model_id for model in models if is_published_as_itself(model, address.repo_id)}
-    said = [one for one in said if one.statement.model_id in published]
+
+    def published() -> list[SignedStatement]:
+        found = store.find_name(address.repo_id)
+        models = {one: store.model(one) for one in {each.statement.model_id: None for each in found}}
+        here = {one for one, model in models.items() if model and is_published_as_itself(model, address.repo_id)}
+        return [each for each in found if each.statement.model_id in here]
+
+    said = await offload(published)
     if not said:
         raise RepositoryNotFoundError(f"nothing is published here under the name {address.repo_id!r}")
     if (known := meant(said, revision)) is None:

@@ -202,9 +202,13 @@ async def test_what_of_a_commit_was_never_downloaded_is_listed_all_the_same_and_
 
 @pytest.mark.slow
 async def test_to_ask_for_a_name_that_no_cache_has_no_model_is_looked_at(owner, monkeypatch):
-    looked_at = []
-    stored = owner.store.model
+    looked_at, stored, front = [], owner.store.model, SwarmRepositories(owner)
     monkeypatch.setattr(owner.store, "model", lambda model_id: looked_at.append(model_id) or stored(model_id))
+    for name in "gpt2", "org/other":
+        with pytest.raises(RepositoryNotFoundError):
+            await front.find(RepoAddress("model", name))
+    assert not looked_at
+    await front.close()
     assert await seeded_snapshot(owner, "org/other", "main") is None and not looked_at
     assert await seeded_snapshot(owner, REPO, "main") is not None and len(looked_at) == 1
 
