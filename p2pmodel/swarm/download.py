@@ -204,7 +204,8 @@ class Download:
 
         None of them is here, whatever was once said of it; what is asked for already may be among them.
         """
-        asked_for = self._twins.asked_for(bits & self._wanted.bits)
+        # What has been settled in this turn of the loop is here, though nobody was told of it yet.
+        asked_for = self._twins.asked_for(bits & self._wanted.bits & ~self._held_now)
         self._schedule.drop(self._twins.asked_for(dropped) & ~asked_for)
         self._schedule.want(asked_for)
         for link in list(self.links.values()) if len(self.links) <= _WIDE_LINKS else ():

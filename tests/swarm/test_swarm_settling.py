@@ -152,3 +152,17 @@ async def test_what_nobody_wanted_when_it_came_is_not_taken_for_here_when_it_is_
     await asyncio.sleep(0)
     answer(peer, model, 2)
     assert told == [1 << 2]
+
+
+async def test_what_has_come_in_this_moment_and_is_wanted_by_who_has_not_heard_of_it_does_not_come_twice() -> None:
+    model, told = Model(count=3), []
+    peer = Link(1, model)
+    download = download_of(model, told, peer, asked=1 << 2 | 1 << 1)
+    request = peer.asked.pop(2)
+    request.sink.consume(memoryview(model.chunks[2]))
+    request.settle(None)
+    download.want(1 << 2)  # before the loop has told of it
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert told == [1 << 2]
+    assert set(peer.asked) == {1}
