@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,11 @@ def _receive_exactly(sock: socket.socket, target: memoryview) -> None:
 # --- sender ----------------------------------------------------------------------------------------------------------
 
 
-def serve(host: str, path: Path, *, sealed: bool) -> None:
+def serve(host: str, path: Path, *, sealed: bool, checked: bool) -> None:
     fd = os.open(path, os.O_RDONLY)
     listener = socket.create_server((host, 0))
     say(port=listener.getsockname()[1])
-    send = _send_sealed if sealed else _send_plain
+    send = partial(_send_checked, sealed) if checked else _send_sealed if sealed else _send_plain
     while True:
         sock, _ = listener.accept()
         threading.Thread(target=_serve_one, args=(sock, fd, send), daemon=True).start()
@@ -89,6 +90,24 @@ def _send_sealed(sock: socket.socket, fd: int, offset: int, length: int) -> None
             raise OSError("a short read")
         key.encrypt_into(count.to_bytes(12, "big"), plain[:size], None, record[: size + _TAG_BYTES])
         sock.sendall(record[: size + _TAG_BYTES])
+
+
+def _send_checked(sealed: bool, sock: socket.socket, fd: int, offset: int, length: int) -> None:
+    """No chunk leaves before it was hashed, in the memory that it leaves from."""
+    key, count = AESGCM(_KEY), 0
+    chunk, record = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(RECORD_BYTES + _TAG_BYTES))
+    for start in range(offset, offset + length, CHUNK_BYTES):
+        plain = chunk[: min(CHUNK_BYTES, offset + length - start)]
+        if os.preadv(fd, [plain], start) != len(plain):
+            raise OSError("a short read")
+        blake3(plain).digest()
+        if not sealed:
+            sock.sendall(plain)
+        for at in range(0, len(plain) if sealed else 0, RECORD_BYTES):
+            part = plain[at : at + RECORD_BYTES]
+            key.encrypt_into(count.to_bytes(12, "big"), part, None, record[: len(part) + _TAG_BYTES])
+            sock.sendall(record[: len(part) + _TAG_BYTES])
+            count += 1
 
 
 # --- receiver --------------------------------------------------------------------------------------------------------
@@ -164,6 +183,7 @@ def fetch(size_bytes: int, digests: Path, *, sealed: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sealed", action="store_true")
+    parser.add_argument("--checked", action="store_true", help="the sender hashes each chunk before it leaves")
     modes = parser.add_subparsers(dest="mode", required=True)
     serving = modes.add_parser("serve")
     serving.add_argument("host")
@@ -173,7 +193,7 @@ def main() -> None:
     fetching.add_argument("digests", type=Path)
     args = parser.parse_args()
     if args.mode == "serve":
-        serve(args.host, args.file, sealed=args.sealed)
+        serve(args.host, args.file, sealed=args.sealed, checked=args.checked)
     else:
         fetch(args.size, args.digests, sealed=args.sealed)
 

@@ -32,6 +32,8 @@ def contenders() -> list[Contender]:
     return [
         Yardstick("raw"),
         Yardstick("raw-sealed", sealed=True),
+        Yardstick("raw-checked", checked=True),
+        Yardstick("raw-sealed-checked", sealed=True, checked=True),
         Libtorrent("libtorrent", 1),
         Libtorrent("libtorrent-v2", 2),
         Nginx("nginx"),

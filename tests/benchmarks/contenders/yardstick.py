@@ -1,4 +1,4 @@
-"""`raw`, `raw-sealed` and `tcp`: the script `raw.py` beside the benchmark."""
+"""`raw`, `raw-sealed`, both `-checked`, and `tcp`: the script `raw.py` beside the benchmark."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ class Yardstick:
 
     shapes: Sequence[Shape] = SHAPES
 
-    def __init__(self, name: str, *, sealed: bool = False, connections: int = 2) -> None:
+    def __init__(self, name: str, *, sealed: bool = False, checked: bool = False, connections: int = 2) -> None:
         self.name = name
         self.what = f"sendfile, recv_into, BLAKE3, pwrite; connections: {connections}"
         if sealed:
             self.what += "; AES-128-GCM records of 256 KiB"
-        self._options = ["--sealed"] if sealed else []
+        if checked:
+            self.what += "; the sender hashes each chunk before it leaves, as scorecard R6 and S8 ask"
+        self._options = [*(["--sealed"] if sealed else []), *(["--checked"] if checked else [])]
         self._connections = connections
         self._senders: list[Child] = []
 
