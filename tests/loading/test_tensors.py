@@ -99,7 +99,7 @@ def test_in_file_order_tensors_come_as_they_lie_and_memory_is_bounded(publisher,
 
 
 def test_what_was_located_elsewhere_in_a_file_is_not_taken_for_what_is_read(publisher, here, tmp_path):
-    model = publisher.publish({"weights.bin": bytes(range(256)) * 8192})
+    model = publisher.publish({"weights.bin": bytes(range(256)) * 4096 + bytes(MIB)})
     with open_model(model) as opened:
         (place,) = opened.locate("weights.bin", 0, MIB).result()
         buffer = memoryview(bytearray(16))
