@@ -29,6 +29,7 @@ from p2pmodel.store import FilePlace, Intake
 
 if TYPE_CHECKING:
     from p2pmodel.peer.peer import Peer
+    from p2pmodel.peer.retrieval import Retrieval
 
 log = logging.getLogger(__name__)
 
@@ -55,11 +56,20 @@ class Wanting(Protocol):
 
 
 class _Wait:
-    """Somebody waits for `missing` chunks (bits), from `began` on."""
+    """Somebody waits for `missing` chunks (bits), or for the name of the file that they are, from `began` on."""
 
     def __init__(self, missing: int, began: float) -> None:
         self.missing, self.began = missing, began
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def settle(self, error: P2PModelError | None) -> None:
+        """Whoever waits goes on, or is told why not."""
+        if self.done.done():
+            return
+        if error is None:
+            self.done.set_result(None)
+        else:
+            self.done.set_exception(error)
 
 
 class Reading:
@@ -85,7 +95,7 @@ class Reading:
         self.session: asyncio.Task[None] | None = None
         self._search: tuple[AsyncExitStack, Fetching, Finder] | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self._naming: dict[int, asyncio.Future[None]] = {}
+        self._naming: dict[int, _Wait] = {}
         """Files that somebody waits for under their final names."""
         self._placed: dict[int, None] = {}
         """Files that have been whole since the place was opened, and have their names."""
@@ -176,16 +186,16 @@ class Reading:
         if few or not file & ~self._have:
             self._news.set()
 
-    def _settle(self, wait: _Wait) -> None:
+    def _settle(self, wait: _Wait, error: P2PModelError | None = None) -> None:
         del self._waits[wait]
-        if not wait.done.done():
-            wait.done.set_result(None)
+        wait.settle(error)
+
+    def _settle_name(self, file_index: int, error: P2PModelError | None = None) -> None:
+        self._naming.pop(file_index).settle(error)
 
     def _fail(self, error: P2PModelError) -> None:
         for wait in list(self._waits):
-            if not wait.done.done():
-                wait.done.set_exception(error)
-        self._waits.clear()
+            self._settle(wait, error)
         for file_index in list(self._naming):
             self._settle_name(file_index, error)
 
@@ -261,7 +271,7 @@ class Reading:
         while self._unfinished:
             flights = self._peer.fetches.of(self.model_id)
             if flights:
-                await self._ride(flights[0].task, flights[0].lead.fetching)
+                await self._ride(flights[0].task, flights[0].lead)
                 continue
             session = self.session = asyncio.get_running_loop().create_task(self._pull())
             try:
@@ -272,34 +282,52 @@ class Reading:
             if not session.cancelled():
                 session.result()
 
-    async def _ride(self, flight: asyncio.Task[object], fetching: Fetching) -> None:
+    async def _ride(self, flight: asyncio.Task[object], fetch: Retrieval) -> None:
         """Let a fetch that is under way bring what it can, in our order."""
         behind = self._peer.network.clock.monotonic()
         try:
             while self._unfinished and not flight.done():
-                fetching.prefer(self._next())
-                if not await self._changed(_LOOK_AGAIN_S, flight):
+                fetch.fetching.prefer(self._next())
+                at_rest = await self._name_behind(fetch)
+                if not await self._changed(_LOOK_AGAIN_S if at_rest else _LATE_S, flight):
                     self.look()
-                self._fail_stranded(fetching, behind)
+                self._fail_stranded(fetch.fetching, behind)
         finally:
-            fetching.prefer(())
+            fetch.fetching.prefer(())
         self.look()
+        await self._settle_named()
+
+    async def _name_behind(self, fetch: Retrieval) -> bool:
+        """Have a fetch give wanted files their names before it ends. False where one waits for a late write."""
+        at_rest = True
+        for file_index in list(self._naming):
+            try:
+                at_rest &= await fetch.name_whole([file_index])
+            except P2PModelError as error:
+                if file_index in self._naming:
+                    self._settle_name(file_index, error)
+        await self._settle_named()
+        return at_rest
+
+    async def _settle_named(self) -> None:
         for file_index in list(self._naming):
             place = await self.place(file_index, self.layout.chunks_of(file_index))
-            if place is not None and place.whole:
+            if place is not None and place.whole and file_index in self._naming:
                 self._settle_name(file_index)
 
     def _fail_stranded(self, fetching: Fetching, behind: float) -> None:
         """Nobody waits without end, `behind` this fetch from then on, for what it, of other files, does not bring."""
         now = self._peer.network.clock.monotonic()
-        for wait in list(self._waits):
+
+        def stranded(wait: _Wait) -> bool:
             waited_s = now - max(wait.began, behind)
-            if wait.missing != fetching.brings(wait.missing) and waited_s > READ_BEHIND_FETCH_S:
-                del self._waits[wait]
-                if not wait.done.done():
-                    wait.done.set_exception(
-                        NetworkError("other files of this model are being fetched; ask again when that fetch has ended")
-                    )
+            return wait.missing != fetching.brings(wait.missing) and waited_s > READ_BEHIND_FETCH_S
+
+        error = NetworkError("other files of this model are being fetched; ask again when that fetch has ended")
+        for wait in [wait for wait in self._waits if stranded(wait)]:
+            self._settle(wait, error)
+        for file_index in [index for index, wait in self._naming.items() if stranded(wait)]:
+            self._settle_name(file_index, error)
 
     async def give_way(self) -> None:
         """A fetch of the model begins; it finds here what has come."""
@@ -415,11 +443,6 @@ class Reading:
         for index in [index for index in self._naming if index in self._placed]:
             self._settle_name(index)
 
-    def _settle_name(self, file_index: int, error: P2PModelError | None = None) -> None:
-        waiting = self._naming.pop(file_index)
-        if not waiting.done():
-            waiting.set_result(None) if error is None else waiting.set_exception(error)
-
     async def named(self, file_index: int) -> FilePlace:
         """Where a file is whole, under its final name; waits until it is. Raises as `ready` does."""
         chunks = self.layout.chunks_of(file_index)
@@ -429,9 +452,10 @@ class Reading:
             if place is not None and place.whole:
                 return place
             self._placed.pop(file_index, None)
-            waiting = self._naming.setdefault(file_index, asyncio.get_running_loop().create_future())
+            if file_index not in self._naming:
+                self._naming[file_index] = _Wait(bits_of_range(chunks), self._peer.network.clock.monotonic())
             self.go_on()
-            await asyncio.shield(waiting)
+            await asyncio.shield(self._naming[file_index].done)
         raise VerificationError(f"{self.layout.files[file_index].path.text!r} changes again and again")
 
     # --- reading -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,8 @@ class Retrieval:
     request: FetchRequest
     path: str = ""
     _began: float | None = None
+    _intake: Intake | None = None
+    """While its files come."""
     _lead: Retrieval | None = None
     """Whose work this caller waits for: its own, or that of another who asked for the same before."""
 
@@ -145,6 +147,7 @@ class Retrieval:
         try:
             intake = await self.peer.until_stopped(stop, open_intake)
             await self.peer.until_stopped(stop, intake.adopt, tell, stop)
+            self._intake = intake
             reused = intake.reused
             if intake.missing.held:
                 await self.fetching.transfer(layout, intake, finder)
@@ -152,8 +155,19 @@ class Retrieval:
             await offload(intake.finish)
             return reused
         finally:
+            self._intake = None
             for intake in opened:
                 self.peer.close_soon(intake)
+
+    async def name_whole(self, file_indices: Collection[int]) -> bool:
+        """Give those of these files that are whole their final names now: somebody waits for them.
+
+        False where one has to wait for a late write. Raises what the disk raises, and `RefusedError` where a file of
+        another has the name.
+        """
+        if self._intake is None:
+            return True
+        return not await self.peer.network.offload(self._intake.place_whole, file_indices)
 
     async def _dry_run(
         self, layout: Layout, indices: Sequence[int], signed: Sequence[SignedStatement], began: float

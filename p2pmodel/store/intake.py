@@ -3,8 +3,9 @@
 The order on disk is bytes, barrier, claim. `write` checks a chunk, writes it to every place of the model that has the
 same hash, and counts it as held in memory, where it is served at once. `claim` makes the bytes durable and only then
 says so in the database. `finish` renames whole files first (a user waits for the name, not for the disk), after the
-database has been told their marks; they count as *placed*, and a later `claim` proves them. What an earlier run left
-unproven is hashed again by `adopt`, never fetched again.
+database has been told their marks; they count as *placed*, and a later `claim` proves them. `place_whole` does so for
+files that somebody waits for before the others are whole. What an earlier run left unproven is hashed again by `adopt`,
+never fetched again.
 """
 
 from __future__ import annotations
@@ -331,10 +332,15 @@ class Intake:
             self._place_all(self._partial_files())
             self._destination.remove_partials()  # `close` may come a while later, and a user looks now
 
-    def place_whole(self) -> list[int]:
-        """Give their final names to those files that are whole; returns those that have to wait for a late write."""
+    def place_whole(self, among: Collection[int] | None = None) -> list[int]:
+        """Give their final names to those files (`among` these) that are whole, while others are still coming.
+
+        Returns those that have to wait for a late write. After `close` nothing happens.
+        """
         with self._lock:
-            whole = [file for file in self._partial_files() if self._copy.bits & file.mask == file.mask]
+            partial = [] if self._closed else self._partial_files()
+            wanted = [file for file in partial if among is None or file.index in among]
+            whole = [file for file in wanted if self._copy.bits & file.mask == file.mask]
             if at_rest := [file for file in whole if file.index not in self._writing]:
                 self._place_all(at_rest)
             return [file.index for file in whole if file.index in self._writing]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pmodel.errors import NetworkError, NoPeersError, NotFoundError, UsageError
+from p2pmodel.errors import NetworkError, NoPeersError, NotFoundError, RefusedError, UsageError
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.testing.weights import ModelFiles
@@ -327,3 +327,75 @@ async def test_whoever_has_read_for_long_is_not_turned_away_by_a_short_fetch_of_
         return await reading
 
     assert await net[1].run(both) == files["weights.bin"]
+
+
+async def three_files(swarm):
+    """Peer 0 has two large files, on a line that takes seconds for each, and one that is a chunk of the first."""
+    net = await swarm(peers=2, upload_bytes_per_s=LINE, download_bytes_per_s=LINE, seed=1)
+    long, longer, config = net.rng.randbytes(4 * MIB), net.rng.randbytes(24 * MIB), net.rng.randbytes(MIB)
+    files = {"a.bin": config + long, "b.bin": longer, "config.json": config}
+    return net, await net[0].publish(ModelFiles(files)), files
+
+
+@pytest.mark.parametrize("to", [None, "/elsewhere"])
+async def test_a_file_is_given_by_its_name_as_soon_as_it_is_whole_while_a_fetch_brings_the_others(swarm, to):
+    net, model, files = await three_files(swarm)
+
+    async def by_name(peer):
+        async with await peer.open_reader(str(model)) as reader:
+            fetch = asyncio.create_task(peer.fetch(str(model), to=to))
+            await asyncio.sleep(0.5)
+            place = await reader.whole_file("a.bin")
+            done, named = fetch.done(), net[1].read(place.path)
+            report = await fetch
+            return place, done, named, report
+
+    place, done, named, report = await net[1].run(by_name)
+    assert named == files["a.bin"] and not done
+    assert Path(place.path) == Path(report.path) / "a.bin" and report.verified
+    assert {name: net[1].read(Path(report.path) / name) for name in files} == files
+    assert fetched(net) < 1.05 * model.size
+
+
+async def test_a_file_by_its_name_that_a_fetch_of_others_does_not_give_is_waited_for_a_minute(swarm):
+    net, model, files = await three_files(swarm)
+
+    async def by_name(peer):
+        async with await peer.open_reader(str(model)) as reader:
+            half = asyncio.create_task(peer.fetch(str(model), to="/elsewhere", files=["a.bin"]))
+            await reader.ready("a.bin", 0, MIB)
+            half.cancel()
+            await asyncio.wait([half])
+            await reader.ready("a.bin")  # the other half lies in another place: neither file is whole
+            net[0].peer.swarm.limit_upload(200_000)
+            fetch = asyncio.create_task(peer.fetch(str(model), files=["b.bin"]))
+            await asyncio.sleep(1)
+            began = asyncio.get_running_loop().time()
+            with pytest.raises(NetworkError, match="other files of this model are being fetched"):
+                await reader.whole_file("a.bin")
+            waited_s = asyncio.get_running_loop().time() - began
+            assert not fetch.done()
+            await fetch
+            return waited_s, net[1].read((await reader.whole_file("a.bin")).path)
+
+    waited_s, named = await net[1].run(by_name)
+    assert 55 < waited_s < 75
+    assert named == files["a.bin"]
+
+
+async def test_a_file_of_somebody_else_under_the_name_is_told_to_who_waits_for_it_and_the_fetch_goes_on(swarm):
+    net, model, files = await three_files(swarm)
+
+    async def by_name(peer):
+        async with await peer.open_reader(str(model)) as reader:
+            fetch = asyncio.create_task(peer.fetch(str(model), to="/elsewhere", files=["a.bin", "b.bin"]))
+            await reader.ready("a.bin", 0, MIB)
+            net[1].disk.write_file(Path("/elsewhere/a.bin"), b"mine")
+            with pytest.raises(RefusedError, match="has appeared meanwhile"):
+                await reader.whole_file("a.bin")
+            assert not fetch.done()
+            net[1].disk.remove(Path("/elsewhere/a.bin"))
+            return await fetch
+
+    assert (await net[1].run(by_name)).verified
+    assert net[1].read("/elsewhere/a.bin") == files["a.bin"]

@@ -96,7 +96,13 @@ class Stage:
         return any(self.disk.status(OUT / path) is not None for path in FETCHED)
 
     def fetch(
-        self, *, chunks: int | None = None, claim: bool = True, finish: bool = True, overwrite: bool = False
+        self,
+        *,
+        chunks: int | None = None,
+        claim: bool = True,
+        finish: bool = True,
+        place: bool = False,
+        overwrite: bool = False,
     ) -> int:
         """Returns how many bytes had to be brought."""
         self.now(gone=False)
@@ -109,6 +115,8 @@ class Stage:
                 data = FETCHED[self.layout.files[place.file_index].path.text]
                 intake.write(index, memoryview(bytearray(data)))
                 brought += len(data)
+            if place:
+                assert intake.place_whole() == []
             if claim:
                 self.claim(intake)
             if finish:
@@ -184,6 +192,12 @@ def fetch_killed(stage: Stage) -> None:
 def fetch_killed_at_the_end(stage: Stage) -> None:
     """Every file has its final name, and nothing is claimed."""
     stage.fetch(claim=False)
+
+
+@operation
+def fetch_some_named(stage: Stage) -> None:
+    """One chunk, which is a whole file, and has its final name when the process dies, with the fetch open."""
+    stage.fetch(chunks=1, claim=False, finish=False, place=True)
 
 
 @operation
