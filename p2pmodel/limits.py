@@ -162,6 +162,9 @@ A seed with 1 Mbit/s that serves ten at once stays above it."""
 BULK_STRANGERS_PART = 0.5
 """Of the buffers for answers on their way in, what connections may hold that have not brought a whole one yet: so no
 crowd that only begins takes them all."""
+BULK_BLANK_BYTES = 64 * KIB
+"""What a connection that has not brought a whole answer yet may bring of one before that counts for those buffers: so
+who begins an answer and lets it drip keeps nobody from one. 448 of them: 28 MiB."""
 BULK_CROWDED_S = 1.0
 BULK_CROWDED_BYTES_PER_S = 64 * KIB
 """Where an answer waits for a buffer, the slowest of those that have held one for so long at less than this ends."""
@@ -171,7 +174,8 @@ AGENT_CHARS_MAX = 64
 
 # --- download ----------------------------------------------------------------------------------------------------
 IN_FLIGHT_BYTES_MAX = 32 * MIB
-"""Requested and not yet verified, over all peers: what a `kill -9` can cost."""
+"""Requested and not yet verified, over all peers that have delivered: what a `kill -9` can cost. Of those that have
+not, and may never send it, nothing more is asked where all together owe as much."""
 IN_FLIGHT_BYTES_FAR_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
 """Past this nothing more is asked of a peer while a nearer one delivers: the rest is room for that one's window."""
 QUEUES_MAX = 12
@@ -179,6 +183,9 @@ QUEUES_MAX = 12
 rare, or instead of those: with 8 requests at each peer of a crowd 8 of 9 lines are busy, and more only makes queues."""
 IN_FLIGHT_BYTES_STRANGERS_MAX = IN_FLIGHT_BYTES_MAX * 3 // 4
 """Asked of peers that have not delivered yet, while somebody does: who only promises must not fill the rest."""
+STRANGERS_SPARED_S = 0.25
+"""Who has not delivered yet is asked for nothing that those who do deliver bring within this, at the end of a fetch:
+that a stranger keeps it would be noticed no sooner."""
 REQUEST_WINDOW_CHUNKS_MIN = 2
 REQUEST_WINDOW_CHUNKS_START = 4
 REQUEST_WINDOW_CHUNKS_MAX = 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S, RECORD_BYTES
@@ -16,6 +17,9 @@ from p2pmodel.net.threads import Mailbox, Threads
 
 if TYPE_CHECKING:
     from p2pmodel.net.receiver import Receiver
+
+
+Buffer = bytearray | mmap
 
 
 class BufferPool:
@@ -38,16 +42,10 @@ class BufferPool:
 
         `part`: of all bytes, what may be lent with this one; whatever it is, one is lent where none is.
         """
-        for size in self._sizes:
-            if length <= size:
-                break
-        else:
-            size = length
-        assert size <= self._bytes_max
+        size = self._size(length)
         with self._lock:
-            if self.lent_bytes and self.lent_bytes + size > part * self._bytes_max:
+            if not self._lend(size, part):
                 return None
-            self.lent_bytes += size
             free = self._free.get(size)
             if free:
                 self._kept_bytes -= size
@@ -55,19 +53,45 @@ class BufferPool:
             self._make_room(size)
         return bytearray(size)
 
+    def blank(self, length: int) -> mmap:
+        """A buffer of at least `length` bytes that counts for nothing: it takes memory as it is written, not before.
+
+        Whoever writes much of it calls `count` first, and `release` only after that.
+        """
+        return mmap(-1, self._size(length))
+
+    def count(self, blank: Buffer, part: float) -> bool:
+        """From now on it is as if it had been leased; False where `lease` would give none."""
+        with self._lock:
+            if not self._lend(len(blank), part):
+                return False
+            self._make_room(len(blank))
+        return True
+
+    def _size(self, length: int) -> int:
+        size = next((size for size in self._sizes if length <= size), length)
+        assert size <= self._bytes_max
+        return size
+
+    def _lend(self, size: int, part: float) -> bool:
+        if self.lent_bytes and self.lent_bytes + size > part * self._bytes_max:
+            return False
+        self.lent_bytes += size
+        return True
+
     def _make_room(self, size: int) -> None:
         for kept in self._free.values():
             while kept and self.lent_bytes + self._kept_bytes > self._bytes_max:
                 self._kept_bytes -= len(kept.pop())
 
-    def release(self, buffer: bytearray) -> None:
+    def release(self, buffer: Buffer) -> None:
         """Give a buffer back; all who wait are called, who waited longest first, and may lease."""
         size = len(buffer)
         with self._lock:
             self.lent_bytes -= size
             assert self.lent_bytes >= 0
             free = self._free.get(size)
-            if free is not None:
+            if free is not None and isinstance(buffer, bytearray):
                 free.append(buffer)
                 self._kept_bytes += size
             waiting, self._waiting = self._waiting, []

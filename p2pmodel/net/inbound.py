@@ -13,6 +13,7 @@ from typing import Protocol
 
 from p2pmodel.errors import ProtocolError
 from p2pmodel.limits import RECORD_BYTES
+from p2pmodel.net.buffers import Buffer
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, decode_bulk_begin, decode_header
 from p2pmodel.net.seam import BulkSink
 
@@ -28,8 +29,10 @@ class Bulk:
     request_id: int
     length: int
     sink: BulkSink
-    buffer: bytearray
+    buffer: Buffer
     filled: int = 0
+    lent: bool = True
+    """Whether its buffer counts as lent. Until much has come in from a stranger it does not."""
 
 
 class InboundOwner(Protocol):

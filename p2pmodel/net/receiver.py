@@ -19,7 +19,7 @@ from typing import Protocol
 from weakref import proxy
 
 from p2pmodel.errors import P2PModelError, PeerGoneError
-from p2pmodel.limits import BULK_STRANGERS_PART
+from p2pmodel.limits import BULK_BLANK_BYTES, BULK_STRANGERS_PART
 from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.inbound import Bulk, Inbound
 from p2pmodel.net.records import DirectionKeys
@@ -123,8 +123,10 @@ class Receiver:
         self._waking = _Waking(sock.sock, shared.mail)
         self._tempo = Tempo()
         self._watching = self._threaded = self._ended = self._broken = False
-        self._unlent: tuple[int, int, BulkSink] | None = None
-        """An announced answer for which no buffer was free."""
+        self._unlent: Work | None = None
+        """What to do once more when a buffer comes back: there was none for an answer that is announced, or coming."""
+        self._counts_at = 0
+        """When so much has been received, the buffer of the answer that is coming in has to be counted; 0: it is."""
         self._deadline_s = 0.0
         """When the answer that is coming in has to be whole, in monotonic seconds."""
         self._timer: asyncio.TimerHandle | None = None
@@ -247,14 +249,14 @@ class Receiver:
         bulk, self._inbound.bulk = self._inbound.bulk, None
         if bulk is not None:
             self._shared.holders.let_go(self)
-            self._shared.receive_buffers.release(bulk.buffer)
+            self._release(bulk)
 
     def _lend_again(self) -> None:
         """Buffers came back, maybe enough for the answer that waits here."""
         if self._threaded or self._ended or self._unlent is None:
             return
-        (request_id, length, sink), self._unlent = self._unlent, None
-        self._guard(lambda: self._lend(request_id, length, sink))
+        again, self._unlent = self._unlent, None
+        self._guard(again)
         self._arrange()
 
     def _make_room(self) -> None:
@@ -362,6 +364,8 @@ class Receiver:
             self._inbound.wrote(count)
         else:
             self._inbound.wrote(len(target), scratch[:beyond])
+        if self._counts_at and self.bytes_received >= self._counts_at:
+            self._count()
         return count
 
     def _too_slow(self) -> None:
@@ -379,20 +383,43 @@ class Receiver:
         self._lend(request_id, length, self._owner.sink_of(request_id, length))
 
     def _lend(self, request_id: int, length: int, sink: BulkSink) -> None:
-        buffer = self._shared.receive_buffers.lease(length, 1.0 if self._complete else BULK_STRANGERS_PART)
+        buffers, known = self._shared.receive_buffers, self._complete > 0
+        buffer = buffers.lease(length) if known else buffers.blank(length)
         if buffer is None:
-            self._unlent = request_id, length, sink
-            self._shared.receive_buffers.when_free(lambda: self._shared.mail.post(self._lend_again))
-            self._shared.mail.post(self._want_room)
+            self._want_buffer(lambda: self._lend(request_id, length, sink))
             return
         now = time.monotonic()
         self._deadline_s = now + patience_s(length)
-        self._tempo.begin(now, self.bytes_received)
-        self._shared.holders.take(self, now, self.bytes_received)
-        self._inbound.lend(Bulk(request_id, length, sink, buffer))
+        self._tempo.begin(now, self.bytes_received, known=known)
+        if known:
+            self._shared.holders.take(self, now, self.bytes_received)
+        else:
+            self._counts_at = self.bytes_received + BULK_BLANK_BYTES
+        self._inbound.lend(Bulk(request_id, length, sink, buffer, lent=known))
+
+    def _count(self) -> None:
+        """So much has come of a stranger's answer that its buffer counts, or nothing more is read of it for now."""
+        bulk = self._inbound.bulk
+        if bulk is None:
+            return
+        if not self._shared.receive_buffers.count(bulk.buffer, BULK_STRANGERS_PART):
+            self._want_buffer(self._count)
+            return
+        bulk.lent, self._counts_at = True, 0
+        self._shared.holders.take(self, time.monotonic(), self.bytes_received)
+
+    def _want_buffer(self, again: Work) -> None:
+        self._unlent = again
+        self._shared.receive_buffers.when_free(lambda: self._shared.mail.post(self._lend_again))
+        self._shared.mail.post(self._want_room)
+
+    def _release(self, bulk: Bulk) -> None:
+        if bulk.lent:
+            self._shared.receive_buffers.release(bulk.buffer)
 
     def bulk_complete(self, bulk: Bulk) -> None:
         self._shared.holders.let_go(self)
+        self._counts_at = 0
         self._complete += 1
         consuming = self._shared.consuming
         if self._threaded and self._shared.receiving.load + consuming.load >= _CPUS:
@@ -404,7 +431,7 @@ class Receiver:
             consuming.run(lambda: self._consume(bulk, self._shared.mail.post))
         except RuntimeError as error:
             self._complete -= 1
-            self._shared.receive_buffers.release(bulk.buffer)
+            self._release(bulk)
             raise PeerGoneError("this peer is stopping") from error
 
     def _consume(self, bulk: Bulk, post: Callable[..., None]) -> None:
@@ -418,7 +445,7 @@ class Receiver:
             error = P2PModelError(f"a chunk could not be kept: {unexpected!r}")
             error.__cause__ = unexpected
         finally:
-            self._shared.receive_buffers.release(bulk.buffer)
+            self._release(bulk)
         self._done.append((bulk.request_id, error))
         self._settle_with(post)
 

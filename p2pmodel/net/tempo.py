@@ -28,9 +28,12 @@ class Tempo:
         self._since = 0.0
         self._before = 0
 
-    def begin(self, now: float, received: int) -> None:
-        """An answer begins: a peer that has been silent since the last one is not slow."""
-        self.fast = True
+    def begin(self, now: float, received: int, *, known: bool) -> None:
+        """An answer begins: a peer that is `known` to bring some, and has been silent since, is not slow.
+
+        One that has not brought any yet shows so much first: threads are few, and a crowd of those may begin at once.
+        """
+        self.fast = known
         self._since, self._before = now, received
 
     def pause(self) -> None:

@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from random import Random
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, PeerFault, PeerGoneError, ProtocolError
-from p2pmodel.limits import IDLERS_REMEMBERED_MAX, LINKS_PER_FETCH_ENOUGH, LINKS_PER_FETCH_MAX, REQUEST_DEADLINE_MAX_S
+from p2pmodel.limits import (
+    IDLERS_REMEMBERED_MAX,
+    LINKS_PER_FETCH_ENOUGH,
+    LINKS_PER_FETCH_MAX,
+    MIB,
+    REQUEST_DEADLINE_MAX_S,
+)
 from p2pmodel.model import HaveMap, Layout, PublicKey
 from p2pmodel.model.have_map import bits_of, iter_bits
 from p2pmodel.net import Address, Clock
@@ -33,7 +39,9 @@ _STILL_S = 2.0
 _RATE_WINDOW_S = 3.0
 _RATE_MOMENT_S = 0.05
 _WIDE_LINKS = 2
-"""So many links are told at once how much may come; with more of them, each has to show that it needs room."""
+"""So many links are told at once how much may come; with more of them, each has to show that it needs room,"""
+_CARRIES_BYTES = 8 * MIB
+"""by having brought so much of this fetch, and most of it: a crowd may be connected of which only one delivers."""
 
 
 @dataclass(slots=True)
@@ -123,6 +131,8 @@ class Download:
         self.account.pull(self._schedule.missing.bit_count(), clock.monotonic())
         self._request_ids: dict[tuple[Link, int], int] = {}
         self._offered: dict[PublicKey, int] = {}
+        self._carriers: set[Link] = set()
+        """Peers that turned out to bring most of it, and were told how much may come."""
         self._wasted_before: dict[PublicKey, int] = {}
         """What each connection had wasted when it joined: earlier downloads have accounted for that."""
         self._refused: set[Link] = set()
@@ -209,7 +219,7 @@ class Download:
         self._schedule.drop(self._twins.asked_for(dropped) & ~asked_for)
         self._schedule.want(asked_for)
         for link in list(self.links.values()) if len(self.links) <= _WIDE_LINKS else ():
-            self._expect_from(link)
+            self._expect_from(link, 1 / len(self.links))
         self._changed.set()
         self._fill_soon()
 
@@ -257,14 +267,15 @@ class Download:
         self._came_in[link] = link.channel.bytes_received
         lanes = 1
         if len(self.links) <= _WIDE_LINKS and not self.background:
-            lanes = self._expect_from(link)
+            lanes = self._expect_from(link, 1 / len(self.links))
         self._schedule.peer_joined(link, scope, lanes)
         self._schedule.peer_has(link, self._offered.get(link.peer, 0))
         link.follow(self.layout.model_id, self)
 
-    def _expect_from(self, link: Link) -> int:
+    def _expect_from(self, link: Link, part: float) -> int:
+        """Such a part of what is missing may come from this peer. Returns how many connections to it there will be."""
         missing = self._schedule.missing.bit_count() / max(len(self.layout), 1)
-        return link.channel.expect(int(self.layout.manifest.bytes_total * missing / len(self.links)))
+        return link.channel.expect(int(self.layout.manifest.bytes_total * missing * part))
 
     def link_has(self, link: Link, held: HaveMap, new: int) -> None:
         if held.count != len(self.layout):
@@ -294,6 +305,7 @@ class Download:
         self._schedule.peer_left(link)
         self._count_cancelled(link)
         self._came_in.pop(link, None)
+        self._carriers.discard(link)
         self.account.left(link.peer, str(reason), self._clock.monotonic())
         served = self.tally.served[link.peer]
         if not served.bytes and not served.rejected:
@@ -331,8 +343,12 @@ class Download:
 
     @property
     def _tick_s(self) -> float:
-        """As often as an answer takes: so late may it be seen that a peer has nothing left to wait for."""
-        return min(max(self._schedule.usual_s, _TICK_MIN_S), _TICK_MAX_S)
+        """As often as an answer takes: so late may it be seen that a peer has nothing left to wait for.
+
+        As often as can be while many have begun and none has ended: the one that will may not have been asked yet.
+        """
+        usual_s = 0.0 if self._schedule.only_begun else self._schedule.usual_s
+        return min(max(usual_s, _TICK_MIN_S), _TICK_MAX_S)
 
     def leave(self) -> None:
         """Stop asking and following. A second call does nothing."""
@@ -505,6 +521,8 @@ class Download:
             self._count_arrival(now, length, link.peer)
             self._arrived_at = now
             self.account.gave(link.peer, length)
+            if served.bytes >= _CARRIES_BYTES and link not in self._carriers:
+                self._may_carry(link, served)
         else:
             self._waste(link.peer, "duplicate", length)
         twins = self._twins.arrived(index) if sink.kept else ()
@@ -513,6 +531,11 @@ class Download:
         # Where another peer's answer was written just before and is settled only now, or never, as it is cancelled with
         # this one, nobody else says that the chunk is here.
         self._held_now |= sink.held_bits or (bits_of([index, *twins]) if first else 0)
+
+    def _may_carry(self, link: Link, served: Served) -> None:
+        if 2 * served.bytes > self.tally.bytes_fetched and not self.background and self.links.get(link.peer) is link:
+            self._carriers.add(link)
+            self._expect_from(link, 1.0)
 
     def _count_arrival(self, now: float, length: int, peer: PublicKey) -> None:
         """What comes from one peer in one moment is one entry: `rate` looks at all of them, a few times a second."""

@@ -16,9 +16,6 @@ from random import Random
 from typing import Generic, TypeVar
 
 from p2pmodel.limits import (
-    IN_FLIGHT_BYTES_FAR_MAX,
-    IN_FLIGHT_BYTES_MAX,
-    IN_FLIGHT_BYTES_STRANGERS_MAX,
     QUEUES_MAX,
     RANDOM_FIRST_CHUNKS,
     REFUSALS_IN_A_ROW_MAX,
@@ -26,6 +23,7 @@ from p2pmodel.limits import (
     REQUESTS_BEGUN,
 )
 from p2pmodel.model.have_map import iter_bits
+from p2pmodel.swarm.in_flight import InFlight
 from p2pmodel.swarm.overtaking import Overtaking
 from p2pmodel.swarm.rarity import FlippedBits, Rarity, random_bit
 from p2pmodel.swarm.source import Request, Source
@@ -40,7 +38,7 @@ _BATCH_S = 0.1
 _BATCH_CHUNKS_MAX = 64
 _LOOK_AGAIN_S = 0.05
 """A peer for which nothing better was found in what others owe is not looked at for so long, in a crowd of such."""
-_QUEUES_LOOK_S = 0.03
+_QUEUES_LOOK_S = 0.02
 
 
 class Schedule(Generic[K]):
@@ -66,16 +64,10 @@ class Schedule(Generic[K]):
         self._busy: dict[K, Source] = {}
         """Those of them that owe something: few, where a crowd is connected."""
         self._withdrawn: list[tuple[K, int]] = []
-        self._in_flight_bytes = 0
-        self._strangers_bytes = 0
-        """Of those, what is asked of peers that have not delivered yet."""
+        self._in_flight = InFlight()
         self.overtaking: Overtaking[K] = Overtaking(self._sources, self._askers)
         self._queues_count, self._queues_until = 0, 0.0
         self._arrived = 0
-        self._proven = 0
-        """Peers here that have delivered something."""
-        self._nearest = 0
-        """How near the nearest of those is."""
 
     # --- what is known -------------------------------------------------------------------------------------------
 
@@ -98,7 +90,7 @@ class Schedule(Generic[K]):
 
     @property
     def in_flight_bytes(self) -> int:
-        return self._in_flight_bytes
+        return self._in_flight.bytes
 
     def is_missing(self, index: int) -> bool:
         """May be called from any thread."""
@@ -125,6 +117,11 @@ class Schedule(Generic[K]):
     def busy(self) -> list[K]:
         """The peers that owe something."""
         return list(self._busy)
+
+    @property
+    def only_begun(self) -> bool:
+        """Whether as much is asked for as may be, and nobody has delivered anything yet."""
+        return not self._in_flight.deliverers and self._in_flight.full
 
     @property
     def usual_s(self) -> float:
@@ -171,14 +168,7 @@ class Schedule(Generic[K]):
         for index in list(source.requests):
             self._drop(peer, source, index)
         if source.proven:
-            self._count_proven()
-
-    def _count_proven(self) -> None:
-        proven = [source.nearness for source in self._sources.values() if source.proven]
-        self._proven, self._nearest = len(proven), max(proven, default=0)
-        strangers = (source for source in self._sources.values() if not source.proven)
-        asked = (request for source in strangers for request in source.requests.values() if not request.overdue)
-        self._strangers_bytes = sum(request.length for request in asked)
+            self._in_flight.count(self._sources.values())
 
     # --- requests ------------------------------------------------------------------------------------------------
 
@@ -208,7 +198,7 @@ class Schedule(Generic[K]):
         """Chunks to ask of this peer now; each counts as asked when it is yielded. See `withdrawn`."""
         source = self._sources[peer]
         while self._may_ask(source, now):
-            if self._in_flight_bytes < self._limit_bytes(source):
+            if self._in_flight.room_for(source):
                 index = self._pick(peer, source, now)
             else:
                 index = self._pick_beyond(peer, source, now)
@@ -225,12 +215,9 @@ class Schedule(Generic[K]):
     def _may_ask(self, source: Source, now: float) -> bool:
         if len(source.requests) >= self._window(source):
             return False
-        if source.proven or not self._proven:
+        if source.proven or not self._in_flight.deliverers:
             return True
-        return now >= source.paused_until and self._strangers_bytes < IN_FLIGHT_BYTES_STRANGERS_MAX
-
-    def _limit_bytes(self, source: Source) -> int:
-        return IN_FLIGHT_BYTES_MAX if source.nearness >= self._nearest else IN_FLIGHT_BYTES_FAR_MAX
+        return now >= source.paused_until and self._in_flight.room_for_strangers()
 
     def _pick_beyond(self, peer: K, source: Source, now: float) -> int | None:
         """A chunk to ask for although as much is out as may be; it may always be one that waits elsewhere.
@@ -252,7 +239,7 @@ class Schedule(Generic[K]):
         if source.proven:
             return source.window
         # A stranger has to show one chunk before it is trusted with more, unless there is hardly anybody else.
-        return 1 if self._proven else max(1, source.window // len(self._sources))
+        return 1 if self._in_flight.deliverers else max(1, source.window // len(self._sources))
 
     def _queues(self, now: float) -> int:
         """Peers that owe something and of which nothing is coming in, as of a moment ago."""
@@ -269,6 +256,8 @@ class Schedule(Generic[K]):
             if self._state[index] == _FREE and index not in source.requests:
                 return index
         free = self._free.bits & source.bits
+        if not source.proven and self._in_flight.soon_here(self._missing_count, now):
+            free &= ~self._in_flight.of_deliverers()
         for index in source.requests:
             if self._state[index] == _FREE:  # it is late with this one itself
                 free &= ~(1 << index)
@@ -325,16 +314,11 @@ class Schedule(Generic[K]):
         deadline = now + source.patience_s(length, self.overtaking.usual_s)
         source.requests[index] = Request(index, length, now, deadline)
         source.queued_bytes += length
-        self._count_in_flight(source, length)
+        self._in_flight.add(source, length)
         self._askers.setdefault(index, {})[peer] = None
         if self._state[index] == _FREE:
             self._state[index] = _ASKED
             self._free.flip(index)
-
-    def _count_in_flight(self, source: Source, more: int) -> None:
-        self._in_flight_bytes += more
-        if not source.proven:
-            self._strangers_bytes += more
 
     def _drop(self, peer: K, source: Source, index: int) -> Request | None:
         request = source.requests.pop(index, None)
@@ -344,7 +328,7 @@ class Schedule(Generic[K]):
         if not source.requests:
             self._busy.pop(peer, None)
         if not request.overdue:
-            self._count_in_flight(source, -request.length)
+            self._in_flight.add(source, -request.length)
         askers = self._askers[index]
         askers.pop(peer, None)
         if not askers:
@@ -380,7 +364,7 @@ class Schedule(Generic[K]):
             new = not source.proven
             source.delivered(request, now)
             if new:
-                self._count_proven()
+                self._in_flight.count(self._sources.values())
         self._arrived += 1
         others = list(self._askers.get(index, ()))
         for other in others:
@@ -435,7 +419,7 @@ class Schedule(Generic[K]):
                     self._withdraw(peer, request.index)
                     continue
                 request.overdue = True
-                self._count_in_flight(source, -request.length)
+                self._in_flight.add(source, -request.length)
                 self._free_unless_asked(request.index)
         return list(late)
 

@@ -106,3 +106,15 @@ def test_lent_and_kept_together_stay_within_the_bytes(moves: list[int | None]) -
         assert pool.lent_bytes == sum(map(len, lent))
         assert pool.lent_bytes + kept <= 100
         assert len({id(buffer) for buffer in lent}) == len(lent)
+
+
+def test_a_blank_buffer_counts_from_when_it_is_counted_until_it_is_released() -> None:
+    pool = BufferPool((10,), 40)
+    blank = pool.blank(7)
+    assert len(blank) == 10 and pool.lent_bytes == 0
+    held = [pool.lease(10), pool.lease(10)]
+    assert not pool.count(blank, 0.5), "as little as `lease` would give one"
+    pool.release(held.pop())
+    assert pool.count(blank, 0.5) and pool.lent_bytes == 20
+    pool.release(blank)
+    assert pool.lent_bytes == 10

@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from wire_pairs import PATIENCE_S, Source
+from wire_pairs import PATIENCE_S, Source, comes_true
 
 from p2pmodel.errors import PeerGoneError
 from p2pmodel.net.sender import Sender
@@ -58,6 +58,7 @@ async def test_the_time_of_an_answer_begins_when_the_one_before_it_in_its_run_ha
     sending = asyncio.get_running_loop().create_task(pair.near.send_run(run))
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     sender = pair.near._lanes[0].sender
+    await comes_true(lambda: sender._due[0].sent)
     sender._due_at = 0.0
     sender._too_slow()
     assert sender._due_at > 0.0 and not pair.near_handler.of("closed")

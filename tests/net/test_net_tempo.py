@@ -11,7 +11,7 @@ from p2pmodel.net.tempo import _LOOK_S, FAST_BYTES, Holders, Tempo
 
 def test_an_answer_that_drips_is_not_fast_after_a_first_look() -> None:
     tempo = Tempo()
-    tempo.begin(10.0, 500)
+    tempo.begin(10.0, 500, known=True)
     assert tempo.look(10.0 + _LOOK_S / 2, 501)
     assert not tempo.look(10.0 + _LOOK_S, 502)
     assert not tempo.look(10.0 + 3 * _LOOK_S, 502 + FAST_BYTES - 1)
@@ -19,7 +19,7 @@ def test_an_answer_that_drips_is_not_fast_after_a_first_look() -> None:
 
 def test_what_comes_in_large_pieces_is_fast_and_becomes_so_again_without_a_wait() -> None:
     tempo = Tempo()
-    tempo.begin(10.0, 0)
+    tempo.begin(10.0, 0, known=True)
     tempo.pause()
     assert not tempo.look(10.001, FAST_BYTES - 1)
     assert tempo.look(10.002, FAST_BYTES)
@@ -28,17 +28,25 @@ def test_what_comes_in_large_pieces_is_fast_and_becomes_so_again_without_a_wait(
 
 def test_a_peer_that_had_nothing_to_say_for_long_begins_its_next_answer_as_a_fast_one() -> None:
     tempo = Tempo()
-    tempo.begin(10.0, 0)
+    tempo.begin(10.0, 0, known=True)
     tempo.pause()
-    tempo.begin(99.0, 700)
+    tempo.begin(99.0, 700, known=True)
     assert tempo.fast
     assert tempo.look(99.0 + _LOOK_S / 2, 701)
+
+
+def test_a_stranger_gets_no_thread_before_much_of_its_first_answer_is_here() -> None:
+    tempo = Tempo()
+    tempo.begin(10.0, 500, known=False)
+    assert not tempo.fast
+    assert not tempo.look(10.001, 500 + FAST_BYTES - 1)
+    assert tempo.look(10.002, 500 + FAST_BYTES)
 
 
 @given(st.lists(st.floats(0.001, 0.02), min_size=20, max_size=60))
 def test_a_byte_at_a_time_keeps_no_thread_however_the_bytes_are_spaced(gaps: list[float]) -> None:
     tempo, now, kept_s = Tempo(), 5.0, 0.0
-    tempo.begin(now, 0)
+    tempo.begin(now, 0, known=True)
     for received, gap in enumerate(gaps):
         fast = tempo.fast
         now += gap

@@ -554,6 +554,28 @@ def test_a_crowd_that_has_delivered_nothing_leaves_a_part_of_what_may_be_asked_f
     assert ask(schedule, "stranger 63", REQUEST_DEADLINE_MAX_S + 1), "those who are late do not count any more"
 
 
+def test_one_that_delivers_has_its_whole_window_among_a_crowd_that_does_not() -> None:
+    schedule = plan(5000)
+    for number in range(64):
+        join(schedule, **{f"stranger {number}": everything(5000)})
+        ask(schedule, f"stranger {number}")
+    join(schedule, good=everything(5000))
+    schedule.arrived("good", ask(schedule, "good")[0], 0.01)
+    schedule._sources["good"].window = 30
+    assert len(ask(schedule, "good", 0.01)) == 30
+
+
+def test_at_the_end_a_stranger_is_asked_only_for_what_nobody_else_has() -> None:
+    schedule = plan(400)
+    join(schedule, good=everything(399))
+    now = settled(schedule, {"good": 1000.0}, lambda: schedule.missing.bit_count() <= 150)
+    join(schedule, stranger=everything(400))
+    assert ask(schedule, "stranger", now) == [399]
+    join(schedule, other=everything(399))
+    assert ask(schedule, "other", now) == []
+    assert ask(schedule, "other", now + 1.0), "the good one has fallen silent"
+
+
 def test_the_whole_of_a_large_model_is_looked_at_once_for_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     rarest = Rarity.rarest
@@ -661,7 +683,7 @@ class ScheduleUnderAnything(RuleBasedStateMachine):
         assert self.schedule.in_flight_bytes == sum(request.length for request in fresh) >= 0
         strangers = [source for source in self.schedule._sources.values() if not source.proven]
         asked = [request for source in strangers for request in source.requests.values() if not request.overdue]
-        assert self.schedule._strangers_bytes == sum(request.length for request in asked)
+        assert self.schedule._in_flight.strangers_bytes == sum(request.length for request in asked)
         for source in self.schedule._sources.values():
             assert source.queued_bytes == sum(request.length for request in source.requests.values())
 
