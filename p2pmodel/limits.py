@@ -210,8 +210,6 @@ REQUESTS_BEGUN = 2
 """Of what a peer owes, so many may be leaving it: one on the line and one made ready. The rest can be withdrawn."""
 REFUSALS_IN_A_ROW_MAX = 4
 """A chunk or two may have gone since a peer told of them; then it is paused."""
-PEER_CHUNKS_REJECTED_MAX = 1
-"""A chunk is verified whole and comes from one peer, so one corrupt chunk proves the liar."""
 CLAIM_INTERVAL_S = 4.0
 """With the barrier's own time a power cut takes back the claims of at most five seconds."""
 CLAIM_BYTES = 4 * GIB

@@ -231,8 +231,7 @@ def _describe(status: PeerStatus) -> list[str]:
             ("holds", f"{count(status.models, 'model')}, {count(status.chunks_held, 'chunk')}"),
             (
                 "announced",
-                f"{count(status.keys_announced, 'key')}{_pending(status)}; "
-                f"keeps {count(status.records_held, 'record')} for others",
+                f"{_announced(status)}; keeps {count(status.records_held, 'record')} for others",
             ),
             ("cache", _cache(status)),
             ("limits", _limits(status)),
@@ -267,8 +266,13 @@ def _limits(status: PeerStatus) -> str:
     return f"{', '.join(rates) or 'none'}; {count(status.upload_slots, 'upload slot')}{background}"
 
 
-def _pending(status: PeerStatus) -> str:
-    return f", {status.keys_pending:,} of them not yet taken by others" if status.keys_pending else ""
+def _announced(status: PeerStatus) -> str:
+    from p2pmodel.cli.output import count
+
+    if status.hidden:
+        return "nothing, for others cannot reach it"
+    pending = f", {status.keys_pending:,} of them not yet taken by others" if status.keys_pending else ""
+    return f"{count(status.keys_announced, 'key')}{pending}"
 
 
 def _part(status: PeerStatus) -> str:

@@ -127,10 +127,10 @@ def gc(
     debug: Debug = False,
 ) -> None:
     """Bring the cache within its quota and the floor of free disk. Pins, and your own files, are not touched."""
-    from p2pmodel.cli.output import data, data_json, talk
+    from p2pmodel.cli.output import data, data_json, printable, talk
     from p2pmodel.cli.session import run
     from p2pmodel.peer.requests import CollectRequest
-    from p2pmodel.peer.units import parse_size
+    from p2pmodel.peer.units import format_size, parse_size
 
     keep_bytes = None if keep is None else parse_size(keep)
     report = run(_collect(invocation_of(ctx), CollectRequest(keep_bytes=keep_bytes, dry_run=dry_run)))
@@ -140,6 +140,8 @@ def gc(
     for copy in report.released:
         data(copy.model_id if quiet else _line(copy))
     if not quiet:
+        for left in report.leftovers:
+            data(f"{printable(left.path)}  {format_size(left.bytes_freed)}  left by a reader: {printable(left.reason)}")
         talk(_outcome(report))
 
 
@@ -164,7 +166,7 @@ def _outcome(report: CollectReport) -> str:
     quota = f" of {format_size(report.quota_bytes)}" if report.quota_bytes is not None else ""
     pinned = f", {format_size(report.bytes_pinned)} of that pinned" if report.bytes_pinned else ""
     takes = f"The cache takes {format_size(report.bytes_used)}{quota}{pinned}."
-    if not report.released:
+    if not report.released and not report.leftovers:
         return f"Nothing has to go. {takes}"
     freed = format_size(report.bytes_freed)
     return f"{freed} would be freed. {takes}" if report.dry_run else f"{freed} freed. {takes}"

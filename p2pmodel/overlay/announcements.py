@@ -160,13 +160,17 @@ class Announcements:
         """Make everything pending where the network has outgrown the holders. Says whether it did."""
         if self._size_then is None or network_size < _GROWTH * self._size_then or self._pending == self._count:
             return False
+        self.all_pending()
+        return True
+
+    def all_pending(self) -> None:
+        """What was announced counts for nothing any more."""
         for slot in self._slots:
             slot.keys = dict.fromkeys(slot.keys)
             slot.pending = len(slot.keys)
             slot.recalled = _no_prints()
         self._pending = self._count
         self._size_then = None
-        return True
 
     # --- the cursor -----------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -18,7 +18,7 @@ from p2pmodel.overlay.crawl import Candidate
 from p2pmodel.overlay.delivery import Delivery, Sequences
 from p2pmodel.overlay.holders import Holders
 from p2pmodel.overlay.lookup import nearest_nodes
-from p2pmodel.overlay.pace import Pace
+from p2pmodel.overlay.pace import Pace, Retry
 from p2pmodel.overlay.profile import Profile
 from p2pmodel.overlay.protocol import OverlayProtocol
 from p2pmodel.overlay.records import sign_batch
@@ -30,8 +30,6 @@ log = logging.getLogger(__name__)
 _LANES_NOW, _LANES_LATER = 8, 3
 """Parts of the key space that are walked side by side."""
 _KEYS_PER_LANE_MIN = 4
-_RETRY_S = 5.0
-_RETRY_MAX_S = 300.0
 _OWN_EVIDENCE_MAX = 1_024
 _DIRECT_WITHDRAWALS_MAX = 1_000
 _SETTLE_S = 0.25
@@ -60,10 +58,12 @@ class Announcer:
     """Drives sweeps. `run` is its background task; the other methods may be called at any time after the start.
 
     Roots and the many other keys are kept apart: a root has more holders, goes out first and never waits for chunks.
+    While the node is `hidden`, for others cannot reach it, nothing is announced: who finds a record dials its peer.
     """
 
-    def __init__(self, protocol: OverlayProtocol, profile: Profile) -> None:
+    def __init__(self, protocol: OverlayProtocol, profile: Profile, hidden: Callable[[], bool] = lambda: False) -> None:
         self._protocol = protocol
+        self._hidden = hidden
         self._profile = profile
         self._clock = protocol.clock
         now = protocol.clock.monotonic()
@@ -74,8 +74,7 @@ class Announcer:
         self._sequences = Sequences(protocol.clock.wall)
         self._own_evidence: OrderedDict[bytes, WireEvidence] = OrderedDict()
         self._wake = asyncio.Event()
-        self._retry_s = _RETRY_S
-        self._retry_at = 0.0
+        self._retry = Retry()
         self._warned = False
 
     # --- what is kept announced -----------------------------------------------------------------------------------
@@ -128,6 +127,9 @@ class Announcer:
                 await asyncio.sleep(_SETTLE_S)
             elif self._clock.monotonic() - waited_from > self._profile.tick_s + _ASLEEP_S:
                 await self._woken(_WAKING_S * self._protocol.rng.random())
+            if self._hidden():
+                await self._conceal()
+                continue
             size = self._protocol.table.size_estimate()
             self._roots.grown(size)
             self._bulk.grown(size)
@@ -135,14 +137,14 @@ class Announcer:
                 now = self._clock.monotonic()
                 await self._holders.probe(now)
                 self._set_pace(now)
-                if now < self._retry_at or not await self._announce_next(now):
+                if not self._retry.due(now) or not await self._announce_next(now):
                     break
 
     def neighbour_joined(self) -> None:
         """Somebody new to tell: what was published alone goes out now."""
         size = self._protocol.table.size_estimate()
         if self.keys_pending:
-            self._retry_at = 0.0
+            self._retry.at_once()
             self._wake.set()
         elif self._roots.grown(size) | self._bulk.grown(size):
             self._wake.set()
@@ -150,11 +152,14 @@ class Announcer:
     async def provide(self, keys: Sequence[bytes]) -> int:
         """Announce roots now; returns how many of them at least one other node holds."""
         self._add_roots(keys)
+        if self._hidden():
+            return 0
         portion = self._roots.take(keys, self._clock.monotonic())
         try:
             return await self._announce(self._roots, portion, self._profile.replicas, _LANES_NOW)
         finally:
             self._roots.give_back(portion)
+            self._wake.set()  # while there was no key at all, `run` did not look at the clock
 
     def provide_later(self, keys: Iterable[bytes], *, roots: bool = False) -> None:
         """Announce in the background; `roots` before all others and with more holders."""
@@ -162,7 +167,7 @@ class Announcer:
             self._add_roots(list(keys))
         else:
             self._bulk.add([key for key in keys if key not in self._roots] if len(self._roots) else keys)
-        self._retry_at = 0.0
+        self._retry.at_once()
         self._wake.set()
 
     async def withdraw(self, keys: Iterable[bytes] | None) -> None:
@@ -178,7 +183,24 @@ class Announcer:
             for key in removed:
                 self._own_evidence.pop(key, None)
             batches = [removed[at : at + KEYS_PER_ANNOUNCE_MAX] for at in range(0, len(removed), KEYS_PER_ANNOUNCE_MAX)]
-        if not batches or not len(self._holders):
+        if batches:
+            await self._take_back(batches)
+        if keys is None:
+            self._holders.clear()
+
+    async def _conceal(self) -> None:
+        """Others cannot reach us any more: take back what stands, and keep it to be announced when they can again."""
+        if self.keys_pending == self.keys_provided and not len(self._holders):
+            return
+        for kept in (self._roots, self._bulk):
+            kept.all_pending()
+        self._own_evidence.clear()
+        await self._take_back([[]])
+        self._holders.clear()
+
+    async def _take_back(self, batches: list[list[bytes]]) -> None:
+        """Tell the holders that these keys, or with an empty batch all, are provided no longer."""
+        if not len(self._holders):
             return
         delivery = Delivery(self._protocol, self._sequences, ttl_s=0, on_stored=lambda *_: None)
         try:
@@ -189,8 +211,6 @@ class Announcer:
             pass  # what was not reached ends with its lifetime
         finally:
             delivery.close()
-        if keys is None:
-            self._holders.clear()
 
     def own_evidence(self, key: bytes) -> WireEvidence | None:
         """Our own record of `key`, for whoever asks us directly: we are a provider even where nobody holds it yet."""
@@ -269,12 +289,8 @@ class Announcer:
             stored = await self._announce(kept, portion, replicas, _LANES_LATER)
         finally:
             kept.give_back(portion)
-        if stored == len(portion.keys):
-            self._retry_s, self._retry_at = _RETRY_S, 0.0
-            return True
-        self._retry_s = _RETRY_S if stored else min(2 * self._retry_s, _RETRY_MAX_S)
-        self._retry_at = self._clock.monotonic() + self._retry_s
-        return False
+        self._retry.tried(stored, len(portion.keys), self._clock.monotonic())
+        return stored == len(portion.keys)
 
     async def _announce(self, kept: Announcements, portion: Portion, replicas: int, lanes: int) -> int:
         """Sweep over the keys of `portion`; returns how many are stored somewhere."""

@@ -94,7 +94,8 @@ class Overlay:
     """One node. `rng` decides message ids, nonces and the token secret: outside simulations pass `SystemRandom`.
 
     `client_only`: use the overlay without being a part of it; None finds out whether others can reach this node, and
-    makes it a client while they cannot.
+    makes it a client while they cannot. `reachable` False says that they cannot: a node that was told so, or has found
+    it out, announces nothing, for whoever found its record would dial it in vain.
     """
 
     def __init__(
@@ -106,13 +107,14 @@ class Overlay:
         rng: random.Random,
         profile: Profile = INTERNET,
         client_only: bool | None = False,
+        reachable: bool = True,
     ) -> None:
         self._key = key
         self._network = network
         self._network_id = network_id
         self._rng = rng
         self._profile = profile
-        self._client_only = client_only
+        self._client_only, self._reachable = client_only, reachable
         self._tasks: list[asyncio.Task[None]] = []
         self._self_check: SelfCheck | None = None
         self._aside = Aside(network, lambda: self._listening_host)
@@ -129,7 +131,8 @@ class Overlay:
         address = await self._server.listen(self._network, host, port)
         protocol = self._server.protocol
         assert isinstance(protocol, OverlayProtocol)
-        self._running = protocol, Announcer(protocol, self._profile), Upkeep(protocol, self._profile)
+        announcer = Announcer(protocol, self._profile, lambda: self.hidden)
+        self._running = protocol, announcer, Upkeep(protocol, self._profile)
         self._upkeep.remember(self._remembered)
         self._self_check = SelfCheck(protocol, self._profile) if self._client_only is None else None
         self._tasks = [
@@ -264,9 +267,11 @@ class Overlay:
         )
 
     @property
-    def unreachable(self) -> bool:
-        """Whether this node has found out that others cannot reach it."""
-        return self._self_check is not None and self._self_check.reachability.state is Reach.UNREACHABLE
+    def hidden(self) -> bool:
+        """Whether others cannot reach this node, as it was told or has found out."""
+        if self._self_check is not None and self._self_check.reachability.state is Reach.UNREACHABLE:
+            return True
+        return not self._reachable
 
     # --- parts ----------------------------------------------------------------------------------------------------
 

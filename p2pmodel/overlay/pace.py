@@ -1,9 +1,9 @@
-"""How often to announce again: as seldom as the profile says, and more often where holders vanish sooner.
+"""When to announce again: as seldom as the profile says, more often where holders vanish sooner; and after failures.
 
 No interval fits every network: in a quiet one Kubo's 22 hours lose nothing, and where half of the nodes leave in a
 minute and a half a record must be renewed every minute. So a few holders are asked now and then whether they still
 live. Deaths over the time watched give the rate at which holders vanish, hence how long a record can stand until too
-few are left. A plain object; times are seconds.
+few are left. Plain objects; times are seconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,30 @@ _DEATHS_MIN = 2.0
 """Fewer may be bad luck."""
 _PROBE_MIN_S, _PROBE_MAX_S = 15.0, 300.0
 _PROBE_PART = 8.0
+_RETRY_S, _RETRY_MAX_S = 5.0, 300.0
+
+
+class Retry:
+    """When to go on with what could not be announced: ever later while nobody takes anything, up to five minutes."""
+
+    def __init__(self) -> None:
+        self._pause_s = _RETRY_S
+        self._at = 0.0
+
+    def due(self, now: float) -> bool:
+        return now >= self._at
+
+    def at_once(self) -> None:
+        """Something is new: a key, or a neighbour who may take it."""
+        self._at = 0.0
+
+    def tried(self, stored: int, keys: int, now: float) -> None:
+        """Of so many keys so many were taken by somebody."""
+        if stored == keys:
+            self._pause_s, self._at = _RETRY_S, 0.0
+            return
+        self._pause_s = _RETRY_S if stored else min(2 * self._pause_s, _RETRY_MAX_S)
+        self._at = now + self._pause_s
 
 
 class Pace:

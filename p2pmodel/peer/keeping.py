@@ -9,7 +9,15 @@ from p2pmodel.model import ModelId, Reference
 from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.rendering import summary
-from p2pmodel.peer.reports import CollectReport, DiskUsage, ModelUsage, PinReport, ReleasedCopy, RemoveReport
+from p2pmodel.peer.reports import (
+    CollectReport,
+    DiskUsage,
+    ModelUsage,
+    PinReport,
+    ReleasedCopy,
+    ReleasedLeftover,
+    RemoveReport,
+)
 from p2pmodel.peer.requests import CollectRequest, KeepRequest, RemoveRequest
 from p2pmodel.store import Released
 
@@ -46,10 +54,14 @@ class Keeping:
     async def collect(self, request: CollectRequest) -> CollectReport:
         cache, offload = self._peer.store.cache, self._peer.network.offload
         gone = await offload(cache.collect, keep_bytes=request.keep_bytes, dry_run=request.dry_run)
-        use, copies = await offload(cache.use), _copies(gone)
+        use, copies = await offload(cache.use), _copies(gone.models)
+        beside = [
+            ReleasedLeftover(path=str(one.path), bytes_freed=one.bytes_freed, reason=gone.reason) for one in gone.beside
+        ]
         return CollectReport(
             released=copies,
-            bytes_freed=sum(one.bytes_freed for one in copies),
+            leftovers=beside,
+            bytes_freed=sum(one.bytes_freed for one in copies) + sum(one.bytes_freed for one in beside),
             bytes_used=use.used_bytes,
             bytes_pinned=use.pinned_bytes,
             quota_bytes=use.limits.quota_bytes,

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from p2pmodel.errors import P2PModelError
-from p2pmodel.store import Directory, DirectoryEntry, Files
+from p2pmodel.store import Directory, DirectoryEntry, Files, ReleasedFile
 
 log = logging.getLogger(__name__)
 
+ORIGIN_NAME, DRAFTS_NAME, PRIVATE_NAME = "origin", "drafts", "private"
 _GONE = ".gone"
 """Ends the name of what is about to be removed; a crash may leave it so."""
 
@@ -36,6 +37,11 @@ class _Left:
         self.names.append(entry.name)
         self.used_at = max(self.used_at, entry.status.identity.mtime_ns / 1e9)
         self.allocated_bytes += entry.status.allocated_bytes
+
+
+def origin_leftovers(data_dir: Path, files: Files) -> Leftovers:
+    """What an origin's readers have left in this data directory, whether there is an origin now or not."""
+    return Leftovers([data_dir / ORIGIN_NAME / name for name in (DRAFTS_NAME, PRIVATE_NAME)], files)
 
 
 class Leftovers:
@@ -62,16 +68,22 @@ class Leftovers:
         return sum(left.allocated_bytes for left in self._found())
 
     def releasable_bytes(self) -> int:
-        return sum(left.allocated_bytes for left in self._found() if left.path not in self._used)
+        return sum(self._releasable(left) for left in self._found())
 
-    def release(self, lacking_bytes: int) -> int:
-        """Remove what was not used for longest, until so much is free. Returns how much that is."""
-        freed = 0
+    def release(self, lacking_bytes: int, *, dry_run: bool = False) -> list[ReleasedFile]:
+        """Remove what was not used for longest, until so much is free. Returns what went, or would go."""
+        gone: list[ReleasedFile] = []
         for left in self._found():
-            if freed >= lacking_bytes:
+            if lacking_bytes <= 0:
                 break
-            freed += self._remove(left)
-        return freed
+            freed = self._releasable(left) if dry_run else self._remove(left)
+            if freed:
+                gone.append(ReleasedFile(left.path, freed))
+            lacking_bytes -= freed
+        return gone
+
+    def _releasable(self, left: _Left) -> int:
+        return 0 if left.path in self._used else left.allocated_bytes
 
     def remove_unused(self, before: float) -> int:
         """Remove what was used last before this moment (Unix time, seconds). Returns the bytes freed."""

@@ -34,6 +34,7 @@ from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.gathering import Gatherings
 from p2pmodel.peer.keyring import Keyring, Keys
+from p2pmodel.peer.leftovers import Leftovers, origin_leftovers
 from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
 from p2pmodel.peer.reader import Reader, Readings
 from p2pmodel.peer.reports import FetchReport
@@ -94,6 +95,7 @@ class Peer:
         self.announcer: Announcer
         self.saved: SavedState
         self.watch: Watch
+        self.leftovers: Leftovers
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
@@ -148,6 +150,7 @@ class Peer:
         self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
         self.store.hash_each_read = identity.encryption  # in the clear the kernel sends from the file, unseen by us
+        self.leftovers = self.store.cache.beside = origin_leftovers(config.data_dir, self.files)
         self._loop = asyncio.get_running_loop()
         cache_limits = CacheLimits(config.cache_quota_bytes, config.free_disk_floor_bytes)
         self.store.watch_cache(cache_limits, self._released, self._known_elsewhere)
@@ -172,8 +175,9 @@ class Peer:
             rng=self._rng,
             profile=self.profile,
             client_only=True if config.passing else config.client_only,
+            reachable=not config.client_only,
         )
-        identity.hidden = lambda: bool(config.client_only) or self.overlay.unreachable
+        identity.hidden = lambda: self.overlay.hidden
         if config.lan and config.cache_bytes is None:
             self._near_caches = NearCaches(self.overlay, self.network.clock)
         self.announcer = Announcer(self.store, self.overlay, self.network)
@@ -189,6 +193,7 @@ class Peer:
         if config.saved_state == "keep":
             self._stack.push_async_callback(self.watch.save)
             self.spawn(self.watch.scrub())
+            self.spawn(self.watch.tidy())
         if config.cache_bytes is not None:
             self.caching = Caching(self.rooms, self.network, config.cache_bytes)
             self.overlay.provide_later([CACHE_KEY], roots=True)

@@ -297,11 +297,21 @@ class RemoveReport(msgspec.Struct, frozen=True, kw_only=True):
     bytes_freed: int
 
 
+class ReleasedLeftover(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that a reader of an origin had left, and that was let go of, or would be: unfinished, or private."""
+
+    path: str
+    """Without its ending: several may belong together."""
+    bytes_freed: int
+    reason: str = ""
+
+
 class CollectReport(msgspec.Struct, frozen=True, kw_only=True):
     """`gc`."""
 
     released: list[ReleasedCopy]
     bytes_freed: int
+    """Of `released` and `leftovers`."""
     bytes_used: int
     """By the cache, afterwards; in a dry run, now."""
     bytes_pinned: int
@@ -309,6 +319,8 @@ class CollectReport(msgspec.Struct, frozen=True, kw_only=True):
     quota_bytes: int | None
     free_floor_bytes: int
     dry_run: bool = False
+    leftovers: list[ReleasedLeftover] = []
+    """They go before any model."""
 
 
 class ModelDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -391,6 +403,8 @@ class PeerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """It uses the overlay without being a part of it, because it was told to or because others cannot reach it."""
     reachability: Literal["unknown", "reachable", "unreachable"] | None = None
     """What it has found out by asking others to dial it back; None where it was told what to be and does not ask."""
+    hidden: bool = False
+    """Others cannot reach it, as it was told or has found out: it announces nothing, and tells nobody a port."""
     connected_from_outside: bool = False
     """Somebody with a public address has opened a connection to it."""
     limits: Limits = Limits()

@@ -125,6 +125,7 @@ class LocalService(Keeping, Care):
             announce_behind_s=round(overlay.announce_behind_s, 3),
             client_only=overlay.client_only,
             reachability=None if overlay.reachability is None else overlay.reachability.value,
+            hidden=peer.overlay.hidden,
             connected_from_outside=peer.swarm.connected_from_outside,
             limits=await self.limits(),
             upload_slots=peer.swarm.upload_slots,

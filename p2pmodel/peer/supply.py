@@ -19,7 +19,6 @@ from p2pmodel.limits import (
     DRAFTS_OPEN_MAX,
     FETCH_MISS_S,
     HELD_BACK_BYTES,
-    ORIGIN_LEFT_S,
     PROOFS_MAX,
     SUPPLY_LINGERS_S,
 )
@@ -30,14 +29,12 @@ from p2pmodel.peer.attempt import Attempt
 from p2pmodel.peer.by_sha256 import HashSearch
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.filling import Filling, Read
-from p2pmodel.peer.leftovers import Leftovers
+from p2pmodel.peer.leftovers import DRAFTS_NAME, ORIGIN_NAME, PRIVATE_NAME
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.proofs import Proofs, read_chunk
 
 log = logging.getLogger(__name__)
 
-DIRECTORY_NAME, _DRAFTS, _PRIVATE = "origin", "drafts", "private"
-_TIDY_S = 3600.0
 _LOOK_S = 0.25
 
 
@@ -68,10 +65,7 @@ class Supplies:
     """All files that this peer knows by their SHA-256; those on their way, and those that are here."""
 
     def __init__(self, peer: Peer) -> None:
-        self.directory = peer.config.data_dir / DIRECTORY_NAME
-        kept_in = [self.directory / _DRAFTS, self.directory / _PRIVATE]
-        self.leftovers = peer.store.cache.beside = Leftovers(kept_in, peer.files)
-        self._tidying = peer.spawn(self._tidy())
+        self.directory = peer.config.data_dir / ORIGIN_NAME
         self.proofs = Proofs(self.directory, peer)
         self.origin_bytes = 0
         """Read from the origin since the start."""
@@ -81,17 +75,7 @@ class Supplies:
         """Those too that give the last parts to others."""
         self._tainted: dict[Sha256, None] = {}
 
-    async def _tidy(self) -> None:
-        """What nobody came back for goes, now and once in a while."""
-        network = self.peer.network
-        while True:
-            before = network.clock.wall() - ORIGIN_LEFT_S
-            if freed := await network.offload(self.leftovers.remove_unused, before):
-                log.info("%d bytes that nobody came back for were removed from %s", freed, self.directory)
-            await asyncio.sleep(_TIDY_S)
-
     async def close(self) -> None:
-        await cancelled([self._tidying])
         await cancelled([supply.task for supply in self._all])
         await self.proofs.close()
 
@@ -163,11 +147,11 @@ class Supply:
         self.wanted, self.over, self._mixed, self._source = wanted, False, False, source
         self._ending = ending
         self._supplies, self._peer = supplies, supplies.peer
-        directory = supplies.directory / (_PRIVATE if wanted.private else _DRAFTS)
+        directory = supplies.directory / (PRIVATE_NAME if wanted.private else DRAFTS_NAME)
         parts, room = Parts(wanted.sha256, wanted.size), self._peer.store.cache.room_beside
         self._draft = Draft(parts, directory, self._peer.files, self._peer.network, room)
         self._used = self._draft.path.with_suffix("")
-        supplies.leftovers.use(self._used)
+        self._peer.leftovers.use(self._used)
         self._filling = Filling(
             self._draft,
             source,
@@ -180,7 +164,7 @@ class Supply:
         self._deserted, self._read_again = asyncio.Event(), asyncio.Event()
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.task = asyncio.get_running_loop().create_task(self._supervised())
-        self.task.add_done_callback(lambda _: supplies.leftovers.let_go(self._used))
+        self.task.add_done_callback(lambda _: self._peer.leftovers.let_go(self._used))
 
     @property
     def tainted(self) -> bool:

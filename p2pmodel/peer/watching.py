@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from p2pmodel.errors import InterruptedFetchError, P2PModelError
-from p2pmodel.limits import MIB, SCRUB_PERIOD_S, SCRUB_RECHECK_BYTES_PER_S, SCRUB_STEP_BYTES
+from p2pmodel.limits import MIB, ORIGIN_LEFT_S, SCRUB_PERIOD_S, SCRUB_RECHECK_BYTES_PER_S, SCRUB_STEP_BYTES
 from p2pmodel.model import ModelId
 from p2pmodel.store import Scrubbed, ScrubPosition
 
@@ -39,6 +39,7 @@ _BUSY_PAUSE_S = 5.0
 _YIELDS_MAX = 60
 """Steps are put off so often in a row, so that a peer that always serves reads its bytes again as well."""
 _MEND_AGAIN_S = 600.0
+_TIDY_S = 3600.0
 
 
 class ScrubPace:
@@ -85,7 +86,7 @@ class _Saved(msgspec.Struct, frozen=True):
 
 
 class Watch:
-    """One peer's. `look` and `scrub` run for ever in the background."""
+    """One peer's. `look`, `scrub` and `tidy` run for ever in the background."""
 
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
@@ -204,6 +205,17 @@ class Watch:
             self._saved_position = at
         except P2PModelError as error:
             log.warning("cannot keep %s for the next start: %s", self._path, error)
+
+    # --- what is left over
+
+    async def tidy(self) -> None:
+        """What an origin's readers have left, and nobody came back for, goes: now, and once in a while."""
+        peer = self._peer
+        while True:
+            before = peer.network.clock.wall() - ORIGIN_LEFT_S
+            if freed := await peer.network.offload(peer.leftovers.remove_unused, before):
+                log.info("%d bytes that nobody came back for were removed from %s", freed, peer.config.data_dir)
+            await asyncio.sleep(_TIDY_S)
 
     # --- mending
 

@@ -30,7 +30,7 @@ from p2pmodel.store.objects import Objects
 from p2pmodel.store.pins import Pins
 from p2pmodel.store.releasing import Releaser
 from p2pmodel.store.serving import Server
-from p2pmodel.store.values import CacheLimits, CacheUse, Content, Released
+from p2pmodel.store.values import CacheLimits, CacheUse, Collected, Content, Released, ReleasedFile
 
 MODELS_NAME = "models"
 
@@ -42,8 +42,8 @@ class Beside(Protocol):
 
     def releasable_bytes(self) -> int: ...
 
-    def release(self, lacking_bytes: int) -> int:
-        """Returns how much has become free."""
+    def release(self, lacking_bytes: int, *, dry_run: bool = False) -> list[ReleasedFile]:
+        """Remove what was not used for longest, until so much is free. Returns what went, or would go."""
         ...
 
 
@@ -146,15 +146,21 @@ class Cache:
     def _need(self, copy: Copy) -> _Need:
         return _Need(copy.model_id.hex[:12], copy.root, self.content(copy))
 
-    def _make_room(self, over: int, reason: str, enough: int = 0, gone: list[Released] | None = None) -> int:
+    def _release_beside(self, over: int, *, dry_run: bool = False) -> list[ReleasedFile]:
+        return [] if self.beside is None else self.beside.release(over, dry_run=dry_run)
+
+    def _make_room(self, over: int, reason: str, enough: int = 0, gone: Collected | None = None) -> int:
         """Until no more than `enough` is lacking, or nothing more may go. Returns what is lacking still."""
-        if self.beside is not None and over > enough:
-            over -= self.beside.release(over)
+        if over > enough:
+            beside = self._release_beside(over)
+            over -= sum(one.bytes_freed for one in beside)
+            if gone is not None:
+                gone.beside.extend(beside)
         # A file with several names takes its space until the last of them has gone.
         while over > enough and (went := self._released(self.expendables.choose(over), reason)):
             over -= sum(one.bytes_freed for one in went)
             if gone is not None:
-                gone += went
+                gone.models.extend(went)
         return over
 
     def take(self, copy: Copy, length_bytes: int, free_bytes: Callable[[], int]) -> None:
@@ -251,7 +257,7 @@ class Cache:
 
     # --- by hand
 
-    def collect(self, *, keep_bytes: int | None = None, dry_run: bool = False) -> list[Released]:
+    def collect(self, *, keep_bytes: int | None = None, dry_run: bool = False) -> Collected:
         """Bring the cache within its limits, and to `keep_bytes` at most where that is given.
 
         Returns what went, or with `dry_run` what would go, and why.
@@ -261,21 +267,24 @@ class Cache:
             if not dry_run:
                 self._releaser.finish()
             over, reason = self._excess(keep_bytes)
+            collected = Collected([], [], reason)
             if over <= 0:
-                return []
+                return collected
             if not dry_run:
-                gone: list[Released] = []
-                self._make_room(over, reason, gone=gone)
-                return gone
-            if self.beside is not None:
-                over = max(0, over - self.beside.releasable_bytes())
+                self._make_room(over, reason, gone=collected)
+                return collected
+            collected.beside.extend(self._release_beside(over, dry_run=True))
+            over -= sum(one.bytes_freed for one in collected.beside)
+            if over <= 0:
+                return collected
             groups = self.expendables.grouped(self.expendables.choose(over, imagined=True)).values()
-            return [
+            collected.models.extend(
                 Released(copy.model_id, copy.root, "cached", chunks, size, whole, reason=reason)
                 for copy, bits, size in groups
                 for whole in [bits == WHOLE or not copy.bits & ~bits]
                 for chunks in [(copy.bits if bits == WHOLE else bits).bit_count()]
-            ]
+            )
+            return collected
 
     def _excess(self, keep_bytes: int | None) -> tuple[int, str]:
         """How much is to go, and for which reason."""

@@ -166,6 +166,23 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class ReleasedFile:
+    """A file beside the models that was let go of, or would be. `path` has no ending: several may belong together."""
+
+    path: Path
+    bytes_freed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What went, or would go, to bring the cache within its limits; `beside` goes before any model."""
+
+    models: list[Released]
+    beside: list[ReleasedFile]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class CacheLimits:
     """How much the cache may take. `quota_bytes` None is no limit; `free_floor_bytes` stay free on the disk."""
 

@@ -136,3 +136,21 @@ async def test_a_daemon_lets_go_of_what_it_is_told_to_and_withdraws_it(p2pmodel,
     assert (after["models"], after["keys_announced"]) == (0, 0)
     stop.set()
     await serving
+
+
+async def test_gc_names_what_readers_of_an_origin_have_left_before_any_model_also_without_an_origin(
+    p2pmodel, publisher, model_ids, network
+):
+    await fetched(p2pmodel, publisher, network, model_ids[0])
+    drafts = p2pmodel.data_dir / "origin" / "drafts"
+    drafts.mkdir(parents=True)
+    (drafts / "abc.part").write_bytes(b"x" * 200_000)
+    (drafts / "abc.state").write_bytes(b"x" * 100)
+
+    planned = json.loads((await p2pmodel("gc", "--keep", "400000", "--dry-run", "--json")).out)
+    assert [one["path"] for one in planned["leftovers"]] == [str(drafts / "abc")] and planned["released"] == []
+    assert planned["bytes_freed"] == planned["leftovers"][0]["bytes_freed"] >= 200_000
+    done = await p2pmodel("gc", "--keep", "400000")
+    assert str(drafts / "abc") in done.out and "to be kept" in done.out and "freed" in done.err
+    assert list(drafts.iterdir()) == []
+    assert json.loads((await p2pmodel("ls", "--json")).out)["models"], "no model had to go for it"

@@ -16,7 +16,7 @@ from overlay_town import Node, Town, run
 from p2pmodel.errors import DecodeError
 from p2pmodel.overlay import CLUSTER, Profile
 from p2pmodel.overlay.announcements import SLOTS, Announcements
-from p2pmodel.overlay.pace import Pace
+from p2pmodel.overlay.pace import Pace, Retry
 
 ROUND_S = 640.0
 """Ten seconds for each slot."""
@@ -300,6 +300,34 @@ def test_probes_come_often_at_first() -> None:
     assert Pace.probe_after_s(1e6) == 300.0
 
 
+def test_while_nobody_takes_anything_tries_become_rarer_but_never_rarer_than_five_minutes() -> None:
+    retry, now, pauses = Retry(), 0.0, []
+    assert retry.due(now)
+    for _ in range(100):
+        retry.tried(0, 3, now)
+        pause_s = next(s for s in range(10_000) if retry.due(now + s))
+        pauses.append(pause_s)
+        now += pause_s
+    assert pauses[:6] == [10, 20, 40, 80, 160, 300]
+    assert set(pauses[6:]) == {300}
+
+
+def test_what_was_taken_in_part_or_is_new_is_tried_soon_again() -> None:
+    retry = Retry()
+    for _ in range(9):
+        retry.tried(0, 3, 0.0)
+    retry.tried(1, 3, 0.0)
+    assert not retry.due(4.9) and retry.due(5.0)
+    retry.at_once()
+    assert retry.due(0.0)
+    for _ in range(9):
+        retry.tried(0, 3, 0.0)
+    retry.tried(3, 3, 0.0)
+    assert retry.due(0.0), "all was taken"
+    retry.tried(0, 3, 0.0)
+    assert retry.due(10.0), "and the next pause is a short one"
+
+
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -434,5 +462,19 @@ def test_a_provider_is_found_while_half_of_the_nodes_leave_in_a_minute() -> None
             found += publisher.peer in await reader.find(key)
         assert publisher.overlay._announcer.interval_s <= 120.0
         assert found >= 0.99 * asked
+
+    run(tale())
+
+
+def test_what_was_announced_at_once_is_kept_announced_though_nothing_else_happens() -> None:
+    async def tale() -> None:
+        town = Town(profile=BUSY)
+        node = (await town.join(12))[-1]
+        await asyncio.sleep(30)
+        key = key_in(1)
+        assert await node.overlay.provide([key]) == 1
+        await asyncio.sleep(60)  # three times the life of a record
+        now = asyncio.get_running_loop().time()
+        assert any(each.protocol.providers.find(key, 0, now)[0] for each in town.nodes)
 
     run(tale())

@@ -204,8 +204,7 @@ def test_who_cannot_be_reached_uses_the_overlay_and_is_back_in_it_once_it_can() 
         await asyncio.sleep(300)
         assert state(hidden) == (UNREACHABLE, True)
         assert protocol_of(hidden.overlay).sender_id == NO_ID
-        key, other = town.new_keys(2)
-        assert await town.provide(hidden, [key]) == 1
+        (other,) = town.new_keys(1)
         assert await town.provide(town.entries[1], [other]) == 1
         trace = await town.find(hidden, other)
         assert trace is not None and town.found(trace)
@@ -219,6 +218,35 @@ def test_who_cannot_be_reached_uses_the_overlay_and_is_back_in_it_once_it_can() 
         assert protocol_of(hidden.overlay).sender_id == hidden.id
         await asyncio.sleep(5)
         assert known_to(town, hidden) == len(town.alive) - 1
+
+    run(tale())
+
+
+def test_who_cannot_be_reached_takes_its_records_back_announces_nothing_and_all_of_it_once_it_can() -> None:
+    async def tale() -> None:
+        town, (moving,) = await town_with([Nat.OPEN])
+        early, late = town.new_keys(2)
+        stats = moving.overlay.stats
+
+        async def found(key: bytes) -> bool:
+            trace = await town.find(town.entries[1], key)
+            return trace is not None and bool(trace.providers)
+
+        assert await town.provide(moving, [early]) == 1
+        assert await found(early)
+        moving.host.nat = Nat.SYMMETRIC
+        await asyncio.sleep(45 * 60)
+        assert state(moving) == (UNREACHABLE, True)
+        assert not await found(early), "it would be dialled in vain"
+        assert await town.provide(moving, [late]) == 0
+        await asyncio.sleep(60)
+        assert not await found(late)
+        assert (stats().keys_provided, stats().keys_pending, stats().announce_behind_s) == (2, 2, 0.0)
+        moving.host.nat = Nat.OPEN
+        await asyncio.sleep(20 * 60)
+        assert state(moving) == (REACHABLE, False)
+        assert await found(early) and await found(late)
+        assert stats().keys_pending == 0
 
     run(tale())
 

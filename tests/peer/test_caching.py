@@ -141,7 +141,7 @@ async def test_what_goes_is_told_to_those_who_follow_and_withdrawn_from_the_over
     link.expect(id_of(model))
     await until(lambda: id_of(model) in link.held)
     layout = cache.peer.store.layout(id_of(model))
-    (gone,) = cache.peer.store.cache.collect(keep_bytes=5 * MIB)
+    (gone,) = cache.peer.store.cache.collect(keep_bytes=5 * MIB).models
     assert not gone.whole and 3 <= gone.chunks <= 4
     kept = cache.peer.store.have_map(id_of(model))
     await until(lambda: link.held[id_of(model)] == kept)

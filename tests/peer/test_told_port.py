@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from p2pmodel import Peer, PeerConfig
-from p2pmodel.overlay import Reach
+from p2pmodel.model import Digest, ModelId
+from p2pmodel.overlay import Reach, overlay_key
 from p2pmodel.peer.config import NetworkConfig
 
 pytestmark = pytest.mark.slow
@@ -48,3 +49,18 @@ async def test_a_peer_that_finds_out_that_others_cannot_reach_it_tells_no_port_f
         peer.overlay._self_check.reachability.state = Reach.UNREACHABLE
         await peer.swarm.connect(other.listen, other.peer_id)
         assert other.swarm.links[peer.peer_id].listens_at is None
+
+
+async def test_a_peer_that_others_cannot_reach_announces_nothing_and_one_that_is_soon_gone_does(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "w.bin").write_bytes(b"weights")
+    async with AsyncExitStack() as stack:
+        met = await stack.enter_async_context(Peer(config(tmp_path / "met")))
+        found = {}
+        for name, options in (("client", {"client_only": True}), ("passing", {"passing": True})):
+            one = config(tmp_path / name, bootstrap=(str(met.listen),), **options)
+            async with Peer(one) as peer:
+                await peer.joined.wait()
+                key = overlay_key(ModelId(Digest.from_hex(await peer.publish(tmp_path / "model"))))
+                found[name] = [provider.peer == peer.peer_id async for provider in met.overlay.providers(key)]
+        assert found == {"client": [], "passing": [True]}

@@ -275,7 +275,7 @@ def let_a_chunk_go(stage: Stage) -> None:
         proven = stage.must.proven
         stage.now(proven=0)
         stage.store.cache.expendables.known_elsewhere = lambda model_id: 1
-        (gone,) = stage.store.cache.collect(keep_bytes=PAGE_BYTES)
+        (gone,) = stage.store.cache.collect(keep_bytes=PAGE_BYTES).models
         assert gone.bytes_freed == gone.chunks * PAGE_BYTES
         left = stage.store.have_map(stage.layout.model_id)
         stage.now(proven=proven & (left.bits if left is not None else 0))

@@ -241,7 +241,7 @@ def test_no_more_goes_than_has_to_where_the_other_name_of_a_file_went_before(sho
     for at, published in ((seed, base), (tuner, tuned), (third, other)):
         moves.fetch(at, store, published.layout, cached(store, published))
     store.remove(base.model_id)
-    (gone,) = store.cache.collect(keep_bytes=2 * MIB)
+    (gone,) = store.cache.collect(keep_bytes=2 * MIB).models
     assert gone.model_id == tuned.model_id
 
 

@@ -101,7 +101,7 @@ def test_a_pin_outlives_a_restart(shelf):
     shelf.store.close()
     shelf.store = shelf.shop.store()
     assert shelf.store.model(layout.model_id).pinned
-    assert shelf.store.cache.collect(keep_bytes=0) == []
+    assert shelf.store.cache.collect(keep_bytes=0).models == []
 
 
 def test_what_was_asked_for_again_stays_longer_than_what_was_not_also_in_the_next_run(shelf):
@@ -111,7 +111,7 @@ def test_what_was_asked_for_again_stays_longer_than_what_was_not_also_in_the_nex
     shelf.fetch(layouts[0])
     shelf.store.close()
     shelf.store = shelf.shop.store()
-    gone = [one.model_id for one in shelf.store.cache.collect(keep_bytes=SIZE)]
+    gone = [one.model_id for one in shelf.store.cache.collect(keep_bytes=SIZE).models]
     assert gone == [layouts[1].model_id, layouts[2].model_id]
 
 
@@ -168,7 +168,7 @@ def test_what_is_being_read_fetched_or_checked_stays(shelf):
     intake.close()
     assert shelf.held() == {fetched.model_id, new.model_id}
     with shelf.store._catalogue.copies(new.model_id)[0].busy:
-        assert [one.model_id for one in shelf.store.cache.collect(keep_bytes=0)] == [fetched.model_id]
+        assert [one.model_id for one in shelf.store.cache.collect(keep_bytes=0).models] == [fetched.model_id]
 
 
 @pytest.mark.real_disk
@@ -178,7 +178,7 @@ def test_a_program_that_has_a_file_open_keeps_it_when_its_model_goes(shelf):
     path = shelf.home(layout) / "w.bin"
     before = path.read_bytes()
     with path.open("rb") as file:
-        (gone,) = shelf.store.cache.collect(keep_bytes=0)
+        (gone,) = shelf.store.cache.collect(keep_bytes=0).models
         assert gone.whole and not path.exists()
         assert file.read() == before
         assert os.fstat(file.fileno()).st_nlink == 0
@@ -188,15 +188,15 @@ def test_gc_says_what_would_go_and_why_and_then_lets_go_of_just_that(shelf):
     layouts = [shelf.model(name) for name in "abc"]
     for layout in layouts:
         shelf.fetch(layout)
-    assert shelf.store.cache.collect() == []
+    assert shelf.store.cache.collect().models == []
     shelf.limit(quota=SIZE)
-    planned = shelf.store.cache.collect(dry_run=True)
+    planned = shelf.store.cache.collect(dry_run=True).models
     assert [one.model_id for one in planned] == [layout.model_id for layout in layouts[:2]]
     assert all(one.whole and one.bytes_freed >= SIZE and "quota" in one.reason for one in planned)
     assert len(shelf.held()) == 3, "a dry run changes nothing"
-    assert shelf.store.cache.collect() == planned
+    assert shelf.store.cache.collect().models == planned
     assert shelf.held() == {layouts[2].model_id}
-    (last,) = shelf.store.cache.collect(keep_bytes=0)
+    (last,) = shelf.store.cache.collect(keep_bytes=0).models
     assert "to be kept" in last.reason and shelf.held() == set()
     assert shelf.store.cache.use().used_bytes == 0
     assert list((shelf.shop.base / "data" / "models").iterdir()) == []
@@ -257,7 +257,7 @@ def test_a_model_of_the_cache_that_was_published_where_it_lies_is_its_owners(she
     assert shelf.store.publish(shelf.home(layout)).model_id == layout.model_id
     for _ in range(2):
         assert shelf.store.model(layout.model_id).state == "published"
-        assert shelf.store.cache.use().used_bytes == 0 and shelf.store.cache.collect(keep_bytes=0) == []
+        assert shelf.store.cache.use().used_bytes == 0 and shelf.store.cache.collect(keep_bytes=0).models == []
         shelf.store.close()
         shelf.store = shelf.shop.store()
     (gone,) = shelf.store.remove(layout.model_id)
@@ -316,7 +316,7 @@ def test_what_could_not_be_let_go_of_may_go_another_time(shelf, monkeypatch):
         patch.setattr(type(shelf.store.cache._releaser), "whole", _refuse)
         with pytest.raises(RefusedError):
             shelf.store.cache.collect(keep_bytes=0)
-    assert {one.model_id for one in shelf.store.cache.collect(keep_bytes=0)} == shelf.held() | {
+    assert {one.model_id for one in shelf.store.cache.collect(keep_bytes=0).models} == shelf.held() | {
         layout.model_id for layout in layouts
     }
 
@@ -375,7 +375,7 @@ def test_single_chunks_go_by_holes_and_the_others_stay_as_they_are(shelf):
     keep(shelf, layout, range(8))
     for _ in range(3):
         assert shelf.moves.read_chunk(shelf.store, layout[2].digest)
-    (gone,) = shelf.store.cache.collect(keep_bytes=3 * CHUNK_BYTES)
+    (gone,) = shelf.store.cache.collect(keep_bytes=3 * CHUNK_BYTES).models
     assert not gone.whole and gone.chunks == 5 and gone.bytes_freed == 5 * CHUNK_BYTES
     held = shelf.store.have_map(layout.model_id)
     assert held.held == 3 and 2 in held

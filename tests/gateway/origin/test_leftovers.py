@@ -10,6 +10,7 @@ from p2pmodel.errors import NoSpaceError, VerificationError
 from p2pmodel.gateway.repositories import Token
 from p2pmodel.model import Sha256
 from p2pmodel.model.parts import Parts
+from p2pmodel.peer import NetworkConfig, Peer, PeerConfig
 from p2pmodel.peer.draft import Draft
 from p2pmodel.peer.filling import Filling
 from p2pmodel.peer.leftovers import Leftovers
@@ -51,15 +52,27 @@ def test_for_room_goes_what_was_not_used_for_longest_and_no_more_than_has_to(tmp
     for name, days in (("a", 1), ("b", 3), ("c", 2)):
         left(name, 100_000, days=days)
     leftovers = Leftovers([tmp_path], OS_FILES)
-    assert leftovers.release(150_000) >= 200_000
+    assert sum(gone.bytes_freed for gone in leftovers.release(150_000)) >= 200_000
     assert names(tmp_path) == ["a.part", "a.state"]
+
+
+def test_what_would_go_is_what_then_goes(tmp_path, left):
+    for name, days in (("a", 1), ("b", 3), ("c", 2)):
+        left(name, 100_000, days=days)
+    leftovers = Leftovers([tmp_path], OS_FILES)
+    leftovers.use(tmp_path / "c")
+    planned = leftovers.release(150_000, dry_run=True)
+    assert [gone.path for gone in planned] == [tmp_path / "b", tmp_path / "a"]
+    assert len(names(tmp_path)) == 6
+    assert leftovers.release(150_000) == planned
+    assert names(tmp_path) == ["c.part", "c.state"]
 
 
 def test_what_is_in_use_stays_until_it_is_not(tmp_path, left):
     left("busy", 100_000, days=30)
     leftovers = Leftovers([tmp_path], OS_FILES)
     leftovers.use(tmp_path / "busy")
-    assert leftovers.release(1) == leftovers.releasable_bytes() == leftovers.remove_unused(time.time()) == 0
+    assert leftovers.release(1) == [] and leftovers.releasable_bytes() == leftovers.remove_unused(time.time()) == 0
     assert names(tmp_path) == ["busy.part", "busy.state"]
     leftovers.let_go(tmp_path / "busy")
     assert leftovers.releasable_bytes() == leftovers.used_bytes() >= 100_000
@@ -81,9 +94,10 @@ def test_what_is_being_written_beside_a_file_is_that_files_and_goes_and_stays_wi
     (tmp_path / ".busy.state.new").write_bytes(b"x" * 10)  # of a claim that is being made, or that a crash cut short
     leftovers = Leftovers([tmp_path], OS_FILES)
     leftovers.use(tmp_path / "busy")
-    assert leftovers.release(1) == leftovers.releasable_bytes() == 0
+    assert leftovers.release(1) == [] and leftovers.releasable_bytes() == 0
     leftovers.let_go(tmp_path / "busy")
-    assert leftovers.release(1) >= 5000
+    (gone,) = leftovers.release(1)
+    assert gone.path == tmp_path / "busy" and gone.bytes_freed >= 5000
     assert names(tmp_path) == []
 
 
@@ -96,7 +110,7 @@ def test_what_another_has_removed_meanwhile_has_freed_nothing(tmp_path, left):
             Leftovers([tmp_path], OS_FILES).release(1)
             return found
 
-    assert Leftovers([tmp_path], Slow()).release(1) == 0
+    assert Leftovers([tmp_path], Slow()).release(1) == []
 
 
 def test_one_file_that_cannot_be_removed_keeps_no_other(tmp_path, left):
@@ -106,6 +120,22 @@ def test_one_file_that_cannot_be_removed_keeps_no_other(tmp_path, left):
     (tmp_path / "older.part.gone" / "in the way").touch()
     assert Leftovers([tmp_path], OS_FILES).remove_unused(time.time()) >= 5000
     assert "old.part" not in names(tmp_path)
+
+
+async def test_a_daemon_that_has_no_origin_any_more_removes_them_as_well(tmp_path):
+    drafts = tmp_path / "origin" / "drafts"
+    drafts.mkdir(parents=True)
+    for name, days in (("old", 8), ("young", 6)):
+        used_at = time.time() - days * DAY_S
+        (drafts / f"{name}.part").write_bytes(b"x" * 5000)
+        os.utime(drafts / f"{name}.part", (used_at, used_at))
+    lone = PeerConfig(data_dir=tmp_path, listen="127.0.0.1:0", http=None, network=NetworkConfig(name="lab"), lan=False)
+
+    async def tidied():
+        return names(drafts) == ["young.part"]
+
+    async with Peer(lone):
+        await comes_true(tidied)
 
 
 async def comes_true(ask, *arguments):
