@@ -61,7 +61,7 @@ class SwarmRepositories:
     async def _look_up(self, model_id: ModelId) -> Content:
         fetching = Fetching(self._peer.rooms, model_id, entry_peers=self._peer.config.entry_peers)
         async with fetching.finder() as finder:
-            manifest = await fetching.manifest(finder)
+            manifest = await fetching.metadata.manifest(finder)
         content = self._contents[model_id] = Content(self._peer, manifest)
         idle = [known for known, other in self._contents.items() if not other.in_use and other is not content]
         for known in idle[: max(0, len(self._contents) - HUB_REPOSITORIES_KEPT)]:

@@ -19,8 +19,9 @@ from p2pmodel.limits import CACHE_MODELS_AT_ONCE, CACHE_MODELS_WATCHED_MAX
 from p2pmodel.model import HaveMap, Layout, ModelId, PublicKey
 from p2pmodel.net import Address, Network, cancelled
 from p2pmodel.peer.admission import Admission
-from p2pmodel.peer.fetching import Fetching, Rooms, default_destination
+from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
+from p2pmodel.peer.rooms import Rooms
 from p2pmodel.store import Intake
 from p2pmodel.swarm import Link
 
@@ -127,8 +128,8 @@ class Caching:
         rooms, offload = self._rooms, self._network.offload
         fetching = Fetching(rooms, model_id, background=True)
         async with fetching.finder() as finder:
-            layout = await fetching.layout(finder)
-            await fetching.statements(finder, [])  # whoever fetches from here may want to know who signed it
+            layout = await fetching.metadata.layout(finder)
+            await fetching.metadata.statements(finder, [])  # whoever fetches from here may want to know who signed it
             stop, opened = threading.Event(), list[Intake]()
             try:
                 await self._opened(layout, opened, stop)

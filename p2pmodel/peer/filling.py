@@ -29,10 +29,10 @@ from p2pmodel.net import cancelled
 from p2pmodel.overlay import overlay_key
 from p2pmodel.peer.attention import Attention
 from p2pmodel.peer.draft import Draft
-from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.gathering import Gathering, Gatherings
 from p2pmodel.peer.leases import Leases
+from p2pmodel.peer.rooms import Rooms
 from p2pmodel.swarm import Link
 
 log = logging.getLogger(__name__)

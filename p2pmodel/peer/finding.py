@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Any
 
-from p2pmodel.errors import PeerFault
+from p2pmodel.errors import NoPeersError, NotFoundError, P2PModelError, PeerFault
 from p2pmodel.limits import DIALS_WAITING_MAX, SUGGESTED_DIALS_MAX
 from p2pmodel.model import PublicKey
 from p2pmodel.net import Address, Clock, cancelled
@@ -147,6 +147,27 @@ class Finder:
                 return
             address, peer = self._spare.popitem()
             self.suggest([(peer, address)])
+
+    def nobody(self, what: str, entry_peers: Sequence[str]) -> P2PModelError:
+        """The error for `what`, with what a person can do about it. `entry_peers` should have led into the network."""
+        if self._overlay.neighbours() or self.links:
+            return NotFoundError(f"{what}; {self._asked}")
+        tried = [f"{address}: {reason}" for address, reason in self.failures.items()]
+        tried += [f"bootstrap peer {address} does not answer" for address in entry_peers]
+        hint = (
+            "; ".join(tried[:3])
+            or "name a peer of the network with --bootstrap HOST:PORT, or the publisher with --peer HOST:PORT"
+        )
+        return NoPeersError(f"{what}, and no other peer could be reached ({hint})")
+
+    @property
+    def _asked(self) -> str:
+        count = len(self._overlay.neighbours())
+        asked = f"{count} overlay peer{'s' if count != 1 else ''} asked"
+        if self.failures:
+            address, reason = next(iter(self.failures.items()))
+            return f"{asked}, and {address} could not be reached: {reason}"
+        return asked
 
     async def changed(self, timeout_s: float, *tasks: asyncio.Task[Any]) -> None:
         """Wait until a connection, a failure or the end of a look-up or of a task brings news, or the time is over."""

@@ -30,7 +30,6 @@ from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.caching import Caching
 from p2pmodel.peer.config import PeerConfig, absolute
-from p2pmodel.peer.fetching import Rooms
 from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.gathering import Gatherings
 from p2pmodel.peer.keyring import Keyring, Keys
@@ -39,6 +38,7 @@ from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
 from p2pmodel.peer.reader import Reader, Readings
 from p2pmodel.peer.reports import FetchReport
 from p2pmodel.peer.requests import FetchRequest, OnProgress, PublishRequest, ReadRequest
+from p2pmodel.peer.rooms import Rooms
 from p2pmodel.peer.saved import SavedState
 from p2pmodel.peer.shelf import StoreShelf
 from p2pmodel.peer.trust import TRUST_NAME, Trust, parse_trust

@@ -150,8 +150,8 @@ class Reading:
         signed = {one.signer for one in await offload(store.statements, self.model_id)} if signers else set()
         if held is None or not signed.issuperset(signers):
             fetching, finder = await self._searching()
-            held = await fetching.layout(finder)
-            await fetching.statements(finder, signers)
+            held = await fetching.metadata.layout(finder)
+            await fetching.metadata.statements(finder, signers)
         self.layout, self._known = held, True
         self.look()
 

@@ -77,8 +77,8 @@ class Retrieval:
             self.fetching.account = account
             self._began = began
             async with self.fetching.finder() as finder:
-                layout = await self.fetching.layout(finder)
-                signed = await self.fetching.statements(finder, signers)
+                layout = await self.fetching.metadata.layout(finder)
+                signed = await self.fetching.metadata.statements(finder, signers)
                 indices = self._files(layout)
                 if self.request.dry_run:
                     return await self._dry_run(layout, indices, signed, began)

@@ -189,8 +189,8 @@ class LocalService(Keeping, Care):
                 entries = self._entry_peers(request.bootstrap)
                 fetching = Fetching(self._peer.rooms, model_id, direct, entry_peers=entries)
                 async with fetching.finder() as finder:
-                    manifest = await fetching.manifest(finder)
-                    signed = await fetching.statements(finder, [])
+                    manifest = await fetching.metadata.manifest(finder)
+                    signed = await fetching.metadata.statements(finder, [])
             else:
                 manifest = Manifest.decode(encoded)
             return await self._peer.network.offload(detail, self._peer.store, manifest, signers(signed, trust))

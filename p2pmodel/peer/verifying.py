@@ -140,7 +140,7 @@ class Verification:
         deadline = self.peer.network.clock.monotonic() + FETCH_MISS_S
         while not finder.links:
             if finder.rounds and self.peer.network.clock.monotonic() > deadline:
-                raise NoPeersError(str(fetching.nobody(finder, "no other peer has the model")))
+                raise NoPeersError(str(finder.nobody("no other peer has the model", self.entry_peers)))
             await finder.changed(_LOOK_S)
 
     async def _fetch_again(self, beyond: Sequence[Bad]) -> None:
