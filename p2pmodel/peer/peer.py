@@ -150,10 +150,10 @@ class Peer:
         self.store = await self.network.offload(self._open_store, config.data_dir)
         self._stack.push_async_callback(self.network.offload, self.store.close)
         self.store.hash_each_read = identity.encryption  # in the clear the kernel sends from the file, unseen by us
-        self.leftovers = self.store.cache.beside = origin_leftovers(config.data_dir, self.files)
+        self.leftovers = origin_leftovers(config.data_dir, self.files)
         self._loop = asyncio.get_running_loop()
         cache_limits = CacheLimits(config.cache_quota_bytes, config.free_disk_floor_bytes)
-        self.store.watch_cache(cache_limits, self._released, self._known_elsewhere)
+        self.store.watch_cache(cache_limits, self._released, self._known_elsewhere, self.leftovers)
         await self.network.offload(self.store.check_files)  # nobody is told of what went while we were down
         self.swarm = Swarm(
             key=self.peer_id,

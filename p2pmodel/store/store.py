@@ -15,7 +15,7 @@ from pathlib import Path
 from p2pmodel.errors import NotFoundError, P2PModelError, RefusedError
 from p2pmodel.model import Digest, HaveMap, Layout, ModelId, PortablePath, PublicKey, Sha256, SignedStatement
 from p2pmodel.store.adoption import LocalChunks
-from p2pmodel.store.cache import Cache
+from p2pmodel.store.cache import Beside, Cache
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.checking import Checker
 from p2pmodel.store.copies import Copy, hold
@@ -436,9 +436,11 @@ class Store:
         limits: CacheLimits,
         on_released: Callable[[ModelId, int], None],
         known_elsewhere: Callable[[ModelId], int],
+        beside: Beside,
     ) -> None:
-        """How much the cache may take, who is told of what goes, and who says what others hold (see `Cache`)."""
-        self.cache.limits = limits
+        """How much the cache may take, who is told of what goes, who says what others hold, and what lies beside the
+        models (see `Cache`)."""
+        self.cache.limits, self.cache.beside = limits, beside
         self.cache.on_released, self.cache.expendables.known_elsewhere = on_released, known_elsewhere
 
     def cache_use(self) -> CacheUse:

@@ -34,6 +34,7 @@ from p2pmodel.model import (
 from p2pmodel.model.paths import PortablePath
 from p2pmodel.net import BulkSource
 from p2pmodel.store import CacheLimits, CacheUse, Reuse, Store, StoredModel
+from p2pmodel.store.cache import Beside
 
 
 def condensed_layout(size_bytes: int, *, seed: int = 0, chunk_bytes: int = CHUNK_BYTES) -> Layout:
@@ -291,6 +292,7 @@ class CondensedStore:
         limits: CacheLimits,
         on_released: Callable[[ModelId, int], None],
         known_elsewhere: Callable[[ModelId], int],
+        beside: Beside,
     ) -> None:
         """Nothing is ever let go of."""
 
