@@ -173,8 +173,9 @@ class Fetching:
         watch = asyncio.get_running_loop().create_task(self._watch(layout, intake, download, finder))
         running = asyncio.get_running_loop().create_task(download.run())
         try:
-            await asyncio.wait({running, watch}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (watch, running):
+            # A claim that fails has let go of what it could not prove, and nobody would bring that again.
+            await asyncio.wait({running, watch, claims}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (claims, watch, running):
                 if task.done():
                     task.result()
         finally:
