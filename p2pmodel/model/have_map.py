@@ -72,6 +72,11 @@ class HaveMap:
         return iter_bits(self.bits)
 
 
+def bits_of_range(chunks: range) -> int:
+    """A run of chunks as a set."""
+    return ((1 << len(chunks)) - 1) << chunks.start
+
+
 def bits_of(indices: Collection[int]) -> int:
     """The set of these chunks; in time linear in the highest of them."""
     if not indices:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from p2pmodel.errors import UsageError, VerificationError
 from p2pmodel.limits import CHUNK_BYTES
 from p2pmodel.model import FileEntry, Layout, Manifest, ModelId, PublicKey
-from p2pmodel.model.have_map import iter_bits
+from p2pmodel.model.have_map import bits_of_range, iter_bits
 from p2pmodel.net import Address
 from p2pmodel.peer.open_model import READ_TRIES, Located, ReadFile
-from p2pmodel.peer.reading import Reading, bits_of_range
+from p2pmodel.peer.reading import Reading
 from p2pmodel.peer.selection import select_files
 from p2pmodel.store import FilePlace
 
@@ -35,8 +35,8 @@ class Reader:
     model is let go of to make room while a reader is open.
     """
 
-    def __init__(self, reading: Reading, files: Sequence[int]) -> None:
-        self._reading, self._files = reading, dict.fromkeys(files)
+    def __init__(self, peer: Peer, reading: Reading, files: Sequence[int]) -> None:
+        self._peer, self._reading, self._files = peer, reading, dict.fromkeys(files)
         self._spans: deque[range] = deque()
         self.wanted = 0
         """What was wanted so far, as bits."""
@@ -142,7 +142,29 @@ class Reader:
         """Fill `buffer` from byte `start`. Raises as `ready`, and `VerificationError` where this disk is at fault."""
         index, chunks, _ = self._chunks(path, start, start + len(buffer))
         self.touched[index] = None
-        await self._reading.read_into(index, chunks, start, buffer)
+        for _ in range(READ_TRIES):  # what is found to be bad meanwhile is fetched again
+            await self._reading.ready(chunks)
+            if await self._peer.network.offload(self._read, chunks, start, buffer):
+                return
+        raise _unreadable(path)
+
+    def _read(self, chunks: range, start: int, buffer: memoryview) -> bool:
+        end = start + len(buffer)
+        for index in chunks:
+            place = self.layout[index]
+            source = self._peer.store.chunk(place.digest, (self.model_id, index))
+            if source is None:
+                return False
+            try:
+                if not source.open(afresh=True):
+                    return False
+                first, last = max(start, place.offset), min(end, place.offset + place.length)
+                source.read_into(buffer[first - start : last - start], first - place.offset)
+            except VerificationError:
+                return False
+            finally:
+                source.release()
+        return True
 
     async def read(self, path: str, start: int = 0, end: int | None = None) -> bytes:
         """Raises as `read_into` does."""
@@ -195,7 +217,7 @@ class Reader:
             parts = [(chunk, await self._reading.place(index, range(chunk, chunk + 1))) for chunk in chunks]
             if all(part is not None for _, part in parts):
                 return [self._part(chunk, part, start, end) for chunk, part in parts if part is not None]
-        raise VerificationError(f"{path!r} cannot be read: it changes, or the disk fails")
+        raise _unreadable(path)
 
     def _part(self, chunk: int, part: FilePlace, start: int, end: int) -> Located:
         place = self.layout[chunk]
@@ -232,6 +254,10 @@ def lacking_of(chunks: range, have: int) -> int:
     return ~(have >> chunks.start) & ((1 << len(chunks)) - 1)
 
 
+def _unreadable(path: str) -> VerificationError:
+    return VerificationError(f"{path!r} cannot be read: it changes, or the disk fails")
+
+
 def _located(place: FilePlace, start: int, end: int) -> Located:
     mark = place.identity
     return Located(start, end, str(place.path), place.whole, mark.device, mark.inode, mark.size, mark.mtime_ns)
@@ -266,7 +292,7 @@ class Readings:
         except BaseException:
             reading.leave(None)
             raise
-        reader = Reader(reading, chosen)
+        reader = Reader(self._peer, reading, chosen)
         if whole:
             reader.want_all()
         return reader

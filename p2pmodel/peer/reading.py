@@ -14,17 +14,18 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Protocol
 
 from p2pmodel.errors import InterruptedFetchError, NetworkError, P2PModelError, VerificationError
 from p2pmodel.limits import READ_BEHIND_FETCH_S
 from p2pmodel.model import Layout, ModelId, PublicKey
-from p2pmodel.model.have_map import bits_of, iter_bits
+from p2pmodel.model.have_map import bits_of, bits_of_range
 from p2pmodel.net import Address, cancelled
 from p2pmodel.peer.fetching import Fetching, default_destination
 from p2pmodel.peer.finding import Finder
 from p2pmodel.peer.open_model import READ_TRIES
+from p2pmodel.peer.waits import Wait, Waits
 from p2pmodel.store import FilePlace, Intake
 
 if TYPE_CHECKING:
@@ -55,23 +56,6 @@ class Wanting(Protocol):
         """So many of the chunks that it wants next and that are not in `have`, in its order."""
 
 
-class _Wait:
-    """Somebody waits for `missing` chunks (bits), or for the name of the file that they are, from `began` on."""
-
-    def __init__(self, missing: int, began: float) -> None:
-        self.missing, self.began = missing, began
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def settle(self, error: P2PModelError | None) -> None:
-        """Whoever waits goes on, or is told why not."""
-        if self.done.done():
-            return
-        if error is None:
-            self.done.set_result(None)
-        else:
-            self.done.set_exception(error)
-
-
 class Reading:
     """What all readers of one model share. On the event loop only."""
 
@@ -86,7 +70,7 @@ class Reading:
         self._opened = 0
         self._known = False
         self._have = 0
-        self._waits: dict[_Wait, None] = {}
+        self._waits = Waits()
         self._preferred = 0
         self._direct: list[Address] = []
         self._entry_peers: Sequence[str] = ()
@@ -95,8 +79,6 @@ class Reading:
         self.session: asyncio.Task[None] | None = None
         self._search: tuple[AsyncExitStack, Fetching, Finder] | None = None
         self._ending: asyncio.TimerHandle | None = None
-        self._naming: dict[int, _Wait] = {}
-        """Files that somebody waits for under their final names."""
         self._placed: dict[int, None] = {}
         """Files that have been whole since the place was opened, and have their names."""
         peer.store.cache.expendables.reader_came(model_id)
@@ -175,10 +157,7 @@ class Reading:
         self._have |= bits
         if not self._known or not bits:
             return
-        for wait in list(self._waits):
-            wait.missing &= ~bits
-            if not wait.missing:
-                self._settle(wait)
+        self._waits.arrived(bits)
         before = self._preferred
         self._preferred &= ~bits
         few = 2 * self._preferred.bit_count() < _AHEAD_CHUNKS and (before != self._preferred or not before)
@@ -186,28 +165,13 @@ class Reading:
         if few or not file & ~self._have:
             self._news.set()
 
-    def _settle(self, wait: _Wait, error: P2PModelError | None = None) -> None:
-        del self._waits[wait]
-        wait.settle(error)
-
-    def _settle_name(self, file_index: int, error: P2PModelError | None = None) -> None:
-        self._naming.pop(file_index).settle(error)
-
-    def _fail(self, error: P2PModelError) -> None:
-        for wait in list(self._waits):
-            self._settle(wait, error)
-        for file_index in list(self._naming):
-            self._settle_name(file_index, error)
-
     def missing(self, chunks: range) -> int:
         """Those of these chunks that are not here, as bits."""
         return bits_of_range(chunks) & ~self._have
 
     @property
     def _wanted(self) -> int:
-        wanted = 0
-        for wait in self._waits:
-            wanted |= wait.missing
+        wanted = self._waits.missing
         for reader in self.readers:
             wanted |= reader.wanted
         return wanted
@@ -218,11 +182,10 @@ class Reading:
 
     def _next(self) -> list[int]:
         """The chunks to bring first: what is waited for, then of each reader what it wants next, in turns."""
-        waited = [index for wait in self._waits for index in islice(iter_bits(wait.missing), _AHEAD_CHUNKS)]
         room = max(_AHEAD_CHUNKS // max(1, len(self.readers)), 1)
         ahead = [reader.next_chunks(self._have, room) for reader in self.readers]
         in_turns = (index for each in zip_longest(*ahead) for index in each if index is not None)
-        chosen = list(dict.fromkeys([*waited, *in_turns]))[:_AHEAD_CHUNKS]
+        chosen = list(dict.fromkeys([*self._waits.next_chunks(_AHEAD_CHUNKS), *in_turns]))[:_AHEAD_CHUNKS]
         self._preferred = bits_of(chosen)
         return chosen
 
@@ -232,13 +195,9 @@ class Reading:
         missing = self.missing(chunks)
         if not missing:
             return
-        wait = _Wait(missing, self._peer.network.clock.monotonic())
-        self._waits[wait] = None
-        self.go_on()
-        try:
+        with self._waits.for_chunks(missing, self._peer.network.clock.monotonic()) as wait:
+            self.go_on()
             await wait.done
-        finally:
-            self._waits.pop(wait, None)
 
     def go_on(self) -> None:
         """What is wanted has changed."""
@@ -252,20 +211,20 @@ class Reading:
         try:
             await self._run()
         except P2PModelError as error:
-            self._fail(error)
+            self._waits.fail(error)
         except asyncio.CancelledError:
-            self._fail(InterruptedFetchError("the reading of this model was stopped"))
+            self._waits.fail(InterruptedFetchError("the reading of this model was stopped"))
             raise
         except Exception as error:
             log.exception("the reading of model %s failed", self.model_id.hex)
-            self._fail(P2PModelError(f"internal error while reading: {type(error).__name__}: {error}"))
+            self._waits.fail(P2PModelError(f"internal error while reading: {type(error).__name__}: {error}"))
         finally:
             self.work = None
             await self._end_search()
 
     @property
     def _unfinished(self) -> bool:
-        return bool(self._lacking or self._naming)
+        return bool(self._lacking or self._waits.names)
 
     async def _run(self) -> None:
         while self._unfinished:
@@ -300,34 +259,30 @@ class Reading:
     async def _name_behind(self, fetch: Retrieval) -> bool:
         """Have a fetch give wanted files their names before it ends. False where one waits for a late write."""
         at_rest = True
-        for file_index in list(self._naming):
+        for file_index in list(self._waits.names):
             try:
                 at_rest &= await fetch.name_whole([file_index])
             except P2PModelError as error:
-                if file_index in self._naming:
-                    self._settle_name(file_index, error)
+                self._waits.named(file_index, error)
         await self._settle_named()
         return at_rest
 
     async def _settle_named(self) -> None:
-        for file_index in list(self._naming):
+        for file_index in list(self._waits.names):
             place = await self.place(file_index, self.layout.chunks_of(file_index))
-            if place is not None and place.whole and file_index in self._naming:
-                self._settle_name(file_index)
+            if place is not None and place.whole:
+                self._waits.named(file_index)
 
     def _fail_stranded(self, fetching: Fetching, behind: float) -> None:
         """Nobody waits without end, `behind` this fetch from then on, for what it, of other files, does not bring."""
         now = self._peer.network.clock.monotonic()
 
-        def stranded(wait: _Wait) -> bool:
+        def stranded(wait: Wait) -> bool:
             waited_s = now - max(wait.began, behind)
             return wait.missing != fetching.brings(wait.missing) and waited_s > READ_BEHIND_FETCH_S
 
         error = NetworkError("other files of this model are being fetched; ask again when that fetch has ended")
-        for wait in [wait for wait in self._waits if stranded(wait)]:
-            self._settle(wait, error)
-        for file_index in [index for index, wait in self._naming.items() if stranded(wait)]:
-            self._settle_name(file_index, error)
+        self._waits.fail(error, stranded)
 
     async def give_way(self) -> None:
         """A fetch of the model begins; it finds here what has come."""
@@ -407,7 +362,7 @@ class Reading:
                 fetching.want(lacking, asked & ~lacking & ~self._have)
                 fetching.prefer(self._next())
                 asked = lacking
-                waits_s = _LATE_S if self._naming else _LINGER_S
+                waits_s = _LATE_S if self._waits.names else _LINGER_S
                 changed = await self._changed(_LOOK_AGAIN_S if lacking else waits_s, transfer)
                 if lacking and not changed:
                     self.look()
@@ -426,22 +381,22 @@ class Reading:
 
     async def _gather(self, intake: Intake, stop: threading.Event) -> None:
         """A file gets its name in this place: what of it lies in another is copied here."""
-        for index in list(self._naming):
+        for index in list(self._waits.names):
             apart = self.layout.have_map([index]).bits & self._have & ~intake.have.bits
             if apart & ~await self._peer.network.offload(intake.borrow, apart, stop):
                 self.look()
-                self._settle_name(index)  # it is not there any more; `named` looks again
+                self._waits.named(index)  # it is not there any more; `named` looks again
 
     async def _place(self, intake: Intake) -> None:
         """Give wanted files that have become whole their names."""
         touched = [index for reader in self.readers for index in reader.touched]
-        wanted = {index: None for index in [*touched, *self._naming] if index not in self._placed}
+        wanted = {index: None for index in [*touched, *self._waits.names] if index not in self._placed}
         have = intake.have.bits
         if whole := [index for index in wanted if not self.layout.have_map([index]).bits & ~have]:
             late = await self._peer.network.offload(intake.place_whole)
             self._placed.update((index, None) for index in whole if index not in late)
-        for index in [index for index in self._naming if index in self._placed]:
-            self._settle_name(index)
+        for index in [index for index in self._waits.names if index in self._placed]:
+            self._waits.named(index)
 
     async def named(self, file_index: int) -> FilePlace:
         """Where a file is whole, under its final name; waits until it is. Raises as `ready` does."""
@@ -452,48 +407,12 @@ class Reading:
             if place is not None and place.whole:
                 return place
             self._placed.pop(file_index, None)
-            if file_index not in self._naming:
-                self._naming[file_index] = _Wait(bits_of_range(chunks), self._peer.network.clock.monotonic())
+            wait = self._waits.for_name(file_index, bits_of_range(chunks), self._peer.network.clock.monotonic())
             self.go_on()
-            await asyncio.shield(self._naming[file_index].done)
+            await asyncio.shield(wait.done)
         raise VerificationError(f"{self.layout.files[file_index].path.text!r} changes again and again")
-
-    # --- reading -------------------------------------------------------------------------------------------------
-
-    async def read_into(self, file_index: int, chunks: range, start: int, buffer: memoryview) -> None:
-        """Fill `buffer` with verified bytes. What is found to be bad meanwhile is fetched again, a few times."""
-        for _ in range(READ_TRIES):
-            await self.ready(chunks)
-            if await self._peer.network.offload(self._read, chunks, start, buffer):
-                return
-        raise VerificationError(
-            f"{self.layout.files[file_index].path.text!r} cannot be read: it changes, or the disk fails"
-        )
-
-    def _read(self, chunks: range, start: int, buffer: memoryview) -> bool:
-        end = start + len(buffer)
-        for index in chunks:
-            place = self.layout[index]
-            source = self._peer.store.chunk(place.digest, (self.model_id, index))
-            if source is None:
-                return False
-            try:
-                if not source.open(afresh=True):
-                    return False
-                first, last = max(start, place.offset), min(end, place.offset + place.length)
-                source.read_into(buffer[first - start : last - start], first - place.offset)
-            except VerificationError:
-                return False
-            finally:
-                source.release()
-        return True
 
     async def place(self, file_index: int, chunks: range) -> FilePlace | None:
         """Where these chunks lie together on this disk."""
         bits = bits_of_range(chunks)
         return await self._peer.network.offload(self._peer.store.file_place, self.model_id, file_index, bits)
-
-
-def bits_of_range(chunks: range) -> int:
-    """A run of chunks as a set."""
-    return ((1 << len(chunks)) - 1) << chunks.start
