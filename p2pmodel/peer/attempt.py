@@ -131,4 +131,4 @@ class Attempt:
                 await self._peer.network.offload(store.remove, model_id)
         except RefusedError as error:
             log.info("%s", error)
-        await self._peer.let_go(model_id)
+        await self._peer.losses.tell(model_id)

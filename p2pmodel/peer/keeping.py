@@ -47,7 +47,7 @@ class Keeping:
         gone = await peer.network.offload(peer.store.remove, model_id, pinned=request.pinned)
         if not gone:
             raise NotFoundError(f"nothing of the model {model_id.hex} is on this disk")
-        await peer.let_go(model_id)
+        await peer.losses.tell(model_id)
         copies = _copies(gone)
         return RemoveReport(model_id=model_id.hex, copies=copies, bytes_freed=sum(one.bytes_freed for one in copies))
 

@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial, reduce
-from itertools import chain
 from operator import or_
 from pathlib import Path
 from random import Random, SystemRandom
@@ -25,8 +23,9 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.model import Digest, ModelId, PublicKey
-from p2pmodel.net import Address, Identity, Network, RealNetwork, cancelled, network_id, split_host_port
+from p2pmodel.net import Address, Identity, Network, RealNetwork, cancelled, network_id
 from p2pmodel.overlay import CLUSTER, INTERNET, Overlay, Profile
+from p2pmodel.peer.addresses import bind, resolve
 from p2pmodel.peer.announcing import Announcer
 from p2pmodel.peer.caching import Caching
 from p2pmodel.peer.config import PeerConfig, absolute
@@ -34,6 +33,7 @@ from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.gathering import Gatherings
 from p2pmodel.peer.keyring import Keyring, Keys
 from p2pmodel.peer.leftovers import Leftovers, origin_leftovers
+from p2pmodel.peer.losses import Losses
 from p2pmodel.peer.near_caches import CACHE_KEY, NearCaches
 from p2pmodel.peer.reader import Reader, Readings
 from p2pmodel.peer.reports import FetchReport
@@ -55,10 +55,7 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TELL_LOST_S = 1.0
-"""What goes within this time is told of together: many small losses must not cost as many messages."""
 _REJOIN_S = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_PORT_TRIES = 16
 _LONG_WORKS_MAX = 2
 """Works of minutes at once (hashing, mostly): the threads that are left serve others meanwhile."""
 
@@ -96,6 +93,7 @@ class Peer:
         self.saved: SavedState
         self.watch: Watch
         self.leftovers: Leftovers
+        self.losses: Losses
         self.peer_id: PublicKey
         self.listen: Address
         self._network_type = network
@@ -114,9 +112,6 @@ class Peer:
         """Files that nobody has published, and that this peer gets together with others."""
         self.caching: Caching | None = None
         """Where this peer is a cache."""
-        self._lost: dict[ModelId, int] = {}
-        """Chunks that the cache has let go of, until others are told."""
-        self._loop: asyncio.AbstractEventLoop
         self.fetches: Flights[Retrieval, FetchReport] = Flights()
         self.readings = Readings(self)
 
@@ -151,9 +146,9 @@ class Peer:
         self._stack.push_async_callback(self.network.offload, self.store.close)
         self.store.hash_each_read = identity.encryption  # in the clear the kernel sends from the file, unseen by us
         self.leftovers = origin_leftovers(config.data_dir, self.files)
-        self._loop = asyncio.get_running_loop()
+        self.losses = Losses(self)
         cache_limits = CacheLimits(config.cache_quota_bytes, config.free_disk_floor_bytes)
-        self.store.watch_cache(cache_limits, self._released, self._known_elsewhere, self.leftovers)
+        self.store.watch_cache(cache_limits, self.losses.released, self._known_elsewhere, self.leftovers)
         await self.network.offload(self.store.check_files)  # nobody is told of what went while we were down
         self.swarm = Swarm(
             key=self.peer_id,
@@ -182,7 +177,10 @@ class Peer:
             self._near_caches = NearCaches(self.overlay, self.network.clock)
         self.announcer = Announcer(self.store, self.overlay, self.network)
         self.saved = SavedState(config.data_dir, config.saved_state, self.files, self.overlay, self.network)
-        self.listen = await self._bind()
+        self.listen, listener = await bind(
+            self.network, self.overlay, self.swarm.accept, config.listen, explicit=config.listen_explicit
+        )
+        self._stack.callback(listener.close)
         self._stack.push_async_callback(self.overlay.stop)
         await self.saved.restore()
         self._stack.push_async_callback(self.saved.save_last)
@@ -214,32 +212,6 @@ class Peer:
     def profile(self) -> Profile:
         """The times of the network that this peer is in."""
         return CLUSTER if self.config.network.profile == "cluster" else INTERNET
-
-    async def _bind(self) -> Address:
-        """One port for TCP and UDP. A default port that is taken gives way to a free one."""
-        host, port = split_host_port(self.config.listen)
-        host = (await _addresses(host, port or 1))[0].host
-        try:
-            return await self._bind_both(host, port)
-        except NetworkError:
-            if self.config.listen_explicit:
-                raise
-        return await self._bind_both(host, 0)
-
-    async def _bind_both(self, host: str, port: int) -> Address:
-        for attempt in range(_PORT_TRIES):
-            listener = await self.network.listen(host, port, self.swarm.accept)
-            try:
-                address = await self.overlay.start(host, listener.address.port)
-            except NetworkError:
-                # With port 0 the free TCP port may be somebody's UDP port: take another.
-                listener.close()
-                if port or attempt == _PORT_TRIES - 1:
-                    raise
-                continue
-            self._stack.callback(listener.close)
-            return address
-        raise AssertionError("unreachable")
 
     async def _stop(self) -> None:
         await self.readings.stop()
@@ -320,32 +292,6 @@ class Peer:
     def _followed(self, link: Link, model_id: ModelId) -> None:
         if not self.gatherings.followed(link, model_id) and self.caching is not None:
             self.caching.asked(link, model_id)
-
-    # --- what is let go of
-
-    async def let_go(self, model_id: ModelId) -> None:
-        """Something of this model is not here any more: withdraw it, and tell the peers that follow it."""
-        await self.announcer.update(model_id)
-        await self.swarm.tell_state(model_id)
-
-    def _released(self, model_id: ModelId, bits: int) -> None:
-        """From any thread: the cache has let go of these chunks. Told of together, a moment later."""
-        self._loop.call_soon_threadsafe(self._note_released, model_id, bits)
-
-    def _note_released(self, model_id: ModelId, bits: int) -> None:
-        if not self._lost:
-            self._loop.call_later(_TELL_LOST_S, lambda: self.spawn(self._tell_lost()))
-        self._lost[model_id] = self._lost.get(model_id, 0) | bits
-
-    async def _tell_lost(self) -> None:
-        lost, self._lost = self._lost, {}
-        for model_id, bits in lost.items():
-            held = await self.network.offload(self.store.have_map, model_id)
-            if held is None or not held.bits:
-                await self.let_go(model_id)
-                continue
-            self.swarm.tell_lost(model_id, bits & ~held.bits)
-            await self.announcer.update(model_id)
 
     def _known_elsewhere(self, model_id: ModelId) -> int:
         """What other peers are known to hold of a model, as bits; -1 where nothing is known. From any thread."""
@@ -468,18 +414,3 @@ async def _supervised(work: Coroutine[Any, Any, object]) -> None:
         log.warning("%s", error)
     except Exception:
         log.exception("a background task failed")
-
-
-async def resolve(peers: Iterable[str]) -> list[Address]:
-    """All addresses of these peers (HOST:PORT), of both families. Raises `NetworkError` where one has none."""
-    found = [await _addresses(*split_host_port(text)) for text in peers]
-    return list(dict.fromkeys(chain.from_iterable(found)))
-
-
-async def _addresses(host: str, port: int) -> list[Address]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise NetworkError(f"cannot find the address of {host!r}: {error.strerror}") from error
-    # A scope (`fe80::1%eth0`) means nothing to anybody else.
-    return list(dict.fromkeys(Address(str(entry[4][0]).partition("%")[0], port) for entry in found))

@@ -29,13 +29,14 @@ from p2pmodel.model import (
     sign_statement,
 )
 from p2pmodel.net import Address
+from p2pmodel.peer.addresses import resolve
 from p2pmodel.peer.care import Care, check_absolute, publisher_key
 from p2pmodel.peer.fetching import Fetching
 from p2pmodel.peer.keeping import Keeping
 from p2pmodel.peer.kept_limits import keep_limits
 from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.naming import resolve_name
-from p2pmodel.peer.peer import Peer, resolve
+from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reader import Reader
 from p2pmodel.peer.rendering import detail, neighbours, signers, summary
 from p2pmodel.peer.reports import (
