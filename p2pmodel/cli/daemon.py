@@ -10,8 +10,8 @@ import typer
 from p2pmodel.cli.options import Background, Bootstrap, DataDir, Debug, Invocation, Json, Quiet, invocation_of
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import Neighbour, PeerStatus
     from p2pmodel.peer.runtime import RuntimeRecord
+    from p2pmodel.peer.status import Neighbour, PeerStatus
 
 
 def daemon(

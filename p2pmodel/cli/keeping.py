@@ -9,7 +9,7 @@ import typer
 from p2pmodel.cli.options import DataDir, Debug, Invocation, Json, Quiet, invocation_of
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import CollectReport, PinReport, ReleasedCopy, RemoveReport
+    from p2pmodel.peer.inventory import CollectReport, PinReport, ReleasedCopy, RemoveReport
     from p2pmodel.peer.requests import CollectRequest, RemoveRequest
 
 Ref = Annotated[str, typer.Argument(metavar="REF", help="A model id, or NAMESPACE/MODEL[@REVISION].")]

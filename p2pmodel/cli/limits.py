@@ -9,8 +9,8 @@ import typer
 from p2pmodel.cli.options import DataDir, Debug, Invocation, Json, invocation_of
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import Limits
     from p2pmodel.peer.requests import LimitsChange
+    from p2pmodel.peer.status import Limits
 
 
 def limits(

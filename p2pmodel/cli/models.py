@@ -21,7 +21,8 @@ from p2pmodel.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import ModelDetail, ModelPlace, ModelSummary, VerifyReport
+    from p2pmodel.peer.inventory import ModelDetail, ModelPlace, ModelSummary
+    from p2pmodel.peer.reports import VerifyReport
     from p2pmodel.peer.requests import ShowRequest, VerifyRequest
 
 

@@ -9,7 +9,7 @@ import typer
 from p2pmodel.cli.options import DataDir, Debug, Invocation, Json, Quiet, invocation_of
 
 if TYPE_CHECKING:
-    from p2pmodel.peer.reports import DiskUsage, ModelUsage
+    from p2pmodel.peer.inventory import DiskUsage, ModelUsage
 
 
 def du(

@@ -10,7 +10,8 @@ from p2pmodel.errors import NotFoundError, UsageError
 from p2pmodel.loading.engine import Engine, engine_for
 from p2pmodel.loading.references import split_reference
 from p2pmodel.peer.config import absolute
-from p2pmodel.peer.reports import FetchReport, ModelSummary, Progress
+from p2pmodel.peer.inventory import ModelSummary
+from p2pmodel.peer.reports import FetchReport, Progress
 from p2pmodel.peer.requests import FetchRequest, ShowRequest
 
 

@@ -16,24 +16,9 @@ import msgspec
 
 from p2pmodel.errors import NetworkError, P2PModelError, ServiceGoneError
 from p2pmodel.peer.envelope import ErrorBody, ErrorInfo, ModelList, PeerList, rebuild_error
+from p2pmodel.peer.inventory import CollectReport, DiskUsage, ModelDetail, ModelSummary, PinReport, RemoveReport
 from p2pmodel.peer.open_model import READ_PATH
-from p2pmodel.peer.reports import (
-    CollectReport,
-    DiskUsage,
-    DoctorReport,
-    FetchReport,
-    Limits,
-    ModelDetail,
-    ModelSummary,
-    Neighbour,
-    PeerStatus,
-    PinReport,
-    Progress,
-    PublishReport,
-    RemoveReport,
-    SeedReport,
-    VerifyReport,
-)
+from p2pmodel.peer.reports import DoctorReport, FetchReport, Progress, PublishReport, SeedReport, VerifyReport
 from p2pmodel.peer.requests import (
     CollectRequest,
     DoctorRequest,
@@ -49,6 +34,7 @@ from p2pmodel.peer.requests import (
     VerifyRequest,
 )
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime
+from p2pmodel.peer.status import Limits, Neighbour, PeerStatus
 
 if TYPE_CHECKING:
     from p2pmodel.peer.remote_reader import RemoteReader

@@ -8,20 +8,8 @@ from typing import Any
 import msgspec
 
 from p2pmodel.peer.envelope import ErrorBody, ModelList, PeerList, StreamEvent
-from p2pmodel.peer.reports import (
-    CollectReport,
-    DiskUsage,
-    DoctorReport,
-    FetchReport,
-    Limits,
-    ModelDetail,
-    PeerStatus,
-    PinReport,
-    PublishReport,
-    RemoveReport,
-    SeedReport,
-    VerifyReport,
-)
+from p2pmodel.peer.inventory import CollectReport, DiskUsage, ModelDetail, PinReport, RemoveReport
+from p2pmodel.peer.reports import DoctorReport, FetchReport, PublishReport, SeedReport, VerifyReport
 from p2pmodel.peer.requests import (
     CollectRequest,
     DoctorRequest,
@@ -34,6 +22,7 @@ from p2pmodel.peer.requests import (
     ShowRequest,
     VerifyRequest,
 )
+from p2pmodel.peer.status import Limits, PeerStatus
 from p2pmodel.version import __version__
 
 _READS: dict[str, tuple[str, type | None]] = {

@@ -8,7 +8,9 @@ import msgspec
 
 from p2pmodel import errors
 from p2pmodel.errors import P2PModelError
-from p2pmodel.peer.reports import ModelSummary, Neighbour, Progress
+from p2pmodel.peer.inventory import ModelSummary
+from p2pmodel.peer.reports import Progress
+from p2pmodel.peer.status import Neighbour
 
 
 class ErrorInfo(msgspec.Struct, frozen=True, kw_only=True, rename={"name": "class"}):

@@ -16,8 +16,9 @@ import msgspec
 
 from p2pmodel.model import ModelId
 from p2pmodel.net import cancelled
-from p2pmodel.peer.reports import Progress, Transfer
+from p2pmodel.peer.reports import Progress
 from p2pmodel.peer.requests import OnProgress
+from p2pmodel.peer.status import Transfer
 
 L = TypeVar("L")
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from p2pmodel.errors import RevisionNotFoundError
 from p2pmodel.model import ModelId
+from p2pmodel.peer.inventory import ModelPlace
 from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.reports import ModelPlace
 from p2pmodel.store import OS_FILES, Store, StoredModel
 from p2pmodel.store.hugging_face import HubContents, HubSnapshot
 

@@ -6,10 +6,7 @@ from collections.abc import Iterable
 
 from p2pmodel.errors import NotFoundError, UsageError
 from p2pmodel.model import ModelId, Reference
-from p2pmodel.peer.naming import resolve_name
-from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.rendering import summary
-from p2pmodel.peer.reports import (
+from p2pmodel.peer.inventory import (
     CollectReport,
     DiskUsage,
     ModelUsage,
@@ -18,6 +15,9 @@ from p2pmodel.peer.reports import (
     ReleasedLeftover,
     RemoveReport,
 )
+from p2pmodel.peer.naming import resolve_name
+from p2pmodel.peer.peer import Peer
+from p2pmodel.peer.rendering import summary
 from p2pmodel.peer.requests import CollectRequest, KeepRequest, RemoveRequest
 from p2pmodel.store import Released
 

@@ -10,18 +10,11 @@ import msgspec
 from p2pmodel.model import HaveMap, Layout, Manifest, PublicKey, SignedStatement
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.peer.explaining import explain
+from p2pmodel.peer.inventory import ModelDetail, ModelFile, ModelPlace, ModelSummary, Signer
 from p2pmodel.peer.meter import Meter
 from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.reports import (
-    FetchReport,
-    ModelDetail,
-    ModelFile,
-    ModelPlace,
-    ModelSummary,
-    Neighbour,
-    PeerBytes,
-    Signer,
-)
+from p2pmodel.peer.reports import FetchReport, PeerBytes
+from p2pmodel.peer.status import Neighbour
 from p2pmodel.peer.trust import Trust
 from p2pmodel.store import Reuse, Store, StoredModel
 from p2pmodel.swarm import Account, Link, Tally

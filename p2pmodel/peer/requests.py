@@ -7,23 +7,9 @@ from typing import Annotated, Protocol
 
 import msgspec
 
-from p2pmodel.peer.reports import (
-    CollectReport,
-    DiskUsage,
-    DoctorReport,
-    FetchReport,
-    Limits,
-    ModelDetail,
-    ModelSummary,
-    Neighbour,
-    PeerStatus,
-    PinReport,
-    Progress,
-    PublishReport,
-    RemoveReport,
-    SeedReport,
-    VerifyReport,
-)
+from p2pmodel.peer.inventory import CollectReport, DiskUsage, ModelDetail, ModelSummary, PinReport, RemoveReport
+from p2pmodel.peer.reports import DoctorReport, FetchReport, Progress, PublishReport, SeedReport, VerifyReport
+from p2pmodel.peer.status import Limits, Neighbour, PeerStatus
 
 OnProgress = Callable[[Progress], None]
 

@@ -32,6 +32,7 @@ from p2pmodel.net import Address
 from p2pmodel.peer.addresses import resolve
 from p2pmodel.peer.care import Care, check_absolute, publisher_key
 from p2pmodel.peer.fetching import Fetching
+from p2pmodel.peer.inventory import ModelDetail, ModelSummary
 from p2pmodel.peer.keeping import Keeping
 from p2pmodel.peer.kept_limits import keep_limits
 from p2pmodel.peer.meter import Meter
@@ -39,17 +40,7 @@ from p2pmodel.peer.naming import resolve_name
 from p2pmodel.peer.peer import Peer
 from p2pmodel.peer.reader import Reader
 from p2pmodel.peer.rendering import detail, neighbours, signers, summary
-from p2pmodel.peer.reports import (
-    FetchReport,
-    Limits,
-    ModelDetail,
-    ModelSummary,
-    Neighbour,
-    PeerStatus,
-    Progress,
-    PublishReport,
-    VerifyReport,
-)
+from p2pmodel.peer.reports import FetchReport, Progress, PublishReport, VerifyReport
 from p2pmodel.peer.requests import (
     FetchRequest,
     LimitsChange,
@@ -60,6 +51,7 @@ from p2pmodel.peer.requests import (
     VerifyRequest,
 )
 from p2pmodel.peer.retrieval import Retrieval
+from p2pmodel.peer.status import Limits, Neighbour, PeerStatus
 from p2pmodel.peer.units import format_duration
 from p2pmodel.peer.verifying import Verification
 from p2pmodel.store import Published

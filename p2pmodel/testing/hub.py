@@ -24,8 +24,8 @@ from urllib.parse import quote, unquote
 from aiohttp import web
 
 from p2pmodel.gateway.git import blob_oid, pointer
+from p2pmodel.testing.hub_content import Repo, RepoContent, in_lfs
 
-LFS_SUFFIXES = (".safetensors", ".gguf", ".bin", ".parquet", ".zip")
 _SECRET = b"the hub's own"
 _PIECE_BYTES = 64 * 1024
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -74,27 +74,6 @@ class Seen:
     """Of `If-None-Match`."""
 
 
-class _File:
-    """Content, and its names, computed once."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data, self.oid, self.sha256 = data, blob_oid(data), hashlib.sha256(data).hexdigest()
-
-
-@dataclass(slots=True)
-class Repo:
-    kind: str
-    repo_id: str
-    private: bool
-    gated: str
-    commits: dict[str, dict[str, _File]] = field(default_factory=dict)
-    refs: dict[str, str] = field(default_factory=dict)
-
-    def commit(self, revision: str) -> str | None:
-        found = self.refs.get(revision, revision)
-        return found if found in self.commits else None
-
-
 class _Fault(Exception):
     """An answer that is not the one that was asked for."""
 
@@ -136,13 +115,13 @@ class Hub:
         """A repository, or the next commit of one, which `revision` names then. Returns the commit."""
         repo = self._repos.setdefault((kind, repo_id), Repo(kind, repo_id, private, gated))
         repo.private, repo.gated = private, gated
-        content = {path: _File(files[path]) for path in sorted(files)}
+        content = {path: RepoContent(files[path]) for path in sorted(files)}
         told = json.dumps([repo_id, len(repo.commits), *((path, file.oid) for path, file in content.items())])
         commit = hashlib.sha1(told.encode(), usedforsecurity=False).hexdigest()
         repo.commits[commit] = content
         repo.refs[revision] = commit
         for path, file in content.items():
-            if _in_lfs(path):
+            if in_lfs(path):
                 self._contents[file.sha256] = path, file.data
         return commit
 
@@ -284,9 +263,9 @@ class Hub:
     def _entries(self, repo: Repo, commit: str) -> list[dict[str, Any]]:
         return [self._entry(path, file) for path, file in repo.commits[commit].items()]
 
-    def _entry(self, path: str, file: _File) -> dict[str, Any]:
+    def _entry(self, path: str, file: RepoContent) -> dict[str, Any]:
         size = self.faults.sizes.get(path, len(file.data))
-        if not _in_lfs(path):
+        if not in_lfs(path):
             return {"type": "file", "oid": file.oid, "size": size, "path": path}
         sha256 = self.faults.sha256.get(path, file.sha256)
         lfs = {"oid": sha256, "size": size, "pointerSize": 130}
@@ -350,7 +329,7 @@ class Hub:
         headers = {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if self.faults.loop:
             return web.Response(status=302, headers=headers | {"Location": str(request.rel_url)})
-        if not _in_lfs(path):
+        if not in_lfs(path):
             return await self._send(request, path, file.data, headers | {"ETag": f'"{file.oid}"'})
         sha256 = self.faults.sha256.get(path, file.sha256)
         headers |= {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(self.faults.sizes.get(path, len(file.data)))}
@@ -413,10 +392,6 @@ class Hub:
             self.bytes_sent += len(piece)
             if self.faults.bytes_per_s:
                 await asyncio.sleep(len(piece) / self.faults.bytes_per_s)
-
-
-def _in_lfs(path: str) -> bool:
-    return path.endswith(LFS_SUFFIXES)
 
 
 def _signature(sha256: str, expires: str) -> str:

@@ -18,11 +18,13 @@ from p2pmodel.model import Digest, PublicKey, Reference, SecretKey
 from p2pmodel.net import Identity
 from p2pmodel.peer.config import PeerConfig
 from p2pmodel.peer.fetching import default_destination
+from p2pmodel.peer.inventory import ModelDetail, ModelSummary
 from p2pmodel.peer.keyring import DEFAULT_PUBLISHER
 from p2pmodel.peer.peer import Peer
-from p2pmodel.peer.reports import FetchReport, ModelDetail, ModelSummary, PeerStatus, VerifyReport
+from p2pmodel.peer.reports import FetchReport, VerifyReport
 from p2pmodel.peer.requests import FetchRequest, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.service import LocalService
+from p2pmodel.peer.status import PeerStatus
 from p2pmodel.testing.disk import SimDisk
 from p2pmodel.testing.disk_files import SimFiles
 from p2pmodel.testing.host import Host

@@ -11,22 +11,10 @@ import pytest
 
 from p2pmodel.cli.main import run_command_line
 from p2pmodel.peer.control import ControlServer
-from p2pmodel.peer.reports import (
-    BadRange,
-    FetchReport,
-    Limits,
-    ModelDetail,
-    ModelFile,
-    ModelSummary,
-    Neighbour,
-    PeerBytes,
-    PeerStatus,
-    Progress,
-    PublishReport,
-    Signer,
-    VerifyReport,
-)
+from p2pmodel.peer.inventory import ModelDetail, ModelFile, ModelSummary, Signer
+from p2pmodel.peer.reports import BadRange, FetchReport, PeerBytes, Progress, PublishReport, VerifyReport
 from p2pmodel.peer.runtime import RuntimeRecord, write_runtime
+from p2pmodel.peer.status import Limits, Neighbour, PeerStatus
 
 MODEL_ID = "ab" * 32
 PEER_ID = "p" * 52

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from p2pmodel.errors import SignatureError
-from p2pmodel.peer.reports import Limits, PeerStatus
+from p2pmodel.peer.status import Limits, PeerStatus
 
 
 async def test_publish_prints_the_id_alone_on_stdout(p2pmodel, daemon, tmp_path):
@@ -174,7 +174,7 @@ async def test_status_tells_what_is_not_announced_yet_and_peers_repeats_the_warn
 
 def test_the_document_names_every_field_of_the_status():
     page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-    described = page[page.index("- `status --json`") : page.index("- `show`, `ls`, `peers`")]
+    described = page[page.index("- `status --json`") : page.index("- `show`, `ls`: the structures")]
     assert [name for name in PeerStatus.__struct_fields__ if f"`{name}`" not in described] == []
 
 

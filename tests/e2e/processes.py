@@ -17,7 +17,7 @@ from typing import Any
 
 from p2pmodel.errors import NetworkError
 from p2pmodel.peer.client import find_daemon
-from p2pmodel.peer.reports import PeerStatus
+from p2pmodel.peer.status import PeerStatus
 
 REPOSITORY = Path(__file__).parents[2]
 READY_S = 20

@@ -18,18 +18,11 @@ from p2pmodel.limits import API_BODY_BYTES_MAX
 from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.control import ControlServer, open_http_socket
 from p2pmodel.peer.envelope import ErrorInfo, describe_error, rebuild_error
-from p2pmodel.peer.reports import (
-    Limits,
-    ModelDetail,
-    ModelFile,
-    ModelSummary,
-    PeerStatus,
-    Progress,
-    PublishReport,
-    VerifyReport,
-)
+from p2pmodel.peer.inventory import ModelDetail, ModelFile, ModelSummary
+from p2pmodel.peer.reports import Progress, PublishReport, VerifyReport
 from p2pmodel.peer.requests import FetchRequest, LimitsChange, PublishRequest, ShowRequest, VerifyRequest
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime, remove_runtime, write_runtime
+from p2pmodel.peer.status import Limits, PeerStatus
 
 SUMMARY = ModelSummary(
     model_id="ab" * 32,
