@@ -59,16 +59,19 @@ GGUF_DEPTH_MAX = 4
 # --- the peer wire -----------------------------------------------------------------------------------------------
 PROTOCOL_VERSION = 1
 PROTOCOL_VERSION_MIN = 1
-RECORD_BYTES = 256 * KIB
-"""Plaintext of one encrypted record: measured the fastest of 64 KiB to 1 MiB."""
-PLAIN_RECORD_BYTES = MIB
-"""The same in the clear, where bytes go straight from the file to their buffer: as few system calls as that takes."""
+RECORD_BYTES = MIB
+"""Of an answer in one record at the most: a chunk of the usual length, so that what a record costs is paid once for it.
+Sealed or not, its bytes come into the buffer where they are to stand: no other has to be held meanwhile."""
+RECORD_BYTES_SLOW = 256 * KIB
+"""The same where a chunk takes longer than a few milliseconds to leave: a message waits for the record before it."""
+RECORD_MARGIN_BYTES = 16
+"""Room before and behind bytes in memory that are to be sealed where they lie: for a header, and for the tag."""
 CONTROL_BYTES_MAX = 320 * KIB
 """A control message: a have-map of `CHUNKS_PER_MODEL_MAX` chunks is 256 KiB. To look at so much takes half a ms."""
 SHORT_MESSAGE_BYTES_MAX = 16 * KIB
 """Any other message, fields of a later version included: to skip 320 KiB of those takes a ms and a half."""
 STATEMENTS_PER_ANSWER_BYTES_MAX = 256 * KIB
-RECORDS_PER_KEY = 1 << 18
+RECORDS_PER_KEY = 1 << 16
 """64 GiB of full records, then the key is changed: three orders below the AES-GCM bound of RFC 8446 section 5.5."""
 LANES_PER_CHANNEL_MAX = 4
 """TCP connections to one peer where the path is long: measured at 1 Gbit/s and 80 ms, one carries 30 MB/s, four 110."""

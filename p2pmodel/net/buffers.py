@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from mmap import mmap
 from typing import TYPE_CHECKING
 
-from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S, RECORD_BYTES
+from p2pmodel.limits import BULK_BYTES_PER_S_MIN, BULK_GRACE_S
 from p2pmodel.net.tempo import Holders
 from p2pmodel.net.threads import Mailbox, Threads
 
@@ -25,14 +25,16 @@ Buffer = bytearray | mmap
 class BufferPool:
     """At most `bytes_max` bytes of buffers, lent and kept, each of one of the `sizes` (ascending) or as long as asked.
 
+    Each has `margin` bytes more than it counts for.
     Thread-safe. `bytes_max` is at least the longest buffer that will be asked for, or that one would never come.
     """
 
-    def __init__(self, sizes: tuple[int, ...], bytes_max: int) -> None:
+    def __init__(self, sizes: tuple[int, ...], bytes_max: int, *, margin: int = 0) -> None:
         self.lent_bytes = 0
         self._lock = threading.Lock()
         self._sizes = sizes
         self._bytes_max = bytes_max
+        self._margin = margin
         self._kept_bytes = 0
         self._free: dict[int, list[bytearray]] = {size: [] for size in sizes}
         self._waiting: list[Callable[[], None]] = []
@@ -51,7 +53,7 @@ class BufferPool:
                 self._kept_bytes -= size
                 return free.pop()
             self._make_room(size)
-        return bytearray(size)
+        return bytearray(size + self._margin)
 
     def blank(self, length: int) -> mmap:
         """A buffer of at least `length` bytes that counts for nothing: it takes memory as it is written, not before.
@@ -82,11 +84,11 @@ class BufferPool:
     def _make_room(self, size: int) -> None:
         for kept in self._free.values():
             while kept and self.lent_bytes + self._kept_bytes > self._bytes_max:
-                self._kept_bytes -= len(kept.pop())
+                self._kept_bytes -= len(kept.pop()) - self._margin
 
     def release(self, buffer: Buffer) -> None:
         """Give a buffer back; all who wait are called, who waited longest first, and may lease."""
-        size = len(buffer)
+        size = len(buffer) - self._margin
         with self._lock:
             self.lent_bytes -= size
             assert self.lent_bytes >= 0
@@ -127,14 +129,6 @@ class Shared:
     """Whose answers stand in `receive_buffers` while they come in."""
     queued_bytes: int = 0
     """Of messages that have not left yet; the loop's."""
-    _of_thread: threading.local = field(default_factory=threading.local)
-
-    def plain_record(self) -> memoryview:
-        """A record's worth of memory of the calling thread's own."""
-        view: memoryview | None = getattr(self._of_thread, "plain", None)
-        if view is None:
-            view = self._of_thread.plain = memoryview(bytearray(RECORD_BYTES))
-        return view
 
 
 def patience_s(length: int) -> float:

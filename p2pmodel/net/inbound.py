@@ -6,13 +6,10 @@ come in pieces of any size, with the same result.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import RECORD_BYTES
 from p2pmodel.net.buffers import Buffer
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, decode_bulk_begin, decode_header
 from p2pmodel.net.seam import BulkSink
@@ -24,7 +21,7 @@ _NOTHING = memoryview(b"")
 
 @dataclass(slots=True)
 class Bulk:
-    """An answer that is coming in, and the buffer that was lent for it."""
+    """An answer that is coming in, and the buffer that was lent for it, with `TAG_BYTES` behind the answer."""
 
     request_id: int
     length: int
@@ -50,8 +47,7 @@ class Inbound:
     """The receiving half of a channel. Raises `ProtocolError` for whatever breaks the rules of `records.py`."""
 
     __slots__ = (
-        "_body", "_filled", "_header", "_keys", "_kind", "_owner", "_record", "_reuse", "_size", "_stash", "_tag_bytes",
-        "bulk", "stalled",
+        "_body", "_filled", "_header", "_keys", "_kind", "_owner", "_size", "_stash", "_tag_bytes", "bulk", "stalled",
     )  # fmt: skip
 
     def __init__(self, keys: DirectionKeys | None, owner: InboundOwner) -> None:
@@ -68,17 +64,6 @@ class Inbound:
         self._size = 0
         """Of the whole body; `_body` may be shorter for now."""
         self._stash = b""
-        self._record: bytearray | None = None
-        self._reuse = False
-
-    @contextmanager
-    def reusing_a_record(self) -> Iterator[None]:
-        """Meanwhile every record of bulk comes into the same memory: fresh memory costs its page faults each time."""
-        self._reuse = True
-        try:
-            yield
-        finally:
-            self._reuse, self._record = False, None
 
     @property
     def target(self) -> memoryview:
@@ -131,17 +116,8 @@ class Inbound:
             bulk = self.bulk
             if bulk is None or length > bulk.length - bulk.filled:
                 raise ProtocolError("bulk that was not announced")
-            if self._keys is None:
-                self._body = memoryview(bulk.buffer)[bulk.filled : bulk.filled + length]
-                return
-            if length > RECORD_BYTES:
-                raise ProtocolError(f"a sealed record of {length} bytes")
-            if self._reuse:
-                if self._record is None:
-                    self._record = bytearray(RECORD_BYTES + TAG_BYTES)
-                self._body = memoryview(self._record)[: length + TAG_BYTES]
-                return
-            self._body = memoryview(bytearray(self._size))
+            # Sealed bytes come to where they are opened; the tag of this record stands where the next one begins.
+            self._body = memoryview(bulk.buffer)[bulk.filled : bulk.filled + self._size]
             return
         if kind is Kind.BULK_BEGIN and self.bulk is not None:
             raise ProtocolError("a second answer before the first has ended")
@@ -177,7 +153,7 @@ class Inbound:
         assert bulk is not None
         length = len(body) - self._tag_bytes
         if self._keys is not None:
-            self._keys.open_into(header, body, memoryview(bulk.buffer)[bulk.filled : bulk.filled + length])
+            self._keys.open_into(header, body, body[:length])
         bulk.filled += length
         if bulk.filled == bulk.length:
             self.bulk = None

@@ -7,17 +7,16 @@ import socket
 from collections import deque
 
 from p2pmodel.errors import P2PModelError, PeerGoneError
-from p2pmodel.limits import PLAIN_RECORD_BYTES, RECORD_BYTES
+from p2pmodel.limits import RECORD_BYTES, RECORD_BYTES_SLOW, RECORD_MARGIN_BYTES
 from p2pmodel.net.records import HEADER_BYTES, TAG_BYTES, DirectionKeys, Kind, encode_header
-from p2pmodel.net.seam import BulkSource
 
 _MORE = getattr(socket, "MSG_MORE", 0)
 """More follows at once: a header leaves in one segment with what it announces."""
 _VIEWS_PER_CALL = 16
 
-SEALED_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES + TAG_BYTES
-"""A send buffer: one sealed record."""
-WIRE_RECORD_BYTES = HEADER_BYTES + PLAIN_RECORD_BYTES
+SEND_BUFFER_BYTES = RECORD_MARGIN_BYTES + RECORD_BYTES_SLOW + RECORD_MARGIN_BYTES
+"""Room for a piece of a source that has none itself."""
+WIRE_RECORD_BYTES = HEADER_BYTES + RECORD_BYTES
 """A full record in the clear."""
 
 
@@ -50,32 +49,17 @@ class Outbox:
     def add(self, kind: Kind, body: bytes | bytearray, *, counted: int = 0) -> None:
         self._queue.append((memoryview(make_record(self.keys, kind, body)), counted))
 
-    def add_data(self, plain: memoryview, into: memoryview) -> None:
-        """A record of bulk, built in `into`, which has `SEALED_RECORD_BYTES` and is used until it has left."""
-        self._queue.append((self._data_record(plain, into), 0))
+    def add_data(self, room: memoryview, start: int, size: int) -> None:
+        """A record of bulk, of the bytes at `start` of `room`: sealed where they lie, and used until it has left.
 
-    def send_data(self, sock: socket.socket, plain: memoryview, into: memoryview) -> int:
-        """The same, and send it at once; nothing is pending. Returns the bytes that left. Raises `PeerGoneError`."""
-        record = self._data_record(plain, into)
-        try:
-            sent = sock.send(record)
-        except BlockingIOError:
-            sent = 0
-        except OSError as error:
-            raise PeerGoneError(f"the connection broke: {error.strerror}") from error
-        if sent < len(record):
-            self._queue.append((record[sent:], 0))
-        return sent
-
-    def _data_record(self, plain: memoryview, into: memoryview) -> memoryview:
-        header = encode_header(Kind.BULK_DATA, len(plain))
-        into[:HEADER_BYTES] = header
-        if self.keys is None:
-            into[HEADER_BYTES : HEADER_BYTES + len(plain)] = plain
-            size = len(plain)
-        else:
-            size = self.keys.seal_into(header, plain, into[HEADER_BYTES:])
-        return into[: HEADER_BYTES + size]
+        The header is written before them and the tag behind them.
+        """
+        end = start + size
+        header = encode_header(Kind.BULK_DATA, size)
+        room[start - HEADER_BYTES : start] = header
+        if self.keys is not None:
+            end += self.keys.seal_into(header, room[start:end], room[start : end + TAG_BYTES]) - size
+        self._queue.append((room[start - HEADER_BYTES : end], 0))
 
     def push(self, sock: socket.socket, *, more: bool = False) -> int:
         """Send what the socket takes now; returns the bytes that left. Raises `PeerGoneError`.
@@ -114,7 +98,7 @@ class Outbox:
 
 def plain_wire_bytes(length: int) -> int:
     """How many bytes an answer of `length` bytes is on the wire, in the clear, without its announcement."""
-    return length + -(-length // PLAIN_RECORD_BYTES) * HEADER_BYTES
+    return length + -(-length // RECORD_BYTES) * HEADER_BYTES
 
 
 def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at: int, until: int) -> int:
@@ -126,12 +110,12 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
     try:
         while at < until:
             number, within = divmod(at, WIRE_RECORD_BYTES)
-            size = min(PLAIN_RECORD_BYTES, length - number * PLAIN_RECORD_BYTES)
+            size = min(RECORD_BYTES, length - number * RECORD_BYTES)
             if within < HEADER_BYTES:
                 at += sock.send(encode_header(Kind.BULK_DATA, size)[within:], _MORE)
                 continue
             done = within - HEADER_BYTES
-            sent = os.sendfile(sock.fileno(), fd, start + number * PLAIN_RECORD_BYTES + done, size - done)
+            sent = os.sendfile(sock.fileno(), fd, start + number * RECORD_BYTES + done, size - done)
             if sent == 0:
                 raise P2PModelError("a file shrank while it was being sent")
             at += sent
@@ -140,12 +124,3 @@ def send_file_records(sock: socket.socket, fd: int, start: int, length: int, at:
     except OSError as error:
         raise PeerGoneError(f"the connection broke: {error.strerror}") from error
     return at
-
-
-def read_record(source: BulkSource, offset: int, plain: memoryview) -> memoryview:
-    """The next record's worth of `source`, read into `plain` unless it is in memory already."""
-    size = min(RECORD_BYTES, source.length - offset)
-    if (here := source.view(offset, size)) is not None:
-        return here
-    source.read_into(plain[:size], offset)
-    return plain[:size]

@@ -29,8 +29,9 @@ from p2pmodel.net.buffers import BufferPool, Shared
 from p2pmodel.net.handshake import Handshake, Session, tls_context
 from p2pmodel.net.identity import Identity
 from p2pmodel.net.memory import give_back
-from p2pmodel.net.outbox import SEALED_RECORD_BYTES
+from p2pmodel.net.outbox import SEND_BUFFER_BYTES
 from p2pmodel.net.receiver import SCRATCH_BYTES
+from p2pmodel.net.records import TAG_BYTES
 from p2pmodel.net.seam import Channel, Clock, DatagramHandler, Datagrams, Listener
 from p2pmodel.net.tcp import TcpChannel
 from p2pmodel.net.threads import Mailbox, Threads
@@ -89,8 +90,8 @@ class RealNetwork:
                 receiving=Threads(_BULK_THREADS, "receive"),
                 consuming=Threads(2, "verify"),
                 sending=Threads(_BULK_THREADS, "send"),
-                receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX),
-                send_buffers=BufferPool((SEALED_RECORD_BYTES,), BULK_BUFFER_BYTES_MAX),
+                receive_buffers=BufferPool((CHUNK_BYTES, CHUNK_BYTES_MAX), BULK_BUFFER_BYTES_MAX, margin=TAG_BYTES),
+                send_buffers=BufferPool((SEND_BUFFER_BYTES,), BULK_BUFFER_BYTES_MAX),
                 scratch=bytearray(SCRATCH_BYTES),
             )
         return self._shared

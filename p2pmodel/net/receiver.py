@@ -325,8 +325,7 @@ class Receiver:
             self._shared.mail.post(self._tell)
 
     def _burst(self) -> None:
-        with self._inbound.reusing_a_record():
-            self._guard(self._read_on)
+        self._guard(self._read_on)
         self._shared.mail.post(self._returned)
 
     def _read_on(self) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, PLAIN_RECORD_BYTES, RECORDS_PER_KEY
+from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, RECORD_BYTES, RECORDS_PER_KEY
 
 HEADER_BYTES = 4
 TAG_BYTES = 16
@@ -33,15 +33,15 @@ class Kind(IntEnum):
     BULK_BEGIN = 2
     """Request id and length in bytes, 32 bits each: the bytes of an answer follow in `BULK_DATA` records."""
     BULK_DATA = 3
-    """The next bytes of the answer that began last. Messages may stand between, another answer may not. A sealed record
-    has at most `RECORD_BYTES`: it has to be held whole before it opens."""
+    """The next bytes of the answer that began last, at most `RECORD_BYTES`. Messages may stand between, another answer
+    may not."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}
 _BODY_BYTES_MAX: dict[Kind, int] = {
     Kind.MESSAGE: CONTROL_BYTES_MAX,
     Kind.BULK_BEGIN: BULK_BEGIN.size,
-    Kind.BULK_DATA: PLAIN_RECORD_BYTES,
+    Kind.BULK_DATA: RECORD_BYTES,
 }
 
 
@@ -94,13 +94,19 @@ class DirectionKeys:
         return nonce
 
     def seal_into(self, header: bytes, plain: bytes | memoryview, out: memoryview) -> int:
-        """Write ciphertext and tag of one record to `out`; returns their length. `out` may not overlap `plain`."""
+        """Write ciphertext and tag of one record to `out`; returns their length.
+
+        `out` may begin where `plain` does: the cipher is a stream, each byte is read before it is written over.
+        """
         size = len(plain) + TAG_BYTES
         self._aead.encrypt_into(self._nonce(), plain, header, out[:size])
         return size
 
     def open_into(self, header: bytes, body: memoryview, out: memoryview) -> None:
-        """Open one record into `out`, which is exactly as long as the plaintext. Raises `ProtocolError`."""
+        """Open one record into `out`, which is exactly as long as the plaintext. Raises `ProtocolError`.
+
+        `out` may be where `body` is; what stands there after an error is nothing that anybody sealed.
+        """
         try:
             self._aead.decrypt_into(self._nonce(), body, header, out)
         except InvalidTag as error:

@@ -56,8 +56,11 @@ class BulkSource(Protocol):
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` of this source. Runs off the loop; raises `P2PModelError` where it cannot."""
 
-    def view(self, offset: int, length: int) -> memoryview | None:
-        """These bytes where they lie in memory already, until `release`; None where `read_into` has to fetch them."""
+    def room(self) -> memoryview | None:
+        """All of these bytes where they lie in memory, until `release`, with `RECORD_MARGIN_BYTES` before and behind.
+
+        They are sealed in place: `read_into` is not called any more. None where it has to fetch them.
+        """
 
     def file_range(self) -> tuple[int, int] | None:
         """File descriptor and offset for `sendfile`, where there is a file."""

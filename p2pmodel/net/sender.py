@@ -16,17 +16,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, SEND_QUEUE_BYTES_MAX, SEND_QUEUES_BYTES_MAX
+from p2pmodel.limits import (
+    CONTROL_BYTES_MAX,
+    RECORD_BYTES,
+    RECORD_BYTES_SLOW,
+    RECORD_MARGIN_BYTES,
+    SEND_QUEUE_BYTES_MAX,
+    SEND_QUEUES_BYTES_MAX,
+)
 from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.outbox import (
-    SEALED_RECORD_BYTES,
+    SEND_BUFFER_BYTES,
     WIRE_RECORD_BYTES,
     Outbox,
     plain_wire_bytes,
-    read_record,
     send_file_records,
 )
-from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
+from p2pmodel.net.records import BULK_BEGIN, TAG_BYTES, DirectionKeys, Kind
 from p2pmodel.net.seam import BulkSource
 from p2pmodel.net.threads import SharedSocket
 
@@ -65,6 +71,10 @@ class _Answer:
     request_id: int
     source: BulkSource
     placed: tuple[int, int] | None = None
+    room: memoryview | None = None
+    """See `BulkSource.room`."""
+    covered: bytes = b""
+    """What stood where the tag of the last record is now."""
     begun: bool = False
     at: int = 0
     """How far it has got, of `end`: bytes of the source, or of the wire form where a file is sent as it is."""
@@ -383,25 +393,36 @@ class Sender:
                 return True  # the announcement leaves first
         if answer.placed is not None:
             return self._send_file(answer, *answer.placed, poll)
-        if self._record is None and not self._lease_record():
+        if answer.room is not None:
+            self._seal(answer, answer.room)
+        elif self._record is not None or self._lease_record():
+            assert self._record is not None
+            size = min(RECORD_BYTES_SLOW, answer.end - answer.at)
+            piece = memoryview(self._record)
+            answer.source.read_into(piece[RECORD_MARGIN_BYTES : RECORD_MARGIN_BYTES + size], answer.at)
+            self._outbox.add_data(piece, RECORD_MARGIN_BYTES, size)
+            answer.at += size
+        else:
             return False
-        assert self._record is not None
-        record, plain = memoryview(self._record), self._shared.plain_record()
-        if self._outbox.pending:  # its announcement, or a message
-            data = read_record(answer.source, answer.at, plain)
-            self._outbox.add_data(data, record)
-            answer.at += len(data)
-            return True
-        while answer.at < answer.end and not (self._outbox.pending or self._messages or self._ended):
-            data = read_record(answer.source, answer.at, plain)
-            answer.at += len(data)
-            self.bytes_sent += self._outbox.send_data(self._sock.sock, data, record)
         return True
+
+    def _seal(self, answer: _Answer, room: memoryview) -> None:
+        """The next record of an answer in memory, where it lies; what was sealed before has left."""
+        whole = 0 < self._answer_s <= _RUN_S
+        size = min(RECORD_BYTES if whole else RECORD_BYTES_SLOW, answer.end - answer.at)
+        start = RECORD_MARGIN_BYTES + answer.at
+        if answer.covered:
+            room[start : start + TAG_BYTES] = answer.covered
+        answer.at += size
+        answer.covered = bytes(room[start + size : start + size + TAG_BYTES]) if answer.at < answer.end else b""
+        self._outbox.add_data(room, start, size)
 
     def _begin(self, answer: _Answer) -> None:
         answer.begun, answer.end = True, answer.source.length
         if self._outbox.keys is None and (placed := answer.source.file_range()) is not None:
             answer.placed, answer.end = placed, plain_wire_bytes(answer.source.length)
+        else:
+            answer.room = answer.source.room()
         self._outbox.add(Kind.BULK_BEGIN, BULK_BEGIN.pack(answer.request_id, answer.source.length))
 
     def _send_file(self, answer: _Answer, fd: int, start: int, poll: select.poll) -> bool:
@@ -414,7 +435,7 @@ class Sender:
         return reached == until or self._room(poll)
 
     def _lease_record(self) -> bool:
-        self._record = self._shared.send_buffers.lease(SEALED_RECORD_BYTES)
+        self._record = self._shared.send_buffers.lease(SEND_BUFFER_BYTES)
         self._buffered = self._record is not None
         if not self._buffered:
             self._shared.send_buffers.when_free(lambda: self._shared.mail.post(self._try_again))
@@ -422,6 +443,7 @@ class Sender:
 
     def _finish(self, answer: _Answer, *, sent: bool) -> None:
         self._current = None
+        answer.room = None
         answer.source.release()
         now = time.monotonic()
         self._answer_s += (min(now - self._left_s, 1.0) - self._answer_s) / 4

@@ -17,7 +17,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, VerificationError
-from p2pmodel.limits import CHUNK_BYTES, CHUNK_BYTES_MAX, OPEN_FILES_MAX, SERVING_BUFFER_BYTES_MAX
+from p2pmodel.limits import (
+    CHUNK_BYTES,
+    CHUNK_BYTES_MAX,
+    OPEN_FILES_MAX,
+    RECORD_MARGIN_BYTES,
+    SERVING_BUFFER_BYTES_MAX,
+)
 from p2pmodel.model import ChunkPlace, Digest
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
@@ -27,6 +33,7 @@ from p2pmodel.store.values import FileIdentity, FileState
 Key = tuple[int, int]
 """Copy number and file number."""
 _SPARE_BYTES_MAX = 4 * CHUNK_BYTES_MAX
+_USUAL_BYTES, _LONGEST_BYTES = (size + 2 * RECORD_MARGIN_BYTES for size in (CHUNK_BYTES, CHUNK_BYTES_MAX))
 
 
 @dataclass(slots=True)
@@ -101,16 +108,19 @@ class OpenFiles:
 
 
 class _Buffers:
-    """Memory for chunks on their way out; what comes back is lent again. Thread-safe."""
+    """Memory for chunks on their way out, with `RECORD_MARGIN_BYTES` on both sides; what comes back is lent again.
+
+    Thread-safe.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lent_bytes = self._spare_bytes = 0
-        self._free: dict[int, list[memoryview]] = {CHUNK_BYTES: [], CHUNK_BYTES_MAX: []}
+        self._free: dict[int, list[memoryview]] = {_USUAL_BYTES: [], _LONGEST_BYTES: []}
 
     def lease(self, length: int) -> memoryview | None:
         """None where too much is lent."""
-        size = CHUNK_BYTES if length <= CHUNK_BYTES else CHUNK_BYTES_MAX
+        size = _USUAL_BYTES if length <= CHUNK_BYTES else _LONGEST_BYTES
         with self._lock:
             if self._lent_bytes + size > SERVING_BUFFER_BYTES_MAX:
                 return None
@@ -154,8 +164,11 @@ class ChunkSource:
         if not afresh and self._server.is_proven(self._entry, self.copy, self.place, self._seen):
             return True
         buffer = self._server.buffers.lease(self.length)
-        # So many are on their way out that this one is read twice: once to be hashed, once more by pieces to be sent.
-        view = (memoryview(bytearray(self.length)) if buffer is None else buffer)[: self.length]
+        if buffer is None:
+            # So many are on their way out that this one is read twice: once to be hashed, again by pieces to be sent.
+            view = memoryview(bytearray(self.length))
+        else:
+            view = buffer[RECORD_MARGIN_BYTES : RECORD_MARGIN_BYTES + self.length]
         good = self._server.read(self._entry, self.copy, self.place, view, self._seen)
         if good and buffer is not None and afresh:
             self._data = buffer
@@ -166,15 +179,19 @@ class ChunkSource:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill `buffer` from `offset` of the chunk. Raises `VerificationError` where the file changed meanwhile."""
         if self._data is not None:
+            offset += RECORD_MARGIN_BYTES
             buffer[:] = self._data[offset : offset + len(buffer)]
             return
         count = self._entry.file.read_into(buffer, self.place.offset + offset)
         if count != len(buffer) or not self._server.is_unchanged(self._entry, self.copy, self.place.file_index):
             raise VerificationError(f"{str(self._entry.file.path)!r} changed while it was being served")
 
-    def view(self, offset: int, length: int) -> memoryview | None:
-        """The bytes that were hashed, where they lie."""
-        return None if self._data is None else self._data[offset : offset + length]
+    def room(self) -> memoryview | None:
+        """The bytes that were hashed, where they lie, with `RECORD_MARGIN_BYTES` before and behind.
+
+        Whoever writes there does not call `read_into` any more.
+        """
+        return None if self._data is None else self._data[: self.length + 2 * RECORD_MARGIN_BYTES]
 
     def file_range(self) -> tuple[int, int] | None:
         """File descriptor and offset for `sendfile`; None where the file is not one of the system's."""

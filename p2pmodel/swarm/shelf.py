@@ -64,8 +64,8 @@ class ObjectInMemory:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         buffer[:] = self._data[offset : offset + len(buffer)]
 
-    def view(self, offset: int, length: int) -> memoryview | None:
-        return memoryview(self._data)[offset : offset + length]
+    def room(self) -> memoryview | None:
+        return None
 
     def file_range(self) -> tuple[int, int] | None:
         return None
@@ -110,8 +110,8 @@ class SoughtChunk:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         self.found.read_into(buffer, offset)
 
-    def view(self, offset: int, length: int) -> memoryview | None:
-        return None if self._found is None else self._found.view(offset, length)
+    def room(self) -> memoryview | None:
+        return None if self._found is None else self._found.room()
 
     def file_range(self) -> tuple[int, int] | None:
         return self.found.file_range()

@@ -72,7 +72,7 @@ class CondensedSource:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         raise NotImplementedError("condensed content travels as what stands for it, on simulated channels only")
 
-    def view(self, offset: int, length: int) -> memoryview | None:
+    def room(self) -> memoryview | None:
         return None
 
     def file_range(self) -> tuple[int, int] | None:

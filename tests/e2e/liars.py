@@ -32,7 +32,7 @@ class _Forged:
         if offset == 0:
             buffer[0] ^= 1
 
-    def view(self, offset: int, length: int) -> memoryview | None:
+    def room(self) -> memoryview | None:
         return None
 
     def file_range(self) -> tuple[int, int] | None:

@@ -16,7 +16,7 @@ import pytest
 from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, SEND_QUEUE_BYTES_MAX
+from p2pmodel.limits import CONTROL_BYTES_MAX, RECORD_BYTES, RECORD_BYTES_SLOW, SEND_QUEUE_BYTES_MAX
 from p2pmodel.net import buffers, receiver, sender
 from p2pmodel.net.outbox import make_record
 from p2pmodel.net.records import Kind
@@ -47,10 +47,12 @@ async def test_messages_arrive_whole_and_in_order(town, encryption) -> None:
 
 
 @BOTH_WAYS
-@pytest.mark.parametrize("length", [1, RECORD_BYTES - 1, RECORD_BYTES, RECORD_BYTES + 1, CHUNK_BYTES, 4 * MIB + 5])
-async def test_an_answer_of_any_length_arrives_whole(town, encryption, length) -> None:
+@pytest.mark.parametrize("in_memory", [True, False], ids=["in-memory", "read"])
+@pytest.mark.parametrize("piece", [RECORD_BYTES_SLOW, RECORD_BYTES])
+@pytest.mark.parametrize("beyond", [1, -1, 0, 3 * MIB + 5])
+async def test_an_answer_of_any_length_arrives_whole(town, encryption, piece, beyond, in_memory) -> None:
     pair = await town.pair(encryption=encryption)
-    source = Source(data_of(1, length))
+    source = Source(data_of(1, piece + beyond), in_memory=in_memory)
     await pair.near.send_run([(7, source)])
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     assert pair.far_handler.sinks[7].data == source.data
@@ -102,7 +104,7 @@ async def test_messages_overtake_an_answer_that_is_on_its_way(town, encryption) 
 
     def reading(offset: int) -> None:
         # In the middle of a piece: records before and after have their nonces already, or get them next.
-        if offset >= 2 * MIB + 2 * RECORD_BYTES:
+        if offset >= 2 * MIB + 2 * RECORD_BYTES_SLOW:
             loop.call_soon_threadsafe(begun.set)
             assert goes_on.wait(PATIENCE_S)
 
@@ -150,7 +152,7 @@ async def test_a_peer_that_reads_no_answers_makes_us_hold_one_piece_of_one(town)
 
     sending = asyncio.get_running_loop().create_task(serve())
     await _quiet(lambda: len(reads))
-    assert len(reads) * RECORD_BYTES < 30 * MIB, "the kernel's buffers and one piece, not everything"
+    assert len(reads) * RECORD_BYTES_SLOW < 30 * MIB, "the kernel's buffers and one piece, not everything"
     assert town.lent_bytes < 2 * MIB
     handler = Handler()
     far.start(handler)

@@ -16,7 +16,7 @@ from raw_peer import RawPeer, header
 from wire_pairs import Handler, comes_true, identity
 
 from p2pmodel.errors import PeerFault
-from p2pmodel.limits import CONTROL_BYTES_MAX, KIB, MIB, OBJECT_BYTES_MAX, PLAIN_RECORD_BYTES
+from p2pmodel.limits import CONTROL_BYTES_MAX, KIB, MIB, OBJECT_BYTES_MAX, RECORD_BYTES
 from p2pmodel.net.records import BULK_BEGIN, Kind
 
 pytestmark = pytest.mark.slow
@@ -76,7 +76,7 @@ WRONG: dict[str, list[tuple[int, bytes, int | None]]] = {
     **{f"empty {kind.name}": [(kind, b"", None)] for kind in Kind},
     "long message": [(Kind.MESSAGE, bytes(100), CONTROL_BYTES_MAX + 1)],
     "longest": [(Kind.MESSAGE, bytes(100), 0xFFFFFF)],
-    "long data": [(Kind.BULK_BEGIN, begin(1, 2 * MIB), None), (Kind.BULK_DATA, bytes(100), PLAIN_RECORD_BYTES + 1)],
+    "long data": [(Kind.BULK_BEGIN, begin(1, 2 * MIB), None), (Kind.BULK_DATA, bytes(100), RECORD_BYTES + 1)],
     **{f"announcement of {size}": [(Kind.BULK_BEGIN, bytes(size), None)] for size in (1, 4, 7, 9, 16, 255)},
     "announcement of nothing": [(Kind.BULK_BEGIN, begin(1, 0), None)],
     "announcement of too much": [(Kind.BULK_BEGIN, begin(1, OBJECT_BYTES_MAX + 1), None)],

@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 from test_net_records import SECRET, records
 from wire_pairs import Received, feed_fails
 
-from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import RECORD_BYTES
-from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind, encode_header
+from p2pmodel.net.records import BULK_BEGIN, DirectionKeys, Kind
 
 SECRETS = pytest.mark.parametrize("secret", [SECRET, None], ids=["sealed", "clear"])
 
@@ -116,13 +114,3 @@ def test_noise_is_never_delivered_from_a_sealed_channel(noise: bytes) -> None:
     received = receiver(SECRET)
     feed_fails(received, noise)
     assert received.events == []
-
-
-def test_a_sealed_record_longer_than_one_is_refused_before_memory_is_taken_for_it() -> None:
-    received = receiver(SECRET)
-    received.inbound.feed(records((Kind.BULK_BEGIN, BULK_BEGIN.pack(1, 1 << 20)))[0])
-    with pytest.raises(ProtocolError, match="sealed record"):
-        received.inbound.feed(encode_header(Kind.BULK_DATA, RECORD_BYTES + 1))
-    clear = receiver(None)
-    clear.inbound.feed(records((Kind.BULK_BEGIN, BULK_BEGIN.pack(1, 1 << 20)), secret=None)[0])
-    clear.inbound.feed(encode_header(Kind.BULK_DATA, RECORD_BYTES + 1))

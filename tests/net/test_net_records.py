@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wire_pairs import Received, feed_fails
 
 from p2pmodel.errors import ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, PLAIN_RECORD_BYTES
+from p2pmodel.limits import CONTROL_BYTES_MAX, OBJECT_BYTES_MAX, RECORD_BYTES
 from p2pmodel.net.outbox import make_record
 from p2pmodel.net.records import (
     BULK_BEGIN,
@@ -160,7 +160,7 @@ def test_a_record_of_another_kind_is_not_the_same_record() -> None:
         encode_header(Kind.MESSAGE, 0),
         encode_header(Kind.MESSAGE, CONTROL_BYTES_MAX + 1),
         encode_header(Kind.BULK_DATA, 0),
-        encode_header(Kind.BULK_DATA, PLAIN_RECORD_BYTES + 1),
+        encode_header(Kind.BULK_DATA, RECORD_BYTES + 1),
         encode_header(Kind.BULK_BEGIN, BULK_BEGIN.size - 1),
         encode_header(Kind.BULK_BEGIN, BULK_BEGIN.size + 1),
         *(bytes([kind, 0, 0, 1]) for kind in range(256) if kind not in (1, 2, 3)),
@@ -185,3 +185,17 @@ def test_a_header_that_decodes_encodes_to_itself(header: bytes) -> None:
 def test_an_answer_of_impossible_length_is_refused(length: int) -> None:
     with pytest.raises(ProtocolError):
         decode_bulk_begin(BULK_BEGIN.pack(1, length))
+
+
+@given(st.binary(min_size=1, max_size=5000), st.integers(0, 40))
+def test_a_record_is_sealed_and_opened_in_place_as_it_is_elsewhere(plain: bytes, before: int) -> None:
+    """The data plane relies on it, and the library does not promise it: ciphertext may stand where the plaintext did."""
+    header = encode_header(Kind.BULK_DATA, len(plain))
+    elsewhere = bytearray(len(plain) + TAG_BYTES)
+    DirectionKeys(SECRET).seal_into(header, plain, memoryview(elsewhere))
+    room = memoryview(bytearray(before) + plain + bytes(TAG_BYTES))
+    end = before + len(plain)
+    DirectionKeys(SECRET).seal_into(header, room[before:end], room[before:])
+    assert bytes(room[before:]) == elsewhere
+    DirectionKeys(SECRET).open_into(header, room[before:], room[before:end])
+    assert bytes(room[before:end]) == plain

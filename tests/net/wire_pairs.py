@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from p2pmodel.errors import P2PModelError, PeerFault, ProtocolError
+from p2pmodel.limits import RECORD_MARGIN_BYTES
 from p2pmodel.model import SecretKey
 from p2pmodel.net import BulkSink, Channel, Identity, network_id
 from p2pmodel.net.handshake import Handshake, tls_context
 from p2pmodel.net.inbound import Bulk, Inbound
+from p2pmodel.net.records import TAG_BYTES
 
 NETWORK = network_id("tests")
 PATIENCE_S = 10.0
@@ -111,6 +113,8 @@ class Source:
     data: bytes
     reading: Callable[[int], None] = lambda offset: None
     fd: int | None = None
+    in_memory: bool = False
+    """With room to be sealed where it lies."""
     released: int = 0
 
     @property
@@ -124,8 +128,9 @@ class Source:
         self.reading(offset)
         buffer[:] = self.data[offset : offset + len(buffer)]
 
-    def view(self, offset: int, length: int) -> memoryview | None:
-        return None
+    def room(self) -> memoryview | None:
+        margin = bytes(RECORD_MARGIN_BYTES)
+        return memoryview(bytearray(margin + self.data + margin)) if self.in_memory else None
 
     def file_range(self) -> tuple[int, int] | None:
         return None if self.fd is None else (self.fd, 0)
@@ -157,7 +162,7 @@ class Received:
 
     def lend(self) -> None:
         request_id, length = self.announced
-        self.inbound.lend(Bulk(request_id, length, Keeps(), bytearray(length)))
+        self.inbound.lend(Bulk(request_id, length, Keeps(), bytearray(length + TAG_BYTES)))
 
     def bulk_complete(self, bulk: Bulk) -> None:
         self.events.append(("bulk", bulk.request_id, bytes(bulk.buffer[: bulk.length])))

@@ -65,7 +65,7 @@ class Bytes:
     def read_into(self, buffer, offset) -> None:
         buffer[:] = self.data[offset : offset + len(buffer)]
 
-    def view(self, offset, length):
+    def room(self):
         return None
 
     def file_range(self):
