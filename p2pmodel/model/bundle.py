@@ -30,8 +30,8 @@ class Bundle:
         """Raises `CorruptChunkError` where the manifest is not `digest`, or what stands behind it is not its lists."""
         view = memoryview(data)
         size = int.from_bytes(view[-FOOTER_BYTES:], "big")
-        if size > len(view) - FOOTER_BYTES or Digest.of(view[:size]) != digest:
-            if Digest.of(view) != digest:
+        if size > len(view) - FOOTER_BYTES or not digest.is_of(view[:size]):
+            if not digest.is_of(view):
                 raise CorruptChunkError(f"the object {digest} came with other bytes")
             return cls(bytes(view), {})
         encoded, behind = bytes(view[:size]), view[size:-FOOTER_BYTES]
@@ -49,7 +49,7 @@ def _split(manifest: Manifest, behind: memoryview) -> dict[Digest, bytes]:
         size = file.chunk_count * ENTRY_BYTES
         if len(behind) < size:
             break
-        if Digest.of(behind[:size]) != file.chunk_list:
+        if not file.chunk_list.is_of(behind[:size]):
             raise CorruptChunkError(f"the chunk list {file.chunk_list} came with other bytes")
         lists[file.chunk_list], behind = bytes(behind[:size]), behind[size:]
     if behind:

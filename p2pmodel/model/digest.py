@@ -49,6 +49,10 @@ class Digest(_Hash256):
         """Hash `data`, which is read and not kept. One thread: two cost more than they bring up to 16 MiB."""
         return cls(blake3(data).digest())
 
+    def is_of(self, data: bytes | bytearray | memoryview) -> bool:
+        """Whether this is the hash of `data`: for each chunk that comes or goes."""
+        return blake3(data).digest() == self.raw
+
 
 class Sha256(_Hash256):
     """A SHA-256 hash (FIPS 180-4): what people check by hand and what the hubs publish."""

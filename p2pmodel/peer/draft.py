@@ -222,7 +222,7 @@ class Draft:
             if self._file is None or digest is None:
                 raise P2PModelError(f"part {index} is not here")
             count = self._file.read_into(memoryview(data), start)
-        if count != len(data) or Digest.of(data) != digest:
+        if count != len(data) or not digest.is_of(data):
             raise VerificationError(f"part {index} of {str(self.path)!r} is not what was written there")
         return bytes(data)
 

@@ -44,7 +44,7 @@ def good_chunks(
             raise InterruptedFetchError("stopped")
         place = layout[index]
         view = buffer[: place.length]
-        if file.read_into(view, place.offset) == place.length and Digest.of(view) == place.digest:
+        if file.read_into(view, place.offset) == place.length and place.digest.is_of(view):
             bits |= 1 << index
     return bits
 
@@ -125,7 +125,7 @@ class Adoption:
                 for index in self._layout.chunks_of(replaced.index):
                     place = self._layout[index]
                     view = self._buffer[: place.length]
-                    if file.read_into(view, place.offset) == place.length and Digest.of(view) == place.digest:
+                    if file.read_into(view, place.offset) == place.length and place.digest.is_of(view):
                         keep(index, view)
             finally:
                 file.close()
@@ -347,4 +347,4 @@ class LocalChunks:
             return False
         finally:
             source.release()
-        return Digest.of(view) == digest
+        return digest.is_of(view)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, RefusedError
-from p2pmodel.model import Digest, HaveMap, Layout
+from p2pmodel.model import HaveMap, Layout
 from p2pmodel.store.adoption import Adoption
 from p2pmodel.store.borrowing import Borrowing
 from p2pmodel.store.cache import Cache
@@ -190,7 +190,7 @@ class Intake:
         Raises `CorruptChunkError` where the bytes are not this chunk, `NoSpaceError` and others of the disk.
         """
         digest = self.layout[index].digest
-        if Digest.of(data) != digest:
+        if not digest.is_of(data):
             raise CorruptChunkError(f"the bytes of chunk {index} do not have the hash {digest.hex}")
         return self._keep(index, data)
 

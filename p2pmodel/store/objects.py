@@ -37,7 +37,7 @@ class Objects:
 
     def get(self, digest: Digest) -> bytes | None:
         rows = self._database.query("SELECT data FROM objects WHERE digest = ?", (digest.raw,))
-        if not rows or Digest.of(rows[0][0]) != digest:
+        if not rows or not digest.is_of(rows[0][0]):
             return None
         data: bytes = rows[0][0]
         return data

@@ -43,16 +43,22 @@ def file_status(result: os.stat_result) -> FileStatus:
 class OsFile:
     """An open regular file."""
 
-    __slots__ = ("_fd", "path")
+    __slots__ = ("_fd", "_seen", "path")
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd, self.path = fd, path
+        self._seen: tuple[tuple[int, ...], FileStatus] | None = None
 
     def fileno(self) -> int | None:
         return self._fd
 
     def status(self) -> FileStatus:
-        return file_status(os.fstat(self._fd))
+        result = os.fstat(self._fd)
+        # Asked twice for each chunk that is served, and hardly ever another: what stays as it is, is made once.
+        marks = (result.st_size, result.st_mtime_ns, result.st_ctime_ns, result.st_nlink, result.st_blocks)
+        if self._seen is None or self._seen[0] != marks:
+            self._seen = marks, file_status(result)
+        return self._seen[1]
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from p2pmodel.errors import CorruptChunkError, P2PModelError, VerificationError
-from p2pmodel.model import Digest, HaveMap, Layout
+from p2pmodel.model import HaveMap, Layout
 from p2pmodel.store.adoption import LocalChunks, OnProgress
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
@@ -140,7 +140,7 @@ class Repair:
     def write(self, index: int, data: memoryview) -> int:
         """As `Intake.write`."""
         digest = self.layout[index].digest
-        if Digest.of(data) != digest:
+        if not digest.is_of(data):
             raise CorruptChunkError(f"the bytes of chunk {index} do not have the hash {digest.hex}")
         return self._keep(index, data)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from p2pmodel.errors import InterruptedFetchError, P2PModelError
-from p2pmodel.model import Digest, Layout, ModelId
+from p2pmodel.model import Layout, ModelId
 from p2pmodel.store.adoption import chunk_buffer
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
@@ -136,7 +136,7 @@ class Scrubber:
         good = False
         for _ in range(2 if held else 1):  # a wrong read may be the way's fault, not the disk's
             try:
-                good = file.read_into(view, place.offset) == place.length and Digest.of(view) == place.digest
+                good = file.read_into(view, place.offset) == place.length and place.digest.is_of(view)
             except P2PModelError:
                 good = False
             done.bytes_read += place.length

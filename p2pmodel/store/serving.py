@@ -24,7 +24,7 @@ from p2pmodel.limits import (
     RECORD_MARGIN_BYTES,
     SERVING_BUFFER_BYTES_MAX,
 )
-from p2pmodel.model import ChunkPlace, Digest
+from p2pmodel.model import ChunkPlace
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
 from p2pmodel.store.files import Files, OpenFile
@@ -297,7 +297,7 @@ class Server:
                 count = -1
             if not self.is_unchanged(entry, copy, place.file_index):
                 return False
-            if count == place.length and Digest.of(view) == place.digest:
+            if count == place.length and place.digest.is_of(view):
                 self.wrong_reads += attempt
                 if entry.proven_at != changed_at:
                     entry.proven, entry.proven_at = set(), changed_at

@@ -47,7 +47,7 @@ class ObjectRequest:
     def consume(self, data: memoryview) -> None:
         if self.lists_bytes:
             Bundle.decode(data, self.digest)
-        elif Digest.of(data) != self.digest:
+        elif not self.digest.is_of(data):
             raise CorruptChunkError(f"the object {self.digest} came with other bytes")
         self.data = bytes(data)
 

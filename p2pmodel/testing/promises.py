@@ -22,7 +22,7 @@ from p2pmodel.limits import (
     REQUESTS_PER_PEER_MAX,
     SEND_QUEUE_BYTES_MAX,
 )
-from p2pmodel.model import Digest, Layout, ModelId, PublicKey
+from p2pmodel.model import Layout, ModelId, PublicKey
 from p2pmodel.overlay.node_id import node_id
 from p2pmodel.overlay.routing import RoutingTable
 from p2pmodel.peer.peer import Peer
@@ -96,7 +96,7 @@ def chunk_on_disk(store: Store, disk: SimDisk, model_id: ModelId, index: int) ->
     buffer = _buffer[: place.length]
     for copy in store._catalogue.copies(model_id):
         kept = copy.file(place.file_index)
-        if kept is not None and _read(disk, kept.location, buffer, place.offset) and Digest.of(buffer) == place.digest:
+        if kept is not None and _read(disk, kept.location, buffer, place.offset) and place.digest.is_of(buffer):
             return True
     return False
 

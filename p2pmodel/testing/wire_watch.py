@@ -82,7 +82,7 @@ class WireWatch:
             return
         self.answers_checked += 1
         digest, bundled = asked
-        if not (_is_bundle(data, digest) if bundled else Digest.of(data) == digest):
+        if not (_is_bundle(data, digest) if bundled else digest.is_of(data)):
             self._fail(f"it sent bytes that do not have the hash {digest.hex[:16]}... which was asked for", peer)
 
     # --- inside ------------------------------------------------------------------------------------------------------
