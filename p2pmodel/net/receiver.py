@@ -24,7 +24,7 @@ from p2pmodel.net.buffers import Shared, patience_s
 from p2pmodel.net.inbound import Bulk, Inbound
 from p2pmodel.net.records import DirectionKeys
 from p2pmodel.net.seam import BulkSink
-from p2pmodel.net.tempo import FAST_BYTES, Tempo
+from p2pmodel.net.tempo import FAST_BYTES, Gulp, Tempo
 from p2pmodel.net.threads import Mailbox, SharedSocket, Work
 
 SCRATCH_BYTES = 16 * 1024
@@ -40,7 +40,6 @@ _TELL_S = 0.002
 _MESSAGE_COST_BYTES = 256
 """What a message takes besides its bytes while it waits."""
 _WORTH_WAITING_BYTES = 64 * 1024
-_WAKE_BYTES = 256 * 1024
 _WINDOW_OPEN_BYTES = 32 * 1024 * 1024
 """Three times what is under way at 1 Gbit/s and 80 ms."""
 _SLOW_WAKE_BYTES = 4 * 1024
@@ -69,7 +68,7 @@ class ReceiverOwner(Protocol):
 class _Waking:
     """Waits for a socket, and not to be woken for a part of what is worth reading.
 
-    Without it a record of 256 KiB comes in some ten pieces, and each costs two turns of the interpreter's lock.
+    Without it a record comes in pieces of some 25 KiB, and each costs two turns of the interpreter's lock.
     """
 
     def __init__(self, sock: socket.socket, mail: Mailbox) -> None:
@@ -78,9 +77,10 @@ class _Waking:
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
         self._low = 1
+        self._gulp = Gulp()
 
     def wait(self, wanted: int, received: int) -> bool:
-        """Until `wanted` bytes, or nearly, are there, or the connection has ended; False after `_LINGER_MS`.
+        """Until `wanted` bytes or a gulp, or nearly, are there, or the connection has ended; False after `_LINGER_MS`.
 
         0: until there are any. So it is on a connection that has `received` little: its window opens as bytes are read,
         and a sender that finds it shut in slow start loses round trips (measured: 2.3 for the first MiB, at 80 ms).
@@ -89,9 +89,13 @@ class _Waking:
             if self._low != 1:
                 self._set(1)
         else:
-            low = wanted if wanted < _WAKE_BYTES else _WAKE_BYTES
+            low = min(wanted, self._gulp.bytes)
             if not low // 2 <= self._low <= low:
                 self._set(low - _AHEAD_BYTES)
+            began = time.monotonic()
+            come = self._mail.delivered_while(self._poll, _LINGER_MS)
+            self._gulp.waited(time.monotonic() - began)
+            return come
         return self._mail.delivered_while(self._poll, _LINGER_MS)
 
     def reset(self) -> None:

@@ -17,6 +17,9 @@ _LOOK_S = 0.05
 FAST_BYTES = 32 * 1024
 """In so long: below 0.6 MB/s an answer is read on the loop, a few reads for each record."""
 
+_GULP_BYTES_MIN, _GULP_BYTES_MAX = 256 * 1024, 1024 * 1024
+_GULP_QUICK_S, _GULP_SLOW_S = 0.001, 0.004
+
 
 class Tempo:
     """Of one connection: `fast` says whether a thread may wait for its bytes. Belongs to whoever reads."""
@@ -50,6 +53,22 @@ class Tempo:
             return self.fast
         self._since, self._before = now, received
         return self.fast
+
+
+class Gulp:
+    """How many bytes of an answer are worth waking a thread for: what comes within some milliseconds."""
+
+    __slots__ = ("bytes",)
+
+    def __init__(self) -> None:
+        self.bytes = _GULP_BYTES_MIN
+
+    def waited(self, wait_s: float) -> None:
+        """So long it took until about `bytes` had come, or until nobody waited any more."""
+        if wait_s < _GULP_QUICK_S:
+            self.bytes = min(2 * self.bytes, _GULP_BYTES_MAX)
+        elif wait_s > _GULP_SLOW_S:
+            self.bytes = max(self.bytes // 2, _GULP_BYTES_MIN)
 
 
 class Holders(Generic[K]):

@@ -33,7 +33,6 @@ from p2pmodel.store.values import FileIdentity, FileState
 Key = tuple[int, int]
 """Copy number and file number."""
 _SPARE_BYTES_MAX = 4 * CHUNK_BYTES_MAX
-_USUAL_BYTES, _LONGEST_BYTES = (size + 2 * RECORD_MARGIN_BYTES for size in (CHUNK_BYTES, CHUNK_BYTES_MAX))
 
 
 @dataclass(slots=True)
@@ -116,11 +115,11 @@ class _Buffers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._lent_bytes = self._spare_bytes = 0
-        self._free: dict[int, list[memoryview]] = {_USUAL_BYTES: [], _LONGEST_BYTES: []}
+        self._free: dict[int, list[memoryview]] = {CHUNK_BYTES: [], CHUNK_BYTES_MAX: []}
 
     def lease(self, length: int) -> memoryview | None:
         """None where too much is lent."""
-        size = _USUAL_BYTES if length <= CHUNK_BYTES else _LONGEST_BYTES
+        size = CHUNK_BYTES if length <= CHUNK_BYTES else CHUNK_BYTES_MAX
         with self._lock:
             if self._lent_bytes + size > SERVING_BUFFER_BYTES_MAX:
                 return None
@@ -128,14 +127,15 @@ class _Buffers:
             if free := self._free[size]:
                 self._spare_bytes -= size
                 return free.pop()
-        return memoryview(bytearray(size))
+        return memoryview(bytearray(size + 2 * RECORD_MARGIN_BYTES))
 
     def release(self, buffer: memoryview) -> None:
+        size = len(buffer) - 2 * RECORD_MARGIN_BYTES
         with self._lock:
-            self._lent_bytes -= len(buffer)
-            if self._spare_bytes + len(buffer) <= _SPARE_BYTES_MAX:
-                self._spare_bytes += len(buffer)
-                self._free[len(buffer)].append(buffer)
+            self._lent_bytes -= size
+            if self._spare_bytes + size <= _SPARE_BYTES_MAX:
+                self._spare_bytes += size
+                self._free[size].append(buffer)
 
 
 class ChunkSource:

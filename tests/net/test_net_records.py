@@ -189,7 +189,7 @@ def test_an_answer_of_impossible_length_is_refused(length: int) -> None:
 
 @given(st.binary(min_size=1, max_size=5000), st.integers(0, 40))
 def test_a_record_is_sealed_and_opened_in_place_as_it_is_elsewhere(plain: bytes, before: int) -> None:
-    """The data plane relies on it, and the library does not promise it: ciphertext may stand where the plaintext did."""
+    """The data plane relies on it, and no library promises it: ciphertext may stand where the plaintext did."""
     header = encode_header(Kind.BULK_DATA, len(plain))
     elsewhere = bytearray(len(plain) + TAG_BYTES)
     DirectionKeys(SECRET).seal_into(header, plain, memoryview(elsewhere))

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from p2pmodel.net.receiver import _WINDOW_OPEN_BYTES, _Waking
+from p2pmodel.net.tempo import Gulp
 from p2pmodel.net.threads import Mailbox
 
 _RECORD_BYTES = 256 * 1024
@@ -56,3 +57,11 @@ async def test_a_warm_connection_wakes_its_reader_for_most_of_a_record_and_for_t
     assert waking.wait(_RECORD_BYTES, received=_WINDOW_OPEN_BYTES)
     waking.reset()
     assert _low(near) == 1
+
+
+def test_a_reader_is_woken_for_as_much_as_comes_within_some_milliseconds() -> None:
+    gulp, sizes = Gulp(), []
+    for wait_s in [0.0, 0.0, 0.0, 0.002, 0.02, 0.02, 0.02]:
+        gulp.waited(wait_s)
+        sizes.append(gulp.bytes // 1024)
+    assert sizes == [512, 1024, 1024, 1024, 512, 256, 256]
