@@ -25,8 +25,8 @@ Buffer = bytearray | mmap
 class BufferPool:
     """At most `bytes_max` bytes of buffers, lent and kept, each of one of the `sizes` (ascending) or as long as asked.
 
-    Each has `margin` bytes more than it counts for.
-    Thread-safe. `bytes_max` is at least the longest buffer that will be asked for, or that one would never come.
+    Each has `margin` bytes more than it counts for. Thread-safe. `bytes_max` is at least the longest buffer that will
+    be asked for, or that one would never come.
     """
 
     def __init__(self, sizes: tuple[int, ...], bytes_max: int, *, margin: int = 0) -> None:
@@ -60,14 +60,15 @@ class BufferPool:
 
         Whoever writes much of it calls `count` first, and `release` only after that.
         """
-        return mmap(-1, self._size(length))
+        return mmap(-1, self._size(length) + self._margin)
 
     def count(self, blank: Buffer, part: float) -> bool:
         """From now on it is as if it had been leased; False where `lease` would give none."""
+        size = len(blank) - self._margin
         with self._lock:
-            if not self._lend(len(blank), part):
+            if not self._lend(size, part):
                 return False
-            self._make_room(len(blank))
+            self._make_room(size)
         return True
 
     def _size(self, length: int) -> int:
