@@ -26,6 +26,10 @@ _PATIENCE = 4.0
 """A deadline, in multiples of the time that is expected."""
 _UNPROVEN_SLOWER = 2.0
 """Who has not delivered is expected to take so much longer than others do."""
+_AT_ONCE = 1.5
+"""An answer within so many times the shortest has waited for nothing: the path carries more than is asked for."""
+_LONG_QUEUED = 4.0
+"""One that took so many times as long has waited for the others for most of it."""
 
 
 class BusyRate:
@@ -162,12 +166,24 @@ class Source:
         self.last_arrival, self.proven = now, True
         self.snubbed = False
         self.lapses = self.refusals = 0
-        self.response_s = min(self.response_s, max(now - request.asked_at, 1e-4))
+        response_s = max(now - request.asked_at, 1e-4)
+        self.response_s = min(self.response_s, response_s)
+        self._open_window(request.length, response_s)
+
+    def _open_window(self, length: int, response_s: float) -> None:
+        """What the rate asks for; more, as in TCP's slow start, while answers come as soon as they can.
+
+        The rate is that of a second, in which a path that has just been found to be wide was narrow most of the time.
+        """
         path_bytes = self.rate_bytes_per_s * max(self.response_s * WINDOW_ROUND_TRIPS, REQUEST_TURN_S)
-        chunks = path_bytes / max(request.length, 1) + REQUEST_WINDOW_CHUNKS_MIN
-        target = int(min(chunks, REQUEST_WINDOW_CHUNKS_MAX))
+        chunks = path_bytes / max(length, 1) + REQUEST_WINDOW_CHUNKS_MIN
         # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.
-        self.window = min(target, self.window * 2)
+        target = min(int(chunks), 2 * self.window)
+        if response_s <= _AT_ONCE * self.response_s:
+            target = max(target, self.window + 1)
+        elif response_s <= _LONG_QUEUED * self.response_s:
+            target = max(target, self.window - 1)
+        self.window = min(target, REQUEST_WINDOW_CHUNKS_MAX)
 
     def was_late(self, request: Request, now: float) -> None:
         if request.asked_at >= self.lapsed_at:

@@ -118,6 +118,37 @@ def test_the_window_of_a_fast_and_distant_peer_opens_and_that_of_a_slow_one_does
         assert len(schedule._sources["slow"].requests) <= 2 * REQUEST_WINDOW_CHUNKS_START
 
 
+def test_the_window_opens_while_answers_come_as_soon_as_they_can_though_the_rate_of_a_second_is_still_low() -> None:
+    """A path that begins as narrow as TCP makes it: for half a second nothing, then 100 chunks a second after 0.1 s."""
+    schedule = plan(5000)
+    join(schedule, far=everything(5000))
+    asked = ask(schedule, "far")
+    source = schedule._sources["far"]
+    now = 0.5
+    for index in asked:
+        now += 0.01
+        schedule.arrived("far", index, now)
+    assert source.rate_bytes_per_s < 10 * CHUNK_BYTES
+    for _ in range(4):
+        asked = ask(schedule, "far", now)
+        window, now = source.window, now + 0.1
+        for index in asked:
+            schedule.arrived("far", index, now)
+        assert source.window == min(2 * window, REQUEST_WINDOW_CHUNKS_MAX)
+
+
+def test_the_window_closes_where_answers_wait_for_each_other() -> None:
+    schedule = plan(5000)
+    join(schedule, far=everything(5000))
+    source = schedule._sources["far"]
+    now, due = 0.1, ask(schedule, "far")
+    for _ in range(300):  # 20 chunks a second, each 0.1 s under way: what is more than two waits
+        now += 0.05
+        schedule.arrived("far", due.pop(0), now)
+        due += ask(schedule, "far", now)
+    assert source.window <= 2 + 2 * 20 * source.response_s + 1
+
+
 def test_a_fast_peer_nearby_is_asked_for_what_it_sends_while_an_arrival_becomes_the_next_request() -> None:
     schedule = plan(5000)
     join(schedule, near=everything(5000))
@@ -412,8 +443,8 @@ def test_what_waits_behind_others_at_a_slow_peer_moves_to_one_that_has_nothing_l
 
 
 def test_what_has_long_waited_for_its_turn_moves_to_a_peer_that_answers_at_once() -> None:
-    schedule = plan(40)
-    join(schedule, crowded=everything(40), idle=everything(20))
+    schedule = plan(60)
+    join(schedule, crowded=everything(60), idle=everything(20))
     now = settled(schedule, {"crowded": 20, "idle": 20}, lambda: not schedule.missing & everything(20))
     (waiting, *_) = schedule._sources["crowded"].requests
     schedule.peer_has("idle", 1 << waiting)
