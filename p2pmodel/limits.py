@@ -168,9 +168,10 @@ crowd that only begins takes them all."""
 BULK_BLANK_BYTES = 64 * KIB
 """What a connection that has not brought a whole answer yet may bring of one before that counts for those buffers: so
 who begins an answer and lets it drip keeps nobody from one. 448 of them: 28 MiB."""
-BULK_CROWDED_S = 1.0
+BULK_CROWDED_S = 0.25
 BULK_CROWDED_BYTES_PER_S = 64 * KIB
-"""Where an answer waits for a buffer, the slowest of those that have held one for so long at less than this ends."""
+"""Where an answer waits for a buffer, the slowest of those that have held one for so long at less than this ends: so
+long a crowd can keep the first answer of who will deliver waiting, if it takes the trouble to bring something."""
 IDLE_TIMEOUT_S = 120.0
 KEEPALIVE_S = 45.0
 AGENT_CHARS_MAX = 64

@@ -44,7 +44,7 @@ _WINDOW_OPEN_BYTES = 32 * 1024 * 1024
 """Three times what is under way at 1 Gbit/s and 80 ms."""
 _SLOW_WAKE_BYTES = 4 * 1024
 """Of a record that comes slowly, before the loop is woken: a byte at a time would cost it a turn each."""
-_ROOM_AGAIN_S = 0.25
+_ROOM_AGAIN_S = 0.1
 _CPUS = os.cpu_count() or 1
 
 
@@ -117,8 +117,18 @@ class _Waking:
 class Receiver:
     """At any time either the loop reads or one thread does; `_inbound` belongs to that one."""
 
-    def __init__(self, sock: SharedSocket, shared: Shared, keys: DirectionKeys | None, owner: ReceiverOwner) -> None:
+    def __init__(
+        self,
+        sock: SharedSocket,
+        shared: Shared,
+        keys: DirectionKeys | None,
+        owner: ReceiverOwner,
+        *,
+        known: bool = False,
+    ) -> None:
+        """`known`: the peer has brought whole answers already, over another connection."""
         self.bytes_received = 0
+        self._known = known
         self._sock = sock
         self._shared = shared
         self._owner = owner
@@ -151,6 +161,11 @@ class Receiver:
     @property
     def idle(self) -> bool:
         return not self._threaded and self._complete == self._settled
+
+    @property
+    def known(self) -> bool:
+        """Whether the peer has brought a whole answer: one that has not is lent as little as may be."""
+        return self._known or self._complete > 0
 
     @property
     def _backlogged(self) -> bool:
@@ -386,7 +401,7 @@ class Receiver:
         self._lend(request_id, length, self._owner.sink_of(request_id, length))
 
     def _lend(self, request_id: int, length: int, sink: BulkSink) -> None:
-        buffers, known = self._shared.receive_buffers, self._complete > 0
+        buffers, known = self._shared.receive_buffers, self.known
         buffer = buffers.lease(length) if known else buffers.blank(length)
         if buffer is None:
             self._want_buffer(lambda: self._lend(request_id, length, sink))

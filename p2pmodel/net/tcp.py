@@ -69,7 +69,8 @@ class TcpChannel:
     def _add_lane(self, sock: socket.socket, session: Session) -> _Lane:
         shared_socket = SharedSocket(sock)
         sender = Sender(shared_socket, self._shared, session.sending, self.close)
-        receiver = Receiver(shared_socket, self._shared, session.receiving, self)
+        known = any(lane.receiver.known for lane in self._lanes)
+        receiver = Receiver(shared_socket, self._shared, session.receiving, self, known=known)
         lane = _Lane(shared_socket, sender, receiver, session.surplus)
         self._lanes.append(lane)
         return lane

@@ -27,7 +27,7 @@ from tests.benchmarks.hostile.messages import Messages
 from tests.benchmarks.index import Index
 from tests.benchmarks.links import LINKS, LONGEST_S, Links
 from tests.benchmarks.loading import Loading
-from tests.benchmarks.measure import BenchmarkError
+from tests.benchmarks.measure import MIB, BenchmarkError
 from tests.benchmarks.network import Link
 from tests.benchmarks.publish import Publish
 from tests.benchmarks.report import Line
@@ -35,6 +35,8 @@ from tests.benchmarks.transfer import Transfer
 
 CACHE_REPEAT_MAX = 2
 """Traces of `cache`: they differ by a percentage point, and each takes minutes."""
+DRIPPERS_SIZE_MAX = 2048 * MIB
+"""The honest seed has all of it in memory."""
 LINKS_REPEAT_MAX = 3
 """Of each contender on each link: there are many links, and they differ less from sample to sample."""
 
@@ -97,7 +99,7 @@ def _flood(_: argparse.Namespace) -> Flood:
 
 
 def _drippers(args: argparse.Namespace) -> Drippers:
-    return Drippers(_say, args.repeat)
+    return Drippers(_say, args.repeat, max(1, min(args.size, DRIPPERS_SIZE_MAX) // MIB))
 
 
 def _messages(_: argparse.Namespace) -> Messages:

@@ -2,7 +2,8 @@
 
 The receiver is a real swarm in this process, the seed one in another. The crowd, in a third, connects, claims the whole
 model, and begins each answer that it is asked for with the header of a record, then a byte of it every few ms; whoever
-is cut comes back at once. Rounds without and with it take turns, in one run.
+is cut comes back at once. Another crowd brings half of that record before it drips, more than a receiver takes without
+lending a buffer for it. Rounds without any and with each take turns, in one run.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from tests.benchmarks.report import Line, at_least, spread, table
 _PACE_S = 0.012
 """Between two bytes: shorter than a receiving thread waits for more."""
 _RECORD_BYTES = 256 * 1024
+_ALONE = "alone"
+_CROWDS = {"among those who drip": 0, "among those who bring 128 KiB and drip": _RECORD_BYTES // 2}
+"""What each crowd brings of an answer before it lets it drip."""
 
 
 def _chunk(number: int) -> bytes:
@@ -45,7 +49,9 @@ class Model:
     """Of chunks of a megabyte in memory. Fills what the swarm needs of a shelf and of an intake."""
 
     def __init__(self, chunks: int, *, whole: bool) -> None:
-        self.chunks = {Digest.of(data): data for data in map(_chunk, range(chunks))}
+        self.chunks: dict[Digest, bytes] = {}
+        for data in map(_chunk, range(chunks)):
+            self.chunks[Digest.of(data)] = data if whole else b""
         listed = ChunkList.of((digest, MIB) for digest in self.chunks)
         any_hash = bytes(Digest.of(b"not looked at").raw)
         path = PortablePath("weights.bin")
@@ -93,11 +99,12 @@ async def _seed(chunks: int) -> None:
 
 
 class Dripper:
-    """One of the crowd. `begun`: where it lets drip, once it has begun an answer."""
+    """One of the crowd. `begun`: where it lets drip, once it has begun an answer with so many `first_bytes`."""
 
-    def __init__(self, to: Address, model_id: bytes, chunks: int) -> None:
+    def __init__(self, to: Address, model_id: bytes, chunks: int, first_bytes: int) -> None:
         self.begun: socket.socket | None = None
         self._to = to
+        self._first = bytes(first_bytes)
         self._follows = wire.encode(wire.Subscribe(model_id))
         self._claims = wire.encode(wire.HaveMapOf(model_id, chunks, HaveMap.full(chunks).encode()))
 
@@ -125,7 +132,7 @@ class Dripper:
     async def _begin(self, caller: Caller, asked: wire.RequestChunk) -> None:
         announcement = caller.sealed(BULK_BEGIN.pack(asked.request, asked.length), Kind.BULK_BEGIN)
         header = encode_header(Kind.BULK_DATA, _RECORD_BYTES)
-        await asyncio.get_running_loop().sock_sendall(caller.sock, announcement + header)
+        await asyncio.get_running_loop().sock_sendall(caller.sock, announcement + header + self._first)
         self.begun = caller.sock
 
     def drip(self) -> None:
@@ -136,8 +143,8 @@ class Dripper:
                 self.begun = None
 
 
-async def _crowd(count: int, to: str, model_id: str, chunks: int) -> None:
-    crowd = [Dripper(Address.parse(to), bytes.fromhex(model_id), chunks) for _ in range(count)]
+async def _crowd(count: int, to: str, model_id: str, chunks: int, first_bytes: int) -> None:
+    crowd = [Dripper(Address.parse(to), bytes.fromhex(model_id), chunks, first_bytes) for _ in range(count)]
     running = [asyncio.ensure_future(one.run()) for one in crowd]
     print(json.dumps({"crowd": count}), flush=True)
     while not any(task.done() for task in running):
@@ -153,10 +160,9 @@ class Drippers:
 
     tell: Callable[[str], None]
     repeat: int = 5
-    chunks: int = 512
+    chunks: int = 2048
     crowd: int = 64
-    alone_s: list[float] = field(default_factory=list)
-    among_s: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=dict)
 
     def missing(self) -> str:
         return ""
@@ -175,15 +181,20 @@ class Drippers:
                 address = Address.parse(seed.hear()["address"])
                 await self._pull(swarm, model, address, 0)
                 for number in range(self.repeat):
-                    self.alone_s.append(await self._pull(swarm, model, address, 0))
-                    with child(crowd, work / "crowd.log") as dripping:
-                        dripping.hear()
-                        self.among_s.append(await self._pull(swarm, model, address, self.crowd))
-                    self.tell(f"round {number + 1}: {self.alone_s[-1]:.2f} s alone, {self.among_s[-1]:.2f} s among")
+                    self._note(_ALONE, await self._pull(swarm, model, address, 0))
+                    for name, first_bytes in _CROWDS.items():
+                        with child([*crowd, str(first_bytes)], work / "crowd.log") as dripping:
+                            dripping.hear()
+                            self._note(name, await self._pull(swarm, model, address, self.crowd))
+                    last = ", ".join(f"{times[-1]:.2f} s {name}" for name, times in self.seconds.items())
+                    self.tell(f"round {number + 1}: {last}")
         finally:
             listener.close()
             await swarm.stop()
             await network.close()
+
+    def _note(self, name: str, seconds: float) -> None:
+        self.seconds.setdefault(name, []).append(seconds)
 
     async def _pull(self, swarm: Swarm, model: Model, seed: Address, crowd: int) -> float:
         """Seconds for the whole model, from this seed and a crowd of so many."""
@@ -200,32 +211,28 @@ class Drippers:
         swarm.close_download(download)
         return took
 
-    @property
-    def ratio(self) -> float | None:
-        return median(self.alone_s) / median(self.among_s) if self.among_s else None
+    def ratio(self, name: str) -> float | None:
+        alone, among = self.seconds.get(_ALONE), self.seconds.get(name)
+        return median(alone) / median(among) if alone and among else None
 
     def tables(self) -> list[str]:
         size = self.chunks * MIB / 1e9
-        rows = [
-            [name, spread(times), spread([size / one for one in times])]
-            for name, times in (("alone", self.alone_s), (f"among {self.crowd} who drip", self.among_s))
-        ]
+        rows = [[name, spread(times), spread([size / one for one in times])] for name, times in self.seconds.items()]
         return table(["one honest seed", "seconds", "GB/s"], rows)
 
     def disturbance(self) -> str:
-        return f"{self.chunks} chunks of 1 MiB in memory, hashed and not written"
+        return f"{self.chunks} chunks of 1 MiB in memory, hashed and not written; {self.crowd} in each crowd"
 
     def lines(self) -> list[Line]:
-        return [at_least("M2", f"speed among {self.crowd} who drip, to that alone", self.ratio, 0.9, "x")]
+        return [at_least("M2", f"speed {name}, to that alone", self.ratio(name), 0.9, "x") for name in _CROWDS]
 
     def as_json(self) -> dict[str, Any]:
-        lines = [line.as_json() for line in self.lines()]
-        return {"alone_s": self.alone_s, "among_s": self.among_s, "lines": lines}
+        return {"seconds": self.seconds, "lines": [line.as_json() for line in self.lines()]}
 
 
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["seed", chunks]:
             asyncio.run(_seed(int(chunks)))
-        case ["crowd", count, to, model_id, chunks]:
-            asyncio.run(_crowd(int(count), to, model_id, int(chunks)))
+        case ["crowd", count, to, model_id, chunks, first_bytes]:
+            asyncio.run(_crowd(int(count), to, model_id, int(chunks), int(first_bytes)))
