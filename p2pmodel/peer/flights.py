@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from p2pmodel.errors import InterruptedFetchError
 from p2pmodel.model import ModelId
 from p2pmodel.net import cancelled
 from p2pmodel.peer.reports import Progress
@@ -74,6 +75,14 @@ class Flights(Generic[L, T]):
 
     def __init__(self) -> None:
         self._flights: dict[Hashable, Flight[L, T]] = {}
+        self._tasks: dict[asyncio.Task[T], None] = {}
+        """Those too that nobody waits for any more, and that have not ended yet."""
+        self._stopped = False
+
+    async def stop(self) -> None:
+        """The peer stops: all work ends, and whoever waits for some gets `InterruptedFetchError`."""
+        self._stopped = True
+        await cancelled(self._tasks)
 
     def of(self, model_id: ModelId) -> list[Flight[L, T]]:
         """All that is under way for a model, the first of them at work and the others waiting for it."""
@@ -93,19 +102,28 @@ class Flights(Generic[L, T]):
     ) -> tuple[Flight[L, T], bool]:
         """The flight that `key` stands for, begun where it is not under way; and whether another began it.
 
-        `wait` has to follow at once.
+        `wait` has to follow at once. Raises `InterruptedFetchError` after `stop`.
         """
+        if self._stopped:
+            raise _stopped()
         if flight := self._flights.get(key):
             return flight, True
         flight = self._flights[key] = Flight(model_id, lead)
-        flight.task = asyncio.get_running_loop().create_task(self._run(key, flight, work))
+        task = flight.task = asyncio.get_running_loop().create_task(self._run(key, flight, work))
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         return flight, False
 
     async def wait(self, key: Hashable, flight: Flight[L, T], on_progress: OnProgress) -> T:
         """Its result. Cancelled, it ends the flight if nobody else waits."""
+        caller = asyncio.current_task()
         try:
             with flight.heard_by(on_progress):
                 return await asyncio.shield(flight.task)
+        except asyncio.CancelledError:
+            if self._stopped and caller is not None and not caller.cancelling():
+                raise _stopped() from None
+            raise
         finally:
             if not flight.callers and not flight.task.done():
                 if self._flights.get(key) is flight:
@@ -124,8 +142,8 @@ class Flights(Generic[L, T]):
     @contextmanager
     def following(self, flight: Flight[L, T]) -> Iterator[None]:
         """Pass the progress of the one before it on to those who wait for `flight`, with a word of why they wait."""
-        before = next((other for other in self.of(flight.model_id) if other is not flight), None)
-        if before is None:
+        before = next(iter(self.of(flight.model_id)), flight)
+        if before is flight:  # those that came later follow it
             yield
             return
 
@@ -134,3 +152,7 @@ class Flights(Generic[L, T]):
 
         with before.seen_by(pass_on):
             yield
+
+
+def _stopped() -> InterruptedFetchError:
+    return InterruptedFetchError("the peer was stopped; what has arrived is kept, and the next fetch goes on")

@@ -20,7 +20,7 @@ from random import Random, SystemRandom
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from p2pmodel.errors import NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
+from p2pmodel.errors import InterruptedFetchError, NetworkError, NoSpaceError, P2PModelError, RefusedError, UsageError
 from p2pmodel.limits import STOP_TIMEOUT_S
 from p2pmodel.model import Digest, ModelId, PublicKey
 from p2pmodel.net import Address, Identity, Network, RealNetwork, cancelled, network_id
@@ -105,6 +105,9 @@ class Peer:
         self._stack = AsyncExitStack()
         self._background: dict[asyncio.Task[None], None] = {}
         self._closing: dict[asyncio.Task[None], ModelId] = {}
+        self._works: dict[asyncio.Future[Any], threading.Event] = {}
+        """Blocking works under way, and what ends each."""
+        self._stopping = False
         self._at_length = asyncio.Semaphore(_LONG_WORKS_MAX)
         self._held_lock = lock
         self._model_locks: dict[ModelId, asyncio.Lock] = {}
@@ -214,7 +217,13 @@ class Peer:
         return CLUSTER if self.config.network.profile == "cluster" else INTERNET
 
     async def _stop(self) -> None:
+        self._stopping = True
         await self.readings.stop()
+        await self.fetches.stop()
+        for stopping in self._works.values():
+            stopping.set()
+        if self._works:
+            await asyncio.wait(self._works, timeout=STOP_TIMEOUT_S)
         await cancelled(self._background)
         if self._closing:
             await asyncio.wait(self._closing, timeout=STOP_TIMEOUT_S)
@@ -248,12 +257,19 @@ class Peer:
     async def until_stopped(
         self, stopping: threading.Event, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run blocking work that looks at `stopping` now and then; a cancelled call sets it and waits for the end."""
+        """Run blocking work that looks at `stopping` now and then; a cancelled call sets it and waits for the end.
+
+        So does the end of the peer: then, and after it, this raises `InterruptedFetchError`.
+        """
         async with self._at_length:
             return await self._until_stopped(stopping, partial(work, *args, **kwargs))
 
     async def _until_stopped(self, stopping: threading.Event, work: Callable[[], T]) -> T:
+        if self._stopping:
+            raise InterruptedFetchError("the peer was stopped")
         running = asyncio.ensure_future(self.network.offload(work))
+        self._works[running] = stopping
+        running.add_done_callback(self._works.pop)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:

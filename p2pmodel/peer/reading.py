@@ -68,7 +68,7 @@ class Reading:
         self._peer, self._on_end = peer, on_end
         self._opening = asyncio.Lock()
         self._opened = 0
-        self._known = False
+        self._known = self._stopped = False
         self._have = 0
         self._waits = Waits()
         self._preferred = 0
@@ -139,6 +139,7 @@ class Reading:
 
     async def stop(self) -> None:
         """The peer stops."""
+        self._stopped = True
         if self.work is not None:
             await cancelled([self.work])
         self._opened = 0
@@ -202,6 +203,9 @@ class Reading:
     def go_on(self) -> None:
         """What is wanted has changed."""
         self._news.set()
+        if self._stopped:
+            self._waits.fail(_interrupted())
+            return
         if self.work is None and self._unfinished:
             self.work = asyncio.get_running_loop().create_task(self._supervised())
 
@@ -213,7 +217,7 @@ class Reading:
         except P2PModelError as error:
             self._waits.fail(error)
         except asyncio.CancelledError:
-            self._waits.fail(InterruptedFetchError("the reading of this model was stopped"))
+            self._waits.fail(_interrupted())
             raise
         except Exception as error:
             log.exception("the reading of model %s failed", self.model_id.hex)
@@ -416,3 +420,7 @@ class Reading:
         """Where these chunks lie together on this disk."""
         bits = bits_of_range(chunks)
         return await self._peer.network.offload(self._peer.store.file_place, self.model_id, file_index, bits)
+
+
+def _interrupted() -> InterruptedFetchError:
+    return InterruptedFetchError("the reading of this model was stopped")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from p2pmodel.errors import NoSpaceError
+from p2pmodel.errors import InterruptedFetchError, NoSpaceError
 from p2pmodel.model import Digest
 from p2pmodel.peer.flights import Flights
 from p2pmodel.peer.reports import Progress
@@ -100,3 +100,16 @@ async def test_who_waits_for_another_s_work_on_the_model_is_told_how_far_that_is
     assert (told[-1].bytes_done, told[-1].note) == (7, "another fetch of this model comes first")
     kitchen.may_end.set()
     await asyncio.gather(*first, *other)
+
+
+async def test_when_the_peer_stops_all_work_has_ended_and_who_waits_or_comes_later_is_told():
+    kitchen = Kitchen()
+    tasks = await started(kitchen.ask(), kitchen.ask(), kitchen.ask("little"))
+    (leaving,) = await started(kitchen.ask("little"))
+    leaving.cancel()
+    await kitchen.flights.stop()
+    assert sorted(kitchen.cancelled) == ["all", "little"] and kitchen.flights.of(MODEL) == []
+    ends = await asyncio.gather(*tasks, leaving, return_exceptions=True)
+    assert [type(end) for end in ends] == [InterruptedFetchError] * 3 + [asyncio.CancelledError]
+    with pytest.raises(InterruptedFetchError):
+        await kitchen.ask()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from p2pmodel import Peer, PeerConfig
-from p2pmodel.errors import FetchTimeoutError, NoPeersError, UsageError
+from p2pmodel.errors import FetchTimeoutError, InterruptedFetchError, NoPeersError, UsageError
 from p2pmodel.model import Digest, ModelId
 from p2pmodel.net.tcp import TcpChannel
 from p2pmodel.overlay import overlay_key
@@ -219,3 +219,25 @@ async def test_a_fetch_in_the_background_from_a_peer_on_this_machine_has_no_line
         request = FetchRequest(ref=model_id, to=str(tmp_path / "out"), background=True)
         assert (await LocalService(other).fetch(request)).bytes_fetched == 1 << 20
     assert not any(any(what.values()) for what in told)
+
+
+async def test_a_peer_that_is_left_ends_what_is_under_way_and_tells_who_waits(tmp_path: Path, caplog: Any) -> None:
+    size = 8 << 20
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.bin").write_bytes(os.urandom(size))
+    (tmp_path / "large.bin").write_bytes(b"")
+    os.truncate(tmp_path / "large.bin", 16 << 30)  # takes seconds to hash
+    async with Peer(config(tmp_path / "a", upload_limit=4 << 20)) as one:
+        model_id = await one.publish(tmp_path / "model")
+        async with Peer(config(tmp_path / "b", one)) as other:
+            fetch, publish = map(asyncio.create_task, (other.fetch(model_id), other.publish(tmp_path / "large.bin")))
+            async with await other.open_reader(model_id) as reader:
+                await reader.ready("weights.bin", 0, 1)
+            assert not fetch.done() and not publish.done()
+        for task in (fetch, publish):
+            with pytest.raises(InterruptedFetchError):
+                await task
+        assert not [record for record in caplog.records if record.exc_info], "nothing ended by accident"
+        one.swarm.limit_upload(None)
+        async with Peer(config(tmp_path / "b", one)) as other:
+            assert (await other.fetch(model_id)).bytes_reused >= 1 << 20
