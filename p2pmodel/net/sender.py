@@ -41,6 +41,8 @@ RUNS_AHEAD = 2
 """One leaves while the next is here: the thread must not run dry before the loop hears what has left."""
 _RUN_S = 0.01
 """Answers that leave within this time are given, waited for and settled together."""
+_WHOLE_S = 0.05
+"""An answer that leaves within this time is sealed in records as long as can be."""
 _RUN_ANSWERS_MAX = 4
 _FLUSH_BYTES = 64 * 1024
 """Messages of one turn of the loop leave together, unless there are more than this."""
@@ -408,7 +410,7 @@ class Sender:
 
     def _seal(self, answer: _Answer, room: memoryview) -> None:
         """The next record of an answer in memory, where it lies; what was sealed before has left."""
-        whole = 0 < self._answer_s <= _RUN_S
+        whole = 0 < self._answer_s <= _WHOLE_S
         size = min(RECORD_BYTES if whole else RECORD_BYTES_SLOW, answer.end - answer.at)
         start = RECORD_MARGIN_BYTES + answer.at
         if answer.covered:
