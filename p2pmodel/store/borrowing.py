@@ -48,7 +48,7 @@ class _Run:
         place, other = layout[index], self.theirs[their]
         same_files = place.file_index == layout[self.first].file_index
         same_files &= other.file_index == self.theirs[self.their_first].file_index
-        if not same_files or place.digest != other.digest or not self.copy.bits >> their & 1:
+        if not same_files or place.digest != other.digest or not self.copy.bits & 1 << their:
             return False
         self.count += 1
         self.length += place.length
@@ -180,7 +180,7 @@ class Borrowing:
     def _begin(self, layout: Layout, index: int) -> _Run | None:
         place = layout[index]
         for model_id, chunk in self._catalogue.places(place.digest):
-            copy = next((copy for copy in self._catalogue.copies(model_id) if copy.bits >> chunk & 1), None)
+            copy = next((copy for copy in self._catalogue.copies(model_id) if copy.bits & 1 << chunk), None)
             theirs = self._layout_of(model_id) if copy is not None else None
             if copy is None or theirs is None or chunk >= len(theirs) or theirs[chunk].digest != place.digest:
                 continue

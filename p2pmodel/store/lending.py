@@ -37,7 +37,7 @@ class Lender:
 
     def _at(self, model_id: ModelId, index: int, digest: Digest) -> ChunkSource | None:
         """The chunk with this hash if it is that one of the model, and here."""
-        copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits >> index & 1]
+        copies = [copy for copy in self._catalogue.copies(model_id) if copy.bits & 1 << index]
         layout = self._objects.layout(model_id) if copies else None
         if layout is None or index >= len(layout) or (place := layout[index]).digest != digest:
             return None
@@ -53,7 +53,7 @@ class Lender:
         count: Counter[ModelId] = Counter()
         for digest in digests:
             for model_id, index in self._catalogue.places(digest):
-                if any(copy.bits >> index & 1 for copy in self._catalogue.copies(model_id)):
+                if any(copy.bits & 1 << index for copy in self._catalogue.copies(model_id)):
                     count[model_id] += 1
         return [model_id for model_id, _ in count.most_common()]
 

@@ -131,7 +131,7 @@ class Scrubber:
         self, done: Scrubbed, copy: Copy, kept: KeptFile, layout: Layout, file: OpenFile, index: int, buffer: memoryview
     ) -> bool:
         """Read one chunk and note what it is. False where the file changed meanwhile."""
-        place, held = layout[index], bool(copy.bits >> index & 1)
+        place, held = layout[index], bool(copy.bits & 1 << index)
         view = buffer[: place.length]
         good = False
         for _ in range(2 if held else 1):  # a wrong read may be the way's fault, not the disk's

@@ -228,7 +228,7 @@ class Server:
         """
         with self._lock:
             self._reading[copy.number][place.index] += 1
-        source = self._open(copy, place) if copy.bits >> place.index & 1 else None
+        source = self._open(copy, place) if copy.bits & 1 << place.index else None
         if source is None:
             self.done_reading(copy, place.index)
         return source

@@ -78,7 +78,7 @@ class Overtaking(Generic[K]):
         best: Overtaken[K] | None = None
         best_gain_s = 0.0
         for index, askers in self._askers.items():
-            if not among >> index & 1 or peer in askers:
+            if not among & 1 << index or peer in askers:
                 continue
             for other in askers:
                 their = self._sources[other]

@@ -84,7 +84,7 @@ class Rarity:
             self._planes.pop()
 
     def holders(self, index: int) -> int:
-        return sum((plane >> index & 1) << place for place, plane in enumerate(self._planes))
+        return sum(bool(plane & 1 << index) << place for place, plane in enumerate(self._planes))
 
     def rare(self, bits: int) -> int:
         """Those of `bits` that fewer than four hold."""

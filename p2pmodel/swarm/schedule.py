@@ -271,7 +271,7 @@ class Schedule(Generic[K]):
         if not free:
             return self._take_over(peer, source, now)
         for index in self._order if first else ():
-            if self._state[index] == _FREE and first >> index & 1:
+            if self._state[index] == _FREE and first & 1 << index:
                 return index
         if self._arrived < RANDOM_FIRST_CHUNKS:
             return random_bit(first or free, self._rng)

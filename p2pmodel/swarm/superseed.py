@@ -111,9 +111,9 @@ class SuperSeed(Generic[K]):
     def serves(self, peer: K, index: int, now: float) -> bool:
         """Whether this peer may have this chunk now: not what is meant for another, asked for before it was hidden."""
         shown = self._peers.get(peer)
-        if shown is not None and self._unshown >> index & 1:
+        if shown is not None and self._unshown & 1 << index:
             self._show(peer, index, now)
-        return shown is None or shown.everything or bool((shown.bits & self._unsent) >> index & 1)
+        return shown is None or shown.everything or bool(shown.bits & self._unsent & 1 << index)
 
     # --- peers come and go ---------------------------------------------------------------------------------------
 
@@ -291,7 +291,7 @@ class SuperSeed(Generic[K]):
                 peer = self._turns[0]
                 self._turns.rotate(-1)
                 shown = self._peers[peer]
-                if not shown.everything and not shown.bits >> index & 1:
+                if not shown.everything and not shown.bits & 1 << index:
                     self._show(peer, index, now)
                     told[peer] = told.get(peer, 0) | 1 << index
                     break
