@@ -66,7 +66,7 @@ class HaveMap:
         return self.bits.bit_count() == self.count
 
     def __contains__(self, index: int) -> bool:
-        # Not `bits >> index`: of a model of 650,000 chunks that copies what lies above, 35 microseconds where this takes 5.
+        # Not `bits >> index`: with 650,000 chunks that copies what lies above, 35 microseconds where this takes 5.
         return 0 <= index < self.count and bool(self.bits & 1 << index)
 
     def __iter__(self) -> Iterator[int]:
