@@ -14,6 +14,7 @@ from swarm_town import PATIENCE_S, Hostile, Model, comes_true
 from p2pmodel.errors import HandshakeError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
 from p2pmodel.model import Digest
 from p2pmodel.net import Address
+from p2pmodel.net.tcp import TcpChannel
 from p2pmodel.swarm import download as download_module
 from p2pmodel.swarm import source as source_module
 from p2pmodel.swarm import wire
@@ -96,6 +97,25 @@ async def test_with_a_liar_a_staller_and_one_good_seed_the_model_comes_whole_and
     assert len(download.banned) == 1 and seed.key.public not in download.banned
     assert download.tally.chunks_rejected >= 1
     assert len(answers) > 2, "the staller was asked and did not answer"
+
+
+async def test_the_one_that_delivers_among_a_crowd_that_does_not_is_told_how_much_may_come(town, monkeypatch) -> None:
+    """Alone it would have been told at once, and had as many connections as it can use."""
+    monkeypatch.setattr(download_module, "_CARRIES_BYTES", 10 * 5000)
+    crowd = [await town.hostile_seed(answering(town.model, lambda *_: None)) for _ in range(3)]
+    seed, leech = await town.seed(1), await town.peer(2)
+    told: dict[object, list[int]] = {}
+    expect = TcpChannel.expect
+    monkeypatch.setattr(
+        TcpChannel,
+        "expect",
+        lambda channel, size: told.setdefault(channel.peer, []).append(size) or expect(channel, size),
+    )
+    await leech.fetch([*crowd, seed])
+    assert whole(leech)
+    assert len(told) == 2 + 1, "and the two that were there first, whatever became of it"
+    (later,) = told[seed.key.public]
+    assert 0 < later <= 31 * 5000, "once, when it had brought ten of forty chunks"
 
 
 @pytest.mark.slow
