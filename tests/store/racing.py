@@ -15,7 +15,7 @@ from pathlib import Path
 
 from p2pmodel.errors import NotFoundError, RefusedError, UsageError, VerificationError
 from p2pmodel.model import Digest, Layout
-from p2pmodel.store import Store
+from p2pmodel.store import Intake, Store
 from p2pmodel.store.copies import Copy
 from p2pmodel.store.scrubbing import ScrubPosition
 from p2pmodel.store.values import FileState
@@ -71,6 +71,8 @@ class Scene:
         for number, (files, _) in enumerate(models()):
             for name, data in files.items():
                 self.disk.write_file(self.source(number) / name, data)
+        self._fetches: list[Intake] = []
+        """That have adopted, the latest last."""
         self.store = self._open()
 
     def _open(self) -> Store:
@@ -99,6 +101,7 @@ class Scene:
             intake = self.store.open_intake(layout, wanted, self.destination(place, model), overwrite=overwrite)
             try:
                 intake.adopt()
+                self._fetches.append(intake)
                 for number, index in enumerate(intake.missing):
                     where = layout[index]
                     data = files[layout.files[where.file_index].path.text]
@@ -112,6 +115,14 @@ class Scene:
             return True
 
         return self._spawn(f"fetch {model}", work)
+
+    def begin_naming(self, file: int) -> VirtualThread:
+        """Somebody waits for a file of the latest fetch by its name; the fetch may have ended."""
+
+        def work() -> object:
+            return self._fetches and self._fetches[-1].place_whole([file % len(self._fetches[-1].layout.files)])
+
+        return self._spawn("name", work)
 
     def begin_publish(self, model: int, place: int | None = None) -> VirtualThread:
         path = self.source(model) if place is None else self.destination(place, model)
@@ -201,6 +212,7 @@ class Scene:
         """The process dies, and another one starts."""
         self.turns.kill()
         self.disk.crash()
+        self._fetches.clear()
         self.store = self._open()
 
     # --- what must hold

@@ -59,6 +59,40 @@ def test_no_final_name_appears_before_its_file_is_whole(shop, moves, tmp_path):
     assert not list((tmp_path / "out").glob(".p2pmodel*"))
 
 
+def named(root):
+    return {path.name for path in root.iterdir() if not path.name.startswith(".")}
+
+
+def test_a_whole_file_can_have_its_name_before_the_others_come_and_the_fetch_goes_on(shop, moves, tmp_path):
+    files = shop.model_files()
+    seed, published = shop.published(files)
+    store, layout = shop.store(), published.layout
+    intake = open_whole(store, layout, tmp_path / "out")
+    number = next(at for at, file in enumerate(layout.files) if file.path.text == "config.json")
+    others = [at for at in range(len(layout.files)) if at != number]
+    moves.pull(seed, intake, layout.chunks_of(number))
+    assert intake.place_whole(others) == [] and named(tmp_path / "out") == {"empty"}, "an empty file is whole"
+    assert intake.place_whole([number]) == [] and named(tmp_path / "out") == {"config.json", "empty"}
+    intake.claim()
+    intake.close()
+    assert store.file_place(published.model_id, number, 1 << layout.chunks_of(number).start).whole
+    intake = open_whole(store, layout, tmp_path / "out")
+    assert intake.reused["in_place"] == len(files["config.json"])
+    moves.pull(seed, intake)
+    intake.finish()
+    intake.close()
+    assert moves.contents(tmp_path / "out") == files
+    assert store.have_map(published.model_id).whole and store.verify(published.model_id) == []
+
+
+def test_no_file_gets_its_name_after_the_end_of_a_fetch(shop, moves, tmp_path):
+    seed, published = shop.published()
+    intake = open_whole(shop.store(), published.layout, tmp_path / "out")
+    moves.pull(seed, intake)
+    intake.close()
+    assert intake.place_whole() == [] and named(tmp_path / "out") == set()
+
+
 def test_a_finished_fetch_leaves_only_the_files_before_it_is_closed(shop, moves, tmp_path):
     files = shop.model_files()
     seed, published = shop.published(files)

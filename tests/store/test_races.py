@@ -33,6 +33,11 @@ class Races(RuleBasedStateMachine):
         self.scene.begin_fetch(model, place, overwrite=overwrite, some=some)
 
     @precondition(is_quiet)
+    @rule(file=st.integers(0, 4))
+    def name(self, file: int) -> None:
+        self.scene.begin_naming(file)
+
+    @precondition(is_quiet)
     @rule(model=MODEL, place=st.sampled_from([None, None, 0, 1]))
     def publish(self, model: int, place: int | None) -> None:
         self.scene.begin_publish(model, place)
