@@ -11,17 +11,17 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from p2pmodel.errors import DirectoryInUseError, NetworkError, ServiceGoneError
 from p2pmodel.peer.client import DaemonClient, find_daemon
 from p2pmodel.peer.config import PeerConfig
-from p2pmodel.peer.control import ControlServer
-from p2pmodel.peer.daemon import open_peer
 from p2pmodel.peer.open_model import ReadingService
 from p2pmodel.peer.requests import CaringService, KeepingService, PeerService
 from p2pmodel.peer.runtime import RuntimeRecord, read_runtime, remove_runtime, write_runtime
-from p2pmodel.peer.service import LocalService
+
+if TYPE_CHECKING:
+    from p2pmodel.peer.service import LocalService
 
 _POLL_S = 0.05
 _SILENCE_MAX_S = 15.0
@@ -33,6 +33,10 @@ _LINGER_S = 1.0
 @asynccontextmanager
 async def share_peer(config: PeerConfig, *, offline: bool) -> AsyncIterator[LocalService]:
     """A peer for one command, open to others. Raises `DirectoryInUseError` where somebody else is the owner."""
+    # Where a daemon runs there is no need for one, and to load it takes longer than most that a daemon is asked for.
+    from p2pmodel.peer.control import ControlServer
+    from p2pmodel.peer.daemon import open_peer
+
     async with open_peer(config) as (peer, service):
         control = ControlServer(
             service,
