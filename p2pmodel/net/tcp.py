@@ -20,11 +20,11 @@ from p2pmodel.limits import LANES_PER_CHANNEL_MAX
 from p2pmodel.net.address import Address
 from p2pmodel.net.buffers import Shared
 from p2pmodel.net.handshake import Session
-from p2pmodel.net.lanes import LanePlan
+from p2pmodel.net.lanes import LanePlan, share_a_window
 from p2pmodel.net.receiver import Receiver
 from p2pmodel.net.seam import BulkSink, BulkSource, ChannelHandler
 from p2pmodel.net.sender import RUNS_AHEAD, Sender
-from p2pmodel.net.tcp_info import TcpInfo
+from p2pmodel.net.tcp_info import TcpInfo, shorten
 from p2pmodel.net.threads import SharedSocket
 from p2pmodel.net.yielding import Yielding
 
@@ -113,6 +113,9 @@ class TcpChannel:
         if not fits or self._closed is not None or len(self._lanes) >= LANES_PER_CHANNEL_MAX:
             return False
         lane = self._add_lane(sock, session)
+        if share_a_window(len(self._lanes), TcpInfo.of(self._lanes[0].socket.sock).min_rtt_s):
+            for each in self._lanes:
+                shorten(each.socket.sock)
         if self._handler is not None:
             self._start(lane)
         self.on_wider()

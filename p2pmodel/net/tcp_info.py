@@ -1,4 +1,4 @@
-"""What the kernel knows of a connection, and two things that can be told to it. Linux; elsewhere nothing is known.
+"""What the kernel knows of a connection, and three things that can be told to it. Linux; elsewhere nothing is known.
 
 Offsets are those of `struct tcp_info` (linux/tcp.h), which only ever grows at its end.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import socket
 import struct
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 _BYTES_MIN, _BYTES = 152, 232
 _RTT, _RCV_RTT = 68, 92
@@ -77,3 +79,21 @@ def clamp_window(sock: socket.socket, size_bytes: int | None) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, option, _NO_CLAMP_BYTES if size_bytes is None else size_bytes)
     except OSError:
         pass
+
+
+def shorten(sock: socket.socket) -> None:
+    """Let no more be under way from us than the kernel would by itself, where it was allowed more."""
+    most = _by_itself_bytes()
+    try:
+        if most and sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > most:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, most // 2)  # it doubles what it is asked
+    except OSError:
+        pass
+
+
+@cache
+def _by_itself_bytes() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/tcp_wmem").read_text().split()[2])
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 
 import pytest
 from wire_pairs import PATIENCE_S, Handler, Source, comes_true, identity
 
 from p2pmodel.errors import HandshakeError, PeerGoneError
 from p2pmodel.limits import LANES_NEAR, LANES_PER_CHANNEL_MAX, MIB
-from p2pmodel.net import tcp
-from p2pmodel.net.lanes import LanePlan
-from p2pmodel.net.tcp_info import TcpInfo
+from p2pmodel.net import tcp, tcp_info
+from p2pmodel.net.lanes import LanePlan, share_a_window
+from p2pmodel.net.tcp_info import TcpInfo, shorten
 
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
 
@@ -33,6 +34,24 @@ def test_a_long_path_gets_a_lane_for_each_mebibyte_under_way() -> None:
     assert plan.lanes(1.0, 5 * MIB, 0.08) == 1
     assert plan.lanes(2.0, (5 + 30) * MIB, 0.08) == 3
     assert plan.lanes(3.0, (5 + 30 + 1000) * MIB, 0.08) == LANES_PER_CHANNEL_MAX
+
+
+def test_several_lanes_have_the_windows_of_the_kernel_unless_the_path_is_very_long() -> None:
+    assert share_a_window(2, 0.08) and share_a_window(LANES_PER_CHANNEL_MAX, 0.02)
+    assert not share_a_window(1, 0.08), "alone it needs all that it may have"
+    assert not share_a_window(LANES_PER_CHANNEL_MAX, 0.2)
+
+
+def test_a_send_buffer_is_shortened_to_what_the_kernel_gives_by_itself_and_never_lengthened(monkeypatch) -> None:
+    monkeypatch.setattr(tcp_info, "_by_itself_bytes", lambda: 64 * 1024)
+    with socket.socket() as long, socket.socket() as short:
+        long.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
+        short.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 * 1024)
+        before = short.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        for each in (long, short):
+            shorten(each)
+        assert before <= 64 * 1024 and short.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == before
+        assert long.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 64 * 1024
 
 
 def test_only_what_moved_since_the_last_look_counts() -> None:
