@@ -111,8 +111,7 @@ class Stage:
             intake.adopt()
             brought = 0
             for index in list(intake.missing)[:chunks]:
-                place = self.layout[index]
-                data = FETCHED[self.layout.files[place.file_index].path.text]
+                data = FETCHED[self.layout.files[self.layout[index].file_index].path.text]
                 intake.write(index, memoryview(bytearray(data)))
                 brought += len(data)
             if place:
@@ -195,7 +194,7 @@ def fetch_killed_at_the_end(stage: Stage) -> None:
 
 
 @operation
-def fetch_some_named(stage: Stage) -> None:
+def fetch_killed_with_one_named(stage: Stage) -> None:
     """One chunk, which is a whole file, and has its final name when the process dies, with the fetch open."""
     stage.fetch(chunks=1, claim=False, finish=False, place=True)
 
