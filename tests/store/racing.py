@@ -311,7 +311,8 @@ class Scene:
         assert {number for (number,) in database.query("SELECT DISTINCT model FROM chunks")} <= numbers
         for copy in catalogue.all_copies():
             ((have,),) = database.query("SELECT have FROM copies WHERE number = ?", (copy.number,))
-            proven = int.from_bytes(have, "little")
+            placed = [file for file in copy.files if file.state is FileState.PLACED]
+            proven = int.from_bytes(have, "little") & ~sum(file.mask for file in placed)  # of those it claims nothing
             assert not proven & ~copy.proven, f"{copy.root}: more is claimed than held"
             assert not copy.busy.locked(), f"{copy.root} is held by nobody"
 
