@@ -66,6 +66,10 @@ class Catalogue:
         with self._lock:
             return list(self._copies)
 
+    def models_without_copies(self) -> list[ModelId]:
+        with self._lock:
+            return [model_id for model_id in self._models if model_id not in self._copies]
+
     def copies(self, model_id: ModelId) -> list[Copy]:
         with self._lock:
             return list(self._copies.get(model_id, ()))

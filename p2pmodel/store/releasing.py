@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from p2pmodel.limits import CHUNK_BYTES
-from p2pmodel.model import Layout
+from p2pmodel.model import Layout, ModelId
 from p2pmodel.model.have_map import iter_bits
 from p2pmodel.store.catalogue import Catalogue
 from p2pmodel.store.copies import Copy, KeptFile
@@ -85,11 +85,21 @@ class Releaser:
         finally:
             with self._catalogue.entering:
                 self._catalogue.unlist(copy)
-                layout = self._objects.layout(copy.model_id)
                 if not self._catalogue.copies(copy.model_id):
-                    self._catalogue.remove_model(copy.model_id, layout)
-                    if layout is not None:
-                        self._objects.forget(layout, self._catalogue.model_ids())
+                    self._forget_model(copy.model_id)
+
+    def finish_models(self) -> None:
+        """Forget the models of which an earlier process let go of the last copy, and died. Raises `P2PModelError`."""
+        with self._catalogue.entering:
+            for model_id in self._catalogue.models_without_copies():
+                self._forget_model(model_id)
+
+    def _forget_model(self, model_id: ModelId) -> None:
+        """The index last: a start after a crash finds by it what is left to be forgotten."""
+        layout = self._objects.layout(model_id)
+        if layout is not None:
+            self._objects.forget(layout, self._catalogue.model_ids())
+        self._catalogue.remove_model(model_id, layout)
 
     def _own_files(self, copy: Copy) -> list[KeptFile]:
         """Files under their final names that are still what was fetched, and nobody else's: none that somebody has

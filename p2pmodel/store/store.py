@@ -85,6 +85,7 @@ class Store:
             leaving=Leaving(files, database),
         )
         self._releaser.finish()
+        self._releaser.finish_models()
         self.cache = Cache(
             directory,
             files=files,

@@ -242,3 +242,20 @@ def test_a_second_removal_takes_nothing_of_what_was_fetched_again_after_the_firs
     assert (late.result, again.error) == ([], None)
     assert scene.disk.tree(scene.destination(1, 0)) == models()[0][0]
     scene.end()
+
+
+def test_a_removal_that_was_killed_at_any_call_leaves_no_model_without_a_copy_in_the_index(scene):
+    cut = done = 0
+    while not done:
+        scene.begin_fetch(0)
+        scene.turns.finish()
+        removing = scene.begin_remove(0)
+        for _ in range(cut):
+            if not removing.done:
+                scene.turns.step(removing)
+        cut, done = cut + 1, removing.done
+        scene.kill()
+        scene.check()
+        scene._check_index()
+    assert cut > 5
+    scene._check_removal()
