@@ -167,10 +167,10 @@ class Source:
         self.snubbed = False
         self.lapses = self.refusals = 0
         response_s = max(now - request.asked_at, 1e-4)
-        self.response_s = min(self.response_s, response_s)
-        self._open_window(request.length, response_s)
+        before_s, self.response_s = self.response_s, min(self.response_s, response_s)
+        self._open_window(request.length, response_s, before_s)
 
-    def _open_window(self, length: int, response_s: float) -> None:
+    def _open_window(self, length: int, response_s: float, before_s: float) -> None:
         """What the rate asks for; more, as in TCP's slow start, while answers come as soon as they can.
 
         The rate is that of a second, in which a path that has just been found to be wide was narrow most of the time.
@@ -179,7 +179,9 @@ class Source:
         chunks = path_bytes / max(length, 1) + REQUEST_WINDOW_CHUNKS_MIN
         # Doubling at most, so that one lucky sample does not queue a minute of work at a slow peer.
         target = min(int(chunks), 2 * self.window)
-        if response_s <= _AT_ONCE * self.response_s:
+        if math.isinf(before_s):
+            target = max(target, self.window)  # of one answer nobody knows whether it waited
+        elif response_s <= _AT_ONCE * self.response_s:
             target = max(target, self.window + 1)
         elif response_s <= _LONG_QUEUED * self.response_s:
             target = max(target, self.window - 1)
