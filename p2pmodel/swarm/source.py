@@ -128,11 +128,12 @@ class Source:
         return request.asked_at + self.patience_s(request.length, usual_s)
 
     def brisk(self, now: float, within_s: float) -> bool:
-        """Whether it delivers, and has not kept us waiting for an answer for so long."""
+        """Whether it delivers: in the last moment it has, or was asked. Who is asked for nothing will bring nothing."""
         if not self.proven or self.snubbed:
             return False
         head = next(iter(self.requests.values()), None)
-        return head is None or now - max(self.last_arrival or 0.0, head.asked_at) < within_s
+        since = max(self.last_arrival or 0.0, 0.0 if head is None else head.asked_at)
+        return now - since < within_s
 
     def ahead_of(self, index: int) -> tuple[int, int]:
         """Which of its answers this will be, counted from 0, and the bytes until its end."""

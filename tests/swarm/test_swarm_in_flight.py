@@ -57,6 +57,7 @@ def test_who_has_stopped_delivering_is_not_counted_on() -> None:
     assert out.soon_here(10, 10.0 + STRANGERS_SPARED_S / 2)
     assert not out.soon_here(10, 10.0 + STRANGERS_SPARED_S)
     good.requests.clear()
-    assert out.soon_here(10, 99.0), "it owes nothing"
-    good.snubbed = True
+    assert out.soon_here(10, 10.0 + STRANGERS_SPARED_S / 2)
+    assert not out.soon_here(10, 99.0), "it is asked for nothing, for whatever reason"
+    good.last_arrival, good.snubbed = 99.0, True
     assert not out.soon_here(10, 99.0)

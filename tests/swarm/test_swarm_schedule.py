@@ -607,6 +607,17 @@ def test_at_the_end_a_stranger_is_asked_only_for_what_nobody_else_has() -> None:
     assert ask(schedule, "other", now + 1.0), "the good one has fallen silent"
 
 
+def test_a_stranger_finishes_what_one_that_delivered_is_asked_for_no_more() -> None:
+    """Two chunks in no time, and then nobody asks the one that brought them."""
+    schedule = plan(24)
+    join(schedule, quick=everything(24))
+    for index in ask(schedule, "quick"):
+        schedule.arrived("quick", index, 0.0)
+    join(schedule, other=everything(24))
+    assert ask(schedule, "other", 0.1) == []
+    assert ask(schedule, "other", 0.5)
+
+
 def test_the_whole_of_a_large_model_is_looked_at_once_for_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     rarest = Rarity.rarest
