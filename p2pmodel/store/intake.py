@@ -283,13 +283,18 @@ class Intake:
             if bits == self._proven and not synced and not clean:
                 return
             with self._recording, self._database.transaction() as writer:
-                self._catalogue.save_files(writer, self._copy, [after for _, after in synced])
+                # What has got its final name meanwhile stands there as such already.
+                still = [
+                    after for _, after in synced if after.state is FileState.PROVEN or not after.mask & self._recorded
+                ]
+                self._catalogue.save_files(writer, self._copy, still)
                 self._catalogue.save_have(writer, self._copy, self._recorded | bits | self._copy.hidden, clean=clean)
             self._proven = bits
             self._copy.clean = clean
             for before, after in synced:
-                if self._copy.file(before.index) is before:
-                    self._copy.put(after)
+                with self._copy.moving:
+                    if self._copy.file(before.index) is before:
+                        self._copy.put(after)
 
     def _sync(self, file_index: int) -> tuple[KeptFile, KeptFile] | None:
         """Barrier for one file; what the catalogue says of it now, and what it may say once the barrier has held.

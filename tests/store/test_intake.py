@@ -85,6 +85,24 @@ def test_a_whole_file_can_have_its_name_before_the_others_come_and_the_fetch_goe
     assert store.have_map(published.model_id).whole and store.verify(published.model_id) == []
 
 
+def test_a_file_that_gets_its_name_while_its_bytes_are_made_durable_is_known_by_it_after_a_crash(
+    shop, moves, monkeypatch, tmp_path
+):
+    seed, published = shop.published()
+    store, layout = shop.store(), published.layout
+    intake = open_whole(store, layout, tmp_path / "out")
+    number = next(at for at, file in enumerate(layout.files) if file.path.text == "config.json")
+    moves.pull(seed, intake, layout.chunks_of(number))
+    monkeypatch.setattr(intake._destination, "sync_partial_names", lambda: intake.place_whole([number]))
+    intake.claim()
+    shop.abandon(store)
+    store = shop.store()
+    assert store.check_files() == [], "no partial file is looked for in vain"
+    intake = open_whole(store, layout, tmp_path / "out")
+    assert intake.reused["in_place"] == layout.files[number].size
+    intake.close()
+
+
 def test_no_file_gets_its_name_after_the_end_of_a_fetch(shop, moves, tmp_path):
     seed, published = shop.published()
     intake = open_whole(shop.store(), published.layout, tmp_path / "out")
