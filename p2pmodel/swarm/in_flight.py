@@ -59,14 +59,15 @@ class InFlight:
         """Whether anything may be asked of who has not delivered yet."""
         return not self.deliverers or self.strangers_bytes < IN_FLIGHT_BYTES_STRANGERS_MAX
 
-    def soon_here(self, chunks: int, now: float) -> bool:
-        """Whether those who deliver bring so many chunks before it could be told that a stranger does not."""
-        brisk = sum(source.chunks_per_s for source in self.deliverers if source.brisk(now, STRANGERS_SPARED_S))
-        return chunks < brisk * STRANGERS_SPARED_S
+    def soon_here(self, chunks: int, now: float) -> int:
+        """What those who deliver bring before it could be told that a stranger does not, with `chunks` to come: bits.
 
-    def of_deliverers(self) -> int:
-        """What those who have delivered hold, as bits."""
+        Nothing where so many take them longer. What others who have delivered once hold is not theirs to bring.
+        """
+        brisk = [source for source in self.deliverers if source.brisk(now, STRANGERS_SPARED_S)]
+        if chunks >= sum(source.chunks_per_s for source in brisk) * STRANGERS_SPARED_S:
+            return 0
         bits = 0
-        for source in self.deliverers:
+        for source in brisk:
             bits |= source.bits
         return bits

@@ -256,8 +256,8 @@ class Schedule(Generic[K]):
             if self._state[index] == _FREE and index not in source.requests:
                 return index
         free = self._free.bits & source.bits
-        if not source.proven and self._in_flight.soon_here(self._missing_count, now):
-            free &= ~self._in_flight.of_deliverers()
+        if not source.proven:
+            free &= ~self._in_flight.soon_here(self._missing_count, now)
         for index in source.requests:
             if self._state[index] == _FREE:  # it is late with this one itself
                 free &= ~(1 << index)

@@ -45,13 +45,20 @@ def test_the_last_chunks_are_soon_here_where_those_who_deliver_bring_them_in_a_m
     out = InFlight()
     out.count([deliverer(400, bits=0b0011), deliverer(400, bits=0b0110), Source(bits=0b1000)])
     moment = int(800 * STRANGERS_SPARED_S)
-    assert out.soon_here(moment - 1, 0.0)
+    assert out.soon_here(moment - 1, 0.0) == 0b0111, "what strangers alone hold is asked of them all the same"
     assert not out.soon_here(moment, 0.0)
-    assert out.of_deliverers() == 0b0111, "what strangers alone hold is asked of them all the same"
+
+
+def test_what_only_those_hold_who_have_stopped_delivering_is_not_soon_here() -> None:
+    out, gone = InFlight(), deliverer(400, bits=0b100)
+    out.count([deliverer(400, last_arrival=10.0, bits=0b011), gone])
+    assert out.soon_here(10, 10.0) == 0b011
+    gone.last_arrival = 10.0
+    assert out.soon_here(10, 10.0) == 0b111
 
 
 def test_who_has_stopped_delivering_is_not_counted_on() -> None:
-    out, good = InFlight(), deliverer(400, last_arrival=10.0)
+    out, good = InFlight(), deliverer(400, last_arrival=10.0, bits=1)
     good.requests[1] = Request(1, MIB, 10.0, 12.0)
     out.count([good])
     assert out.soon_here(10, 10.0 + STRANGERS_SPARED_S / 2)

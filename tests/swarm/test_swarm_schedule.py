@@ -408,6 +408,18 @@ def test_a_stranger_that_was_asked_before_anything_was_known_is_late_by_what_is_
     assert schedule.expire(2.5) == ["silent"]
 
 
+def test_what_only_a_silent_peer_and_a_stranger_hold_is_asked_of_the_stranger_while_others_deliver() -> None:
+    schedule = plan(30)
+    join(schedule, silent=1 << 29 | 1)
+    assert sorted(ask(schedule, "silent")) == [0, 29]
+    schedule.arrived("silent", 0, 0.1)
+    assert schedule.expire(9.0) == ["silent"]
+    join(schedule, good=everything(29))
+    now = settled(schedule, {"good": 400}, lambda: schedule.missing.bit_count() == 5, now=9.0)
+    join(schedule, stranger=1 << 29)
+    assert ask(schedule, "stranger", now) == [29]
+
+
 def settled(schedule: Schedule[str], rates: dict[str, float], until: Callable[[], bool], now: float = 0.0) -> float:
     """Let each peer deliver at its rate, in chunks a second, in the order in which it was asked; returns the time."""
     due = dict.fromkeys(rates, now)
