@@ -46,6 +46,7 @@ _SLOW_WAKE_BYTES = 4 * 1024
 """Of a record that comes slowly, before the loop is woken: a byte at a time would cost it a turn each."""
 _ROOM_AGAIN_S = 0.1
 _CPUS = os.cpu_count() or 1
+_NOTHING = memoryview(bytearray())
 
 
 class ReceiverOwner(Protocol):
@@ -368,6 +369,9 @@ class Receiver:
     def _read(self, target: memoryview, scratch: memoryview) -> int:
         """Take what is there for `target` and a little more; returns how much. Raises `P2PModelError`."""
         sock = self._sock.sock
+        if self._counts_at and target:
+            # Much may be there by now: no more is written than may be before the buffer counts.
+            target, scratch = target[: self._counts_at - self.bytes_received], _NOTHING
         try:
             count: int = sock.recvmsg_into([target, scratch])[0] if target else sock.recv_into(scratch)
         except BlockingIOError:

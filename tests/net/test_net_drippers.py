@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from raw_peer import RawPeer, header
-from wire_pairs import Handler, comes_true, identity
+from wire_pairs import Handler, Keeps, comes_true, identity
 
 from p2pmodel.errors import PeerGoneError
 from p2pmodel.limits import BULK_BLANK_BYTES, CHUNK_BYTES, MIB, RECORD_BYTES
 from p2pmodel.net import real, tempo
+from p2pmodel.net.receiver import SCRATCH_BYTES, Receiver
 from p2pmodel.net.records import BULK_BEGIN, Kind
+from p2pmodel.net.threads import SharedSocket
 
 pytestmark = pytest.mark.slow
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
@@ -133,3 +136,34 @@ async def test_an_answer_that_waits_for_a_buffer_puts_out_the_slowest_that_holds
     for peer in (slow, slower, honest):
         peer.close()
     await slow_handler.until_closed()
+
+
+class Owner:
+    """Of a `Receiver` whose answers nobody waits for."""
+
+    def sink_of(self, request_id: int, length: int) -> Keeps:
+        return Keeps()
+
+    def receiver_idle(self) -> None: ...
+
+
+async def test_of_a_first_answer_that_comes_at_once_no_more_is_read_than_may_be_before_its_buffer_counts(town) -> None:
+    shared = town.network(identity(1)).shared
+    shared.receive_buffers._bytes_max = 2 * CHUNK_BYTES
+    lent = shared.receive_buffers.lease(CHUNK_BYTES)  # with one more, strangers would have more than their part
+    near, far = socket.socketpair()
+    for sock in (near, far):
+        sock.setblocking(False)
+    announcement = header(Kind.BULK_BEGIN, BULK_BEGIN.size) + BULK_BEGIN.pack(1, CHUNK_BYTES)
+    sent = far.send(announcement + header(Kind.BULK_DATA, RECORD_BYTES) + WORTH_A_BUFFER)
+    assert sent > len(WORTH_A_BUFFER), "all of it waits in the socket"
+    receiver = Receiver(SharedSocket(near), shared, None, Owner())
+    receiver.start(b"")
+    await comes_true(lambda: receiver.waits_for_a_buffer)
+    assert receiver.bytes_received <= BULK_BLANK_BYTES + SCRATCH_BYTES
+    shared.receive_buffers.release(lent)
+    await comes_true(lambda: receiver.bytes_received == sent)
+    await comes_true(lambda: receiver.idle)
+    receiver.end()
+    far.close()
+    near.close()
