@@ -56,9 +56,10 @@ class OsFile:
         result = os.fstat(self._fd)
         # Asked twice for each chunk that is served, and hardly ever another: what stays as it is, is made once.
         marks = (result.st_size, result.st_mtime_ns, result.st_ctime_ns, result.st_nlink, result.st_blocks)
-        if self._seen is None or self._seen[0] != marks:
-            self._seen = marks, file_status(result)
-        return self._seen[1]
+        seen = self._seen  # another thread may put there what it saw before
+        if seen is None or seen[0] != marks:
+            seen = self._seen = marks, file_status(result)
+        return seen[1]
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         try:
