@@ -103,6 +103,33 @@ def test_a_file_that_gets_its_name_while_its_bytes_are_made_durable_is_known_by_
     intake.close()
 
 
+@pytest.mark.parametrize("claimed", [False, True], ids=["unclaimed", "claimed"])
+def test_a_file_that_could_not_get_its_name_is_known_by_the_old_one_after_a_crash(
+    shop, moves, monkeypatch, tmp_path, claimed
+):
+    seed, published = shop.published()
+    store, layout = shop.store(), published.layout
+    intake = open_whole(store, layout, tmp_path / "out")
+    number = next(at for at, file in enumerate(layout.files) if file.path.text == "config.json")
+    moves.pull(seed, intake, layout.chunks_of(number))
+    if claimed:
+        intake.claim()
+
+    def fails(*_):
+        raise P2PModelError("no more names")
+
+    monkeypatch.setattr(intake._destination, "place", fails)
+    with pytest.raises(P2PModelError, match="no more names"):
+        intake.place_whole([number])
+    intake.claim()
+    shop.abandon(store)
+    store = shop.store()
+    assert store.check_files() == []
+    intake = open_whole(store, layout, tmp_path / "out")
+    assert intake.reused["resumed"] == layout.files[number].size
+    intake.close()
+
+
 def test_no_file_gets_its_name_after_the_end_of_a_fetch(shop, moves, tmp_path):
     seed, published = shop.published()
     intake = open_whole(shop.store(), published.layout, tmp_path / "out")
