@@ -36,17 +36,16 @@ class BufferPool:
         self._bytes_max = bytes_max
         self._margin = margin
         self._kept_bytes = 0
+        self._counted_bytes = 0
+        """Of those that are lent, the ones that were blank."""
         self._free: dict[int, list[bytearray]] = {size: [] for size in sizes}
         self._waiting: list[Callable[[], None]] = []
 
-    def lease(self, length: int, part: float = 1.0) -> bytearray | None:
-        """A buffer of at least `length` bytes, or None where too much is lent.
-
-        `part`: of all bytes, what may be lent with this one; whatever it is, one is lent where none is.
-        """
+    def lease(self, length: int) -> bytearray | None:
+        """A buffer of at least `length` bytes, or None where too much is lent."""
         size = self._size(length)
         with self._lock:
-            if not self._lend(size, part):
+            if not self._lend(size):
                 return None
             free = self._free.get(size)
             if free:
@@ -63,11 +62,17 @@ class BufferPool:
         return mmap(-1, self._size(length) + self._margin)
 
     def count(self, blank: Buffer, part: float) -> bool:
-        """From now on it is as if it had been leased; False where `lease` would give none."""
+        """From now on it is as if it had been leased; False where `lease` would give none.
+
+        `part`: of all bytes, what those that were blank may have with this one; whatever it is, one of them may be.
+        """
         size = len(blank) - self._margin
         with self._lock:
-            if not self._lend(size, part):
+            if self._counted_bytes and self._counted_bytes + size > part * self._bytes_max:
                 return False
+            if not self._lend(size):
+                return False
+            self._counted_bytes += size
             self._make_room(size)
         return True
 
@@ -76,8 +81,8 @@ class BufferPool:
         assert size <= self._bytes_max
         return size
 
-    def _lend(self, size: int, part: float) -> bool:
-        if self.lent_bytes and self.lent_bytes + size > part * self._bytes_max:
+    def _lend(self, size: int) -> bool:
+        if self.lent_bytes and self.lent_bytes + size > self._bytes_max:
             return False
         self.lent_bytes += size
         return True
@@ -93,8 +98,9 @@ class BufferPool:
         with self._lock:
             self.lent_bytes -= size
             assert self.lent_bytes >= 0
-            free = self._free.get(size)
-            if free is not None and isinstance(buffer, bytearray):
+            if not isinstance(buffer, bytearray):
+                self._counted_bytes -= size
+            elif (free := self._free.get(size)) is not None:
                 free.append(buffer)
                 self._kept_bytes += size
             waiting, self._waiting = self._waiting, []

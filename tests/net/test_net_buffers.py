@@ -110,11 +110,18 @@ def test_lent_and_kept_together_stay_within_the_bytes(moves: list[int | None]) -
 
 def test_a_blank_buffer_counts_from_when_it_is_counted_until_it_is_released() -> None:
     pool = BufferPool((10,), 40)
-    blank = pool.blank(7)
-    assert len(blank) == 10 and pool.lent_bytes == 0
-    held = [pool.lease(10), pool.lease(10)]
-    assert not pool.count(blank, 0.5), "as little as `lease` would give one"
+    blanks = [pool.blank(7) for _ in range(3)]
+    assert len(blanks[0]) == 10 and pool.lent_bytes == 0
+    assert [pool.count(blank, 0.5) for blank in blanks] == [True, True, False], "no more than their part of all"
+    assert pool.lent_bytes == 20
+    pool.release(blanks[0])
+    assert pool.lent_bytes == 10 and pool.count(blanks[2], 0.5)
+
+
+def test_what_is_leased_leaves_those_that_are_counted_their_part_while_there_is_room() -> None:
+    pool = BufferPool((10,), 40)
+    held = [pool.lease(10) for _ in range(3)]
+    assert pool.count(pool.blank(10), 0.5)
+    assert not pool.count(waits := pool.blank(10), 0.5), "all is lent"
     pool.release(held.pop())
-    assert pool.count(blank, 0.5) and pool.lent_bytes == 20
-    pool.release(blank)
-    assert pool.lent_bytes == 10
+    assert pool.count(waits, 0.5)
