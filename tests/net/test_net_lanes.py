@@ -39,6 +39,7 @@ def test_a_long_path_gets_a_lane_for_each_mebibyte_under_way() -> None:
 def test_several_lanes_have_the_windows_of_the_kernel_unless_the_path_is_very_long() -> None:
     assert share_a_window(2, 0.08) and share_a_window(LANES_PER_CHANNEL_MAX, 0.02)
     assert not share_a_window(1, 0.08), "alone it needs all that it may have"
+    assert not share_a_window(2, 0.0002), "there is no queue on a path without length"
     assert not share_a_window(LANES_PER_CHANNEL_MAX, 0.2)
 
 
