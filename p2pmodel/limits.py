@@ -63,7 +63,7 @@ RECORD_BYTES = MIB
 """Of an answer in one record at the most: a chunk of the usual length, so that what a record costs is paid once for it.
 Sealed or not, its bytes come into the buffer where they are to stand: no other has to be held meanwhile."""
 RECORD_BYTES_SLOW = 256 * KIB
-"""The same where a chunk takes longer than a few milliseconds to leave: a message waits for the record before it."""
+"""The same where a chunk takes longer than 50 ms to leave: a message waits for the record before it."""
 RECORD_MARGIN_BYTES = 16
 """Room before and behind bytes in memory that are to be sealed where they lie: for a header, and for the tag."""
 CONTROL_BYTES_MAX = 320 * KIB
