@@ -105,6 +105,7 @@ class Inbound:
 
     def lend(self, bulk: Bulk) -> None:
         """Give the announced answer its buffer, and parse what had come in meanwhile."""
+        assert len(bulk.buffer) >= bulk.length + self._tag_bytes, "no room for the tag of the last record"
         self.bulk = bulk
         self.stalled = False
         stash, self._stash = self._stash, b""
