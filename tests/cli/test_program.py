@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import subprocess
 import sys
 
 import pytest
@@ -163,3 +164,11 @@ async def test_an_interrupt_while_the_program_is_loaded_is_one_sentence(tmp_path
     process = await asyncio.create_subprocess_exec(sys.executable, script, stderr=asyncio.subprocess.PIPE)
     _, err = await process.communicate()
     assert (process.returncode, err) == (130, b"p2pmodel: error: interrupted\n")
+
+
+def test_what_a_command_needs_to_ask_a_daemon_brings_no_peer_no_tls_and_no_overlay() -> None:
+    code = "import sys, p2pmodel.cli.session, p2pmodel.peer.sharing;"
+    code += "heavy = ('OpenSSL', 'kademlia', 'p2pmodel.net.real', 'p2pmodel.peer.peer', 'p2pmodel.store.store');"
+    code += "print([name for name in heavy if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -16,9 +16,9 @@ import pytest
 from wire_pairs import PATIENCE_S, Handler, Keeps, Source, comes_true, identity
 
 from p2pmodel.errors import CorruptChunkError, NoSpaceError, P2PModelError, PeerGoneError, ProtocolError
-from p2pmodel.limits import CONTROL_BYTES_MAX, RECORD_BYTES, RECORD_BYTES_SLOW, SEND_QUEUE_BYTES_MAX
+from p2pmodel.limits import CHUNK_BYTES, CONTROL_BYTES_MAX, RECORD_BYTES, RECORD_BYTES_SLOW, SEND_QUEUE_BYTES_MAX
 from p2pmodel.net import buffers, receiver, sender
-from p2pmodel.net.outbox import make_record
+from p2pmodel.net.outbox import Outbox, make_record
 from p2pmodel.net.records import Kind
 
 BOTH_WAYS = pytest.mark.parametrize("encryption", [True, False], ids=["sealed", "clear"])
@@ -57,6 +57,25 @@ async def test_an_answer_of_any_length_arrives_whole(town, encryption, piece, be
     await pair.far_handler.until(lambda: pair.far_handler.of("finished"))
     assert pair.far_handler.sinks[7].data == source.data
     assert source.released == 1
+
+
+async def test_records_are_as_long_as_a_chunk_where_answers_leave_quickly_and_shorter_where_not(
+    town, monkeypatch
+) -> None:
+    sizes: list[int] = []
+    add = Outbox.add_data
+    monkeypatch.setattr(Outbox, "add_data", lambda box, room, at, size: sizes.append(size) or add(box, room, at, size))
+    pair = await town.pair(encryption=True)
+
+    async def sent(request_id: int) -> int:
+        await pair.near.send_run([(request_id, Source(bytes(CHUNK_BYTES), in_memory=True))])
+        return sizes[-1]
+
+    assert await sent(0) == RECORD_BYTES_SLOW, "nothing is known yet"
+    assert [await sent(number) for number in range(1, 20)][-1] == RECORD_BYTES
+    monkeypatch.setattr(sender, "_WHOLE_S", 0.0)
+    assert await sent(20) == RECORD_BYTES_SLOW
+    await pair.far_handler.until(lambda: len(pair.far_handler.of("finished")) == 21)
 
 
 async def test_an_answer_from_a_file_goes_by_sendfile_and_arrives_whole(town, tmp_path) -> None:
